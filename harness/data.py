@@ -1,0 +1,127 @@
+"""Batches: which examples form a step, in which order, on which rank; and token ids as padded tensors.
+
+Training order depends on (seed, epoch) alone, never on the number of ranks: one optimizer step takes the same examples
+on one device as on eight. Evaluation batches are cut once for all ranks, so that an example meets the same neighbours
+(and so the same rounding) at any world size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from harness.config import BatchPlan
+from harness.task import Batch, Encoded
+
+PAD_TO = 8  # row lengths are multiples of this: aligned matrix products, fewer shapes
+
+
+@dataclass(frozen=True)
+class MicroStep:
+    """This rank's share of one forward pass of an optimizer step."""
+
+    examples: tuple[int, ...]
+    scale: (
+        float  # weight of the summed loss: step's mean = sum over ranks and passes of scale x loss / (ranks x passes)
+    )
+
+
+def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
+    """The named examples, padded on the right to the longest of them."""
+    rows = [encoded.input_ids[i] for i in examples]
+    length = -(-max(map(len, rows)) // PAD_TO) * PAD_TO
+    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
+    mask = np.zeros((len(rows), length), dtype=np.int64)
+    segments = None if encoded.token_type_ids is None else np.zeros((len(rows), length), dtype=np.int64)
+    for row, (example, pieces) in enumerate(zip(examples, rows, strict=True)):
+        ids[row, : len(pieces)] = pieces
+        mask[row, : len(pieces)] = 1
+        if segments is not None and encoded.token_type_ids is not None:
+            segments[row, : len(pieces)] = encoded.token_type_ids[example]
+    scored = None
+    labels = [encoded.labels[i] for i in examples]
+    if encoded.positions is not None:
+        places = [row * length + place for row, i in enumerate(examples) for place in encoded.positions[i]]
+        scored = torch.tensor(places, dtype=torch.int64)
+        labels = [label for example_labels in labels for label in example_labels]
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        None if segments is None else torch.from_numpy(segments),
+        scored,
+        _label_tensor(labels),
+        tuple(examples),
+        tuple(encoded.units(i) for i in examples),
+    )
+
+
+def _label_tensor(labels: list[object]) -> torch.Tensor:
+    array = np.asarray(labels)
+    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iub" and array.ndim == 1 else np.float32))
+
+
+def join(parts: Sequence[Encoded]) -> Encoded:
+    """Several splits as one, in the order given."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Encoded(
+        [row for part in parts for row in part.input_ids],
+        None if first.token_type_ids is None else [row for part in parts for row in part.token_type_ids or []],
+        [row for part in parts for row in part.labels],
+        None if first.positions is None else [row for part in parts for row in part.positions or []],
+        None if first.words is None else [row for part in parts for row in part.words or []],
+    )
+
+
+def steps_per_epoch(examples: int, plan: BatchPlan) -> int:
+    """Optimizer steps that see each example once; the last one may be smaller, as in the original."""
+    return -(-examples // plan.total)
+
+
+def total_steps(examples: int, plan: BatchPlan, epochs: float, max_steps: int) -> int:
+    """Optimizer steps of the whole run: `max_steps` where it is above 0, else whole steps of `epochs` passes."""
+    return max_steps if max_steps > 0 else max(1, int(steps_per_epoch(examples, plan) * epochs))
+
+
+def epoch_order(examples: int, seed: int, epoch: int) -> list[int]:
+    """The order in which epoch number `epoch` (from 0) sees the examples: the same on every rank and restart."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(examples, generator=generator).tolist()
+    return order
+
+
+def epoch_steps(
+    encoded: Encoded, plan: BatchPlan, seed: int, epoch: int, rank: int, first: int = 0
+) -> Iterator[list[MicroStep]]:
+    """One epoch's optimizer steps from step `first` on, as the passes of `rank`.
+
+    A step's examples are dealt evenly over ranks and passes. Where there are fewer examples than that, a pass holds
+    the step's first example with weight 0: under ZeRO every rank must take part in every pass.
+    """
+    order = epoch_order(len(encoded), seed, epoch)
+    passes = plan.world * plan.accumulation
+    for start in range(first * plan.total, len(order), plan.total):
+        chosen = order[start : start + plan.total]
+        units = max(1, sum(encoded.units(i) for i in chosen))
+        shares = np.array_split(np.asarray(chosen), passes)
+        yield [
+            MicroStep(tuple(share.tolist()) or (chosen[0],), passes / units if len(share) else 0.0)
+            for share in shares[rank :: plan.world]
+        ]
+
+
+def evaluation_batches(encoded: Encoded, size: int, rank: int, world: int) -> list[tuple[int, ...]]:
+    """This rank's batches of one pass over a split, longest examples first; every rank gets equally many.
+
+    Batch k belongs to rank k mod world. A rank with one batch fewer repeats batch 0 (ZeRO-3 gathers weights in every
+    pass); `harness.evaluate` keeps one answer an example.
+    """
+    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded.input_ids[i]), i))
+    batches = [tuple(order[k : k + size]) for k in range(0, len(order), size)]
+    mine = batches[rank::world]
+    rounds = -(-len(batches) // world)
+    return mine + batches[:1] * (rounds - len(mine))

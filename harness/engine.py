@@ -1,0 +1,301 @@
+"""The DeepSpeed engine around a task's model: the only file that imports deepspeed.
+
+A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
+clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
+linear decay), so that learning rate and steps mean the same under every JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness import UserError
+from harness.config import BatchPlan, RunConfig, nearest
+from harness.distributed import World, agree, barrier
+from harness.model import EncoderWithHead, parameter_groups
+from harness.task import Batch, Head
+
+CONFIGS = Path(__file__).resolve().parent.parent / "ds_configs"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+SCALE_AT_MINIMUM = "loss scale already at minimum"  # in the bare Exception that DeepSpeed raises
+
+
+class TrainingFailed(Exception):
+    """Training cannot go on; the message says at which step, why, and what to try. Checkpoints are kept."""
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What the last optimizer step looked like; reading them waits for the device."""
+
+    lr: float
+    grad_norm: float | None  # L2 norm over all parameters before clipping; None where DeepSpeed does not compute it
+    loss_scale: float | None  # fp16 alone
+    skipped: int  # optimizer steps so far that overflowed and were not applied
+
+
+def supported_precisions(device: torch.device) -> dict[str, bool]:
+    """Which precisions this device can train in."""
+    from deepspeed.accelerator import get_accelerator
+
+    if device.type == "cuda":
+        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(), "fp32": True}
+    accelerator = get_accelerator()
+    return {"fp16": accelerator.is_fp16_supported(), "bf16": accelerator.is_bf16_supported(), "fp32": True}
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """auto: fp16 on CUDA, bf16 where the CPU has instructions for it, else fp32. Raises UserError if it cannot be."""
+    able = supported_precisions(device)
+    if asked == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        # Other CPUs emulate bf16, slower than fp32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if able["bf16"] and fast else "fp32"
+    if not able[asked]:
+        can = ", ".join(name for name, yes in able.items() if yes)
+        raise UserError(f"--precision {asked}: this {device.type} cannot compute in it; it can in {can}")
+    return asked
+
+
+def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
+    """(precision, DeepSpeed settings) of --ds_config, or of the default for precision and world size.
+
+    Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
+    the device does not have or that contradicts --precision.
+    """
+    name = config.ds_config
+    if name is None:
+        precision = choose_precision(config.precision, world.device)
+        # Stage 0 costs least; from two devices on, stage 1 shares the optimizer's memory for no more traffic.
+        fp16 = "fp16_zero0" if world.size == 1 else "fp16_zero1"
+        name = {"fp16": fp16, "bf16": "bf16_zero1", "fp32": "fp32"}[precision]
+    settings = _read_json(name)
+    owned = [key for key in ("optimizer", "scheduler") if key in settings]
+    if owned:
+        raise UserError(
+            f"--ds_config {name}: remove {' and '.join(owned)}; learning rate, decay and steps come from the flags"
+        )
+    precision = next((p for p in ("fp16", "bf16") if settings.get(p, {}).get("enabled")), "fp32")
+    if config.precision not in ("auto", precision):
+        raise UserError(f"--ds_config {name} is {precision}, --precision says {config.precision}: give one of the two")
+    choose_precision(precision, world.device)
+    return precision, settings
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".json":
+        path = CONFIGS / f"{name}.json"
+        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
+        if not path.is_file():
+            raise UserError(
+                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
+                f"there are {', '.join(known)}, or name a .json file"
+            )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ds_config {path}: cannot be read ({error}); name a DeepSpeed JSON") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); see ds_configs/ for examples") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}:1: must be a JSON object of DeepSpeed settings; see ds_configs/ for examples")
+    return settings
+
+
+def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: str) -> dict[str, Any]:
+    """The settings with every "auto" filled; a number that contradicts the run's is a UserError."""
+    ours = {
+        "train_micro_batch_size_per_gpu": plan.micro,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_batch_size": plan.total,
+        "gradient_clipping": config.max_grad_norm,
+    }
+    for key, value in ours.items():
+        if settings.get(key, "auto") not in ("auto", value):
+            raise UserError(
+                f'--ds_config {name}: {key} is {settings[key]}, the run\'s flags say {value}; write "auto" there'
+            )
+    filled = {key: value for key, value in settings.items() if key not in ours}
+    auto = [key for key, value in filled.items() if value == "auto"]
+    if auto:
+        raise UserError(f'--ds_config {name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
+    quiet = {"steps_per_print": 10**9, "wall_clock_breakdown": False}
+    return {**filled, **ours, **{key: value for key, value in quiet.items() if key not in filled}}
+
+
+class Engine:
+    """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
+
+    def __init__(self, inner: Any, head: Head, world: World, precision: str) -> None:
+        self.inner = inner
+        self.head = head
+        self.world = world
+        self.precision = precision
+        # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
+        # (its pull request 8393); then that is done here.
+        self._scales_loss = type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer"
+        self._scale_used = 1.0
+
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that changed the weights: those that overflowed are not counted."""
+        return int(self.inner.global_steps) - int(self.inner.skipped_steps)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits [n, outputs] of a batch on any device; for evaluation."""
+        logits: torch.Tensor = self.inner(batch.to(self.world.device))
+        return logits
+
+    def micro_step(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Forward and backward of one pass; on the last pass of a step also the optimizer step.
+
+        Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
+        """
+        batch = batch.to(self.world.device)
+        loss = self.head.loss(self.inner(batch), batch.labels) * scale
+        skipped, floor = self.inner.skipped_steps, self._at_floor()
+        self._scale_used = float(self.inner.optimizer.loss_scale) if self._scales_loss else 1.0
+        self.inner.backward(loss * self._scale_used)
+        self.inner.step()
+        if floor and self.inner.skipped_steps > skipped:  # stage 0 would go on skipping for ever
+            raise FloatingPointError(SCALE_AT_MINIMUM)
+        return loss.detach()
+
+    def _at_floor(self) -> bool:
+        return self.precision == "fp16" and float(self.inner.optimizer.loss_scale) <= 1.0
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self.inner.train(mode)
+
+    def figures(self) -> StepFigures:
+        """Of the last optimizer step."""
+        norm = self.inner.get_global_grad_norm()
+        scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
+        lr = float(self.inner.optimizer.param_groups[0]["lr"])
+        return StepFigures(
+            lr, None if norm is None else float(norm) / self._scale_used, scale, int(self.inner.skipped_steps)
+        )
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The float32 master weights on the CPU, by name. Collective: every rank must call it and gets all."""
+        masters = self._unpartitioned_masters()
+        result = {}
+        for name, parameter in self.inner.module.named_parameters():
+            value = masters.get(parameter)
+            if value is None:
+                from deepspeed.utils import safe_get_full_fp32_param
+
+                value = safe_get_full_fp32_param(parameter)
+            result[name] = (parameter if value is None else value).detach().float().cpu().clone()
+        return result
+
+    def _unpartitioned_masters(self) -> dict[torch.Tensor, torch.Tensor]:
+        """In fp16, stage 0 keeps its masters in lists beside the weights, out of reach of DeepSpeed's own getter."""
+        optimizer = self.inner.optimizer
+        if not hasattr(optimizer, "fp32_groups") or not hasattr(optimizer, "fp16_groups"):
+            return {}
+        if self.inner.zero_optimization_stage() > 0:
+            return {}
+        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        return {half: full for halves, fulls in pairs for half, full in zip(halves, fulls, strict=True)}
+
+    def save(self, folder: Path) -> None:
+        """Weights, optimizer, loss scale and schedule into `folder`. Collective."""
+        self.inner.save_checkpoint(str(folder), tag="engine", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote, on the same number of ranks. Collective."""
+        path, _ = self.inner.load_checkpoint(str(folder), tag="engine")
+        if path is None:
+            raise TrainingFailed(
+                f"{folder}: DeepSpeed could not read this checkpoint; remove the folder to fall back to the one before"
+            )
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used afterwards."""
+        self.inner.destroy()
+        self.inner = None
+
+
+def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:
+    """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
+
+    Raises UserError where the settings do not fit (see `read_config`).
+    """
+    import deepspeed
+    from transformers import get_linear_schedule_with_warmup
+
+    if world.device.type == "cpu":
+        # With an empty table DeepSpeed does not compile its shared-memory reduction (a minute of C++ at a first run).
+        deepspeed.ops.__compatible_ops__ = {}
+    precision, settings = read_config(config, world)
+    name = config.ds_config or "default"
+    filled = fill(settings, config, plan, name)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, config.weight_decay), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
+    )
+    try:
+        inner, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
+            config=filled,
+            dist_init_required=False,
+        )
+    except (deepspeed.DeepSpeedConfigError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"--ds_config {name}: DeepSpeed refuses it ({str(error).splitlines()[0] if str(error) else error!r})"
+        ) from error
+    _mend(inner)
+    barrier()
+    return Engine(inner, head, world, precision)
+
+
+def _mend(inner: Any) -> None:
+    """Two things that DeepSpeed 0.19.8 does at stage 0 and nowhere else."""
+    if type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer":
+        # It allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the first.
+        inner.optimizer.optimizer.state.clear()
+
+    def clip() -> None:  # in float32 it clips and forgets the norm
+        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(inner.module.parameters(), inner.gradient_clipping())
+
+    inner.clip_fp32_gradients = clip
+
+
+def explain(error: BaseException, step: int, lr: float, config: RunConfig) -> TrainingFailed | None:
+    """The one explanation of a failure that users meet, or None where it is not one of those."""
+    text = str(error)
+    at = f"step {step}, learning rate {lr:.2e}"
+    if SCALE_AT_MINIMUM in text:
+        return TrainingFailed(
+            f"fp16 loss scale at its minimum at {at}: gradients overflow at every scale. Try --precision bf16, a lower "
+            "--learning_rate or --warmup_steps; the last good checkpoint is kept"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return TrainingFailed(
+            f"out of memory at {at} with --per_gpu_train_batch_size {config.per_gpu_train_batch_size}: halve it and "
+            "double --gradient_accumulation_steps (the same optimisation), or take --ds_config fp16_zero2_offload; "
+            "the last good checkpoint is kept"
+        )
+    return None
+
+
+def check_loss(loss: float, step: int, lr: float, world: World) -> None:
+    """Raises TrainingFailed on all ranks where the loss of any is NaN or infinite."""
+    if agree(not math.isfinite(loss), world.device):
+        raise TrainingFailed(
+            f"the loss is not a number at step {step}, learning rate {lr:.2e}: training has diverged. Try a lower "
+            "--learning_rate, --warmup_steps, or --precision fp32; the last good checkpoint is kept"
+        )

@@ -1,0 +1,103 @@
+"""Scores of a split: each example predicted exactly once at any world size, the metric computed once over all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.config import RunConfig
+from harness.data import collate, evaluation_batches
+from harness.distributed import World, gather
+from harness.runs import RunFolder, write
+from harness.task import Batch, Encoded, Example, Prediction, Report, Task
+
+Forward = Callable[[Batch], torch.Tensor]
+OPTIONAL_FILES = ("_all_logits.txt", "_roc_auc_for_each_class.txt")  # written with --output_all_logits
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples and their token ids."""
+
+    name: str
+    examples: Sequence[Example]
+    encoded: Encoded
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one pass over a split gave."""
+
+    split: str
+    report: Report
+    loss: float  # mean over examples (tagging: over scored words) of the whole split
+    predictions: list[Prediction]  # in file order
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in result.json."""
+        report = self.report
+        return {
+            "score": report.score,
+            "metric": report.metric,
+            "loss": self.loss,
+            "examples": len(self.predictions),
+            **report.values,
+            "per_class": {k: dict(v) for k, v in report.per_class.items()},
+            "warnings": list(report.warnings),
+        }
+
+
+def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, world: World, pad_id: int) -> Evaluation:
+    """Predict the split and score it. Collective; every rank computes the same from the gathered logits."""
+    started = time.perf_counter()
+    logits = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
+    predictions = [
+        task.align(example, task.head.decode(rows), () if split.encoded.words is None else split.encoded.words[i])
+        for i, (example, rows) in enumerate(zip(split.examples, logits, strict=True))
+    ]
+    report = task.metric(split.examples, predictions)
+    loss = _loss(logits, split.encoded, task)
+    return Evaluation(split.name, report, loss, predictions, time.perf_counter() - started)
+
+
+def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id: int) -> list[np.ndarray]:
+    """Logits of each example, in order: float32 [outputs], in tagging [scored words, outputs]. Collective."""
+    mine: dict[int, np.ndarray] = {}
+    with torch.inference_mode():
+        for chosen in evaluation_batches(encoded, size, world.rank, world.size):
+            batch = collate(encoded, chosen, pad_id)
+            rows = forward(batch).float().cpu().numpy()
+            ends = np.cumsum(batch.units)
+            for example, begin, end in zip(chosen, ends - np.asarray(batch.units), ends, strict=True):
+                mine[example] = rows[begin:end] if encoded.positions is not None else rows[begin]
+    answers: dict[int, np.ndarray] = {}
+    for part in gather(mine):
+        answers.update(part)
+    assert sorted(answers) == list(range(len(encoded))), "every example must have been predicted"
+    return [answers[i] for i in range(len(encoded))]
+
+
+def _loss(logits: list[np.ndarray], encoded: Encoded, task: Task) -> float:
+    order = list(range(len(encoded)))
+    labels = collate(encoded, order, 0).labels if order else torch.zeros(0)
+    rows = np.concatenate(logits) if encoded.positions is not None else np.stack(logits)
+    total = task.head.loss(torch.from_numpy(rows), labels)
+    return float(total) / max(1, sum(encoded.units(i) for i in order))
+
+
+def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:
+    """predictions/<split>.tsv, and the results under their original names. Rank 0 alone."""
+    write(folder.prediction(split.name), "\n".join(task.rows(split.examples, evaluation.predictions)) + "\n")
+    files = task.files(split.name, split.examples, evaluation.predictions, evaluation.report)
+    for name, text in files.items():
+        if name.endswith(OPTIONAL_FILES) and not config.output_all_logits:
+            continue
+        if name.endswith("_results.txt"):
+            text = text.rstrip("\n") + f"\nloss = {evaluation.loss}\n"
+        write(folder.original(name), text)

@@ -1,0 +1,126 @@
+"""`model/` of a run: the fine-tuned weights in float32, in a form that the standard classes load where they can."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from harness.model import HEAD_FILE, EncoderWithHead, standard_names
+
+logger = logging.getLogger(__name__)
+
+PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoid or neither
+    "similarity": "regression",
+    "multiclass": "single_label_classification",
+    "multilabel": "multi_label_classification",
+}
+
+
+def save(
+    folder: Path,
+    model: EncoderWithHead,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: Any,
+    labels: Sequence[str],
+    family: str,
+) -> None:
+    """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
+
+    `weights` are the float32 masters by the names of EncoderWithHead. Rank 0 alone.
+    """
+    aside = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    settings = copy.deepcopy(model.encoder.config)
+    settings.num_labels = model.classifier.out_features
+    if labels:
+        settings.id2label, settings.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
+    if family in PROBLEM_TYPES:
+        settings.problem_type = PROBLEM_TYPES[family]
+    settings.dtype = "float32"
+    standard = standard_class(settings, model.pooling, weights)
+    settings.architectures = [standard] if standard else None
+    names = standard_names(settings) if standard else {}
+    state = {_rename(name, names): tensor.contiguous() for name, tensor in weights.items()}
+    settings.save_pretrained(aside)
+    save_file(state, aside / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(aside)
+    head = {
+        "pooling": model.pooling,
+        "num_outputs": model.classifier.out_features,
+        "dropout": model.dropout.p,
+        "standard_class": standard,
+    }
+    (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+    (aside / "README.md").write_text(_card(standard, model.pooling), encoding="utf-8")
+    old = folder.with_name(f".{folder.name}.old")
+    if folder.exists():
+        folder.replace(old)
+    aside.replace(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The transformers class that computes the same logits from these weights, found by trying; None without one."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
+    try:
+        with torch.random.fork_rng(devices=[]):
+            candidate = auto.from_config(settings).float().eval()
+    except ValueError:
+        return None
+    names = standard_names(settings)
+    state = {_rename(name, names): tensor for name, tensor in weights.items()}
+    expected = dict(candidate.named_parameters())
+    if set(state) != set(expected) or any(state[name].shape != expected[name].shape for name in state):
+        return None
+    candidate.load_state_dict(state, strict=False)
+    return type(candidate).__name__ if _same_logits(candidate, settings, pooling, weights) else None
+
+
+def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> bool:
+    from transformers import AutoModel
+
+    from harness.task import Batch
+
+    with torch.random.fork_rng(devices=[]):
+        ours = EncoderWithHead(AutoModel.from_config(settings).float(), settings.num_labels, pooling, 0.0).eval()
+    ours.load_state_dict(dict(weights), strict=False)
+    ids = torch.arange(2 * 8).reshape(2, 8) % settings.vocab_size
+    mask = torch.ones_like(ids)
+    scored = torch.arange(ids.numel()) if pooling is None else None
+    batch = Batch(ids, mask, None, scored, ids, (0, 1), (8, 8))
+    with torch.inference_mode():
+        theirs = candidate(input_ids=ids, attention_mask=mask).logits
+        return torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
+
+
+def _rename(name: str, names: Mapping[str, str]) -> str:
+    first, _, rest = name.partition(".")
+    return f"{names[first]}.{rest}" if first in names else name
+
+
+def _card(standard: str | None, pooling: str | None) -> str:
+    auto = "AutoModelForTokenClassification" if pooling is None else "AutoModelForSequenceClassification"
+    if standard:
+        how = f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")'
+    else:
+        how = 'from harness.model import load\n\nmodel = load("<this folder>").model'
+    why = (
+        ""
+        if standard
+        else (
+            "No class of transformers has this architecture with this head (pooling: "
+            f"{pooling or 'one row a word'}):\n`{auto}` would start with a random head: load it as above.\n"
+        )
+    )
+    return f"# Fine-tuned encoder\n\n```python\n{how}\n```\n\n{why}"

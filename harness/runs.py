@@ -1,0 +1,185 @@
+"""The run folder: every name in it, who may use it, and the result that marks a run as finished."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from harness import UserError
+from harness.config import RunConfig
+
+OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths of one run. `prefix` stands before the original result files' names."""
+
+    path: Path
+    prefix: str = ""
+
+    config = property(lambda self: self.path / "config.json")
+    metrics = property(lambda self: self.path / "metrics.jsonl")
+    log = property(lambda self: self.path / "train.log")
+    lock = property(lambda self: self.path / ".lock")
+    wandb_id = property(lambda self: self.path / "wandb_id")
+    wandb = property(lambda self: self.path / "wandb")
+    checkpoints = property(lambda self: self.path / "checkpoints")
+    predictions = property(lambda self: self.path / "predictions")
+    model = property(lambda self: self.path / "model")
+    result = property(lambda self: self.path / "result.json")
+    dev_results = property(lambda self: self.original("dev_results.txt"))
+
+    def prediction(self, split: str) -> Path:
+        """Gold and predicted of every example of a split."""
+        return Path(self.predictions) / f"{split}.tsv"
+
+    def original(self, name: str) -> Path:
+        """A result file under the name that the original scripts gave it."""
+        return self.path / f"{self.prefix}{name}"
+
+
+OWN_FOLDERS = ("checkpoints", "predictions", "model", "wandb")
+OWN_FILES = ("config.json", "metrics.jsonl", "train.log", "wandb_id", "result.json")
+ORIGINAL_FILES = (
+    "dev_results.txt",
+    "eval_results.txt",
+    "test_results.txt",
+    "test_predictions.txt",
+    "test_predictions.tsv",
+    "test_results_classification_report.tsv",
+    "test_results_count.txt",
+    "dev_all_logits.txt",
+    "test_all_logits.txt",
+    "dev_roc_auc_for_each_class.txt",
+    "test_roc_auc_for_each_class.txt",
+)
+
+
+def prepare(config: RunConfig) -> dict[str, Any] | None:
+    """Make the run folder or take it up again; returns the result where the run is finished, else None.
+
+    Called on rank 0 alone. Raises UserError where the folder holds another run or cannot be written.
+    """
+    folder = RunFolder(Path(config.output_dir), config.result_prefix)
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        before = _stored(folder)
+        if before is not None and before.identity() != config.identity():
+            if not config.overwrite_output_dir:
+                raise UserError(_other_run(folder, before, config))
+            _remove(folder, before.result_prefix)
+            before = None
+        elif (
+            before is None and any(p.name != ".lock" for p in folder.path.iterdir()) and not config.overwrite_output_dir
+        ):
+            raise UserError(
+                f"--output_dir {folder.path}: not empty and not a run of ours; name another, or --overwrite_output_dir"
+            )
+        if before is not None and folder.result.is_file():
+            result: dict[str, Any] = json.loads(folder.result.read_text(encoding="utf-8"))
+            if _covers(result, config):
+                return result
+        if before is None or config.do_train:
+            write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
+        folder.predictions.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--output_dir {folder.path}: cannot be written ({error.strerror}); name a folder of yours"
+        ) from error
+    return None
+
+
+def hold(folder: RunFolder, stack: ExitStack) -> None:
+    """Take the folder's lock until `stack` closes. Raises UserError where another process holds it."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.seek(0)
+        owner = handle.read().strip() or "another process"
+        raise UserError(
+            f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder"
+        ) from error
+    handle.truncate(0)
+    handle.write(f"process {os.getpid()} on {os.uname().nodename}")
+    handle.flush()
+
+
+def _stored(folder: RunFolder) -> RunConfig | None:
+    if not folder.config.is_file():
+        return None
+    try:
+        values = json.loads(folder.config.read_text(encoding="utf-8"))
+        return RunConfig.from_dict(values)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{folder.config}:1: not a run's settings ({error}); name another --output_dir") from error
+
+
+def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:
+    """Whether a finished run already answers what is asked now."""
+    wanted = [split for split, asked in (("dev", config.do_eval), ("test", config.do_predict)) if asked]
+    return all(split in result["scores"] for split in wanted)
+
+
+def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:
+    ours, theirs = config.identity(), before.identity()
+    name = next(name for name in ours if ours[name] != theirs[name])
+    return (
+        f"--output_dir {folder.path}: holds another run (its {name} is {theirs[name]}, yours {ours[name]}); "
+        "name another folder, or --overwrite_output_dir"
+    )
+
+
+def _remove(folder: RunFolder, prefix: str) -> None:
+    """The files of a run, and nothing else that may lie beside them."""
+    for name in OWN_FOLDERS:
+        shutil.rmtree(folder.path / name, ignore_errors=True)
+    for path in [folder.path / name for name in OWN_FILES] + [
+        folder.path / f"{prefix}{name}" for name in ORIGINAL_FILES
+    ]:
+        path.unlink(missing_ok=True)
+
+
+def write(path: Path, text: str) -> None:
+    """A whole file or none: a reader never meets half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
+    """The last file of a run: its existence means finished."""
+    write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """What a score may depend on beside the settings."""
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "scipy", "scikit-learn", "wandb")
+    found = {"python": sys.version.split()[0]}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str | None:
+    """The commit of the code that runs, with `+changes` where the tree differs; None outside a checkout."""
+    here = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 and (here / ".git").exists() else None

@@ -1,0 +1,182 @@
+"""The contract between a task and the harness: what a task gives, and in which shapes.
+
+A task is four things, always in this order: `read` (files -> examples), `features` (examples -> token ids), `head`
+(logits -> loss and predictions) and `metric` (examples and predictions -> report), and the files in which old scripts
+expect its results. Everything else in the harness works on these and never asks which task it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from harness import UserError
+
+__all__ = [
+    "SPLITS",
+    "Batch",
+    "Confusion",
+    "Encoded",
+    "Example",
+    "Head",
+    "Prediction",
+    "Report",
+    "Scatter",
+    "Task",
+    "UserError",
+]
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data file as a person would label it."""
+
+    id: str  # the file's own index, or "<split>-<n>" where the file has none
+    texts: tuple[str, ...]  # one sentence, a pair of sentences, or the words of one sentence (tagging)
+    label: Any  # float | str | tuple[int, ...] of 0 and 1 | tuple[str, ...] of tags, one a word
+    group: str = ""  # what belongs together in metric or file: the HoC document, the sentence of a cut NER example
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a system answers for one example."""
+
+    value: Any  # of the same form as Example.label
+    scores: tuple[float, ...] | None = None  # probability of each class, where the head has them
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One split as token ids: a list entry an example, nothing padded, nothing in tensors."""
+
+    input_ids: list[list[int]]  # word-piece ids with the tokenizer's special tokens, at most max_seq_length
+    token_type_ids: list[list[int]] | None  # segment of each word piece; None where the tokenizer has no segments
+    labels: list[Any]  # float | int | list[float] an example; for tagging list[int], one a *scored* word
+    positions: list[list[int]] | None = None  # tagging: index in input_ids of each scored word's first word piece
+    words: list[list[int]] | None = None  # tagging: number (in Example.texts) of each scored word
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def units(self, index: int) -> int:
+        """What the loss is a mean over: scored words of a tagging example, else 1 an example."""
+        return 1 if self.positions is None else len(self.positions[index])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A forward pass. B examples padded to T word pieces, n = B rows of logits (tagging: n scored words)."""
+
+    input_ids: torch.Tensor  # [B, T] int64
+    attention_mask: torch.Tensor  # [B, T] int64, 1 on word pieces
+    token_type_ids: torch.Tensor | None  # [B, T] int64
+    scored: torch.Tensor | None  # tagging: [n] int64, places of the scored words in the flattened [B * T]
+    labels: torch.Tensor  # [n] int64 or float32, or [n, classes] float32
+    examples: tuple[int, ...]  # their numbers in the split
+    units: tuple[int, ...]  # rows of logits of each example; sums to n
+
+    @property
+    def tokens(self) -> int:
+        """Word pieces, padding left out."""
+        return int(self.attention_mask.sum())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; a copy from pinned memory does not wait."""
+        if device.type == "cpu":
+            return self
+
+        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.pin_memory().to(device, non_blocking=True)
+
+        labels = self.labels.pin_memory().to(device, non_blocking=True)
+        ids, mask = self.input_ids.pin_memory().to(device, non_blocking=True), self.attention_mask.pin_memory()
+        return Batch(
+            ids,
+            mask.to(device, non_blocking=True),
+            move(self.token_type_ids),
+            move(self.scored),
+            labels,
+            self.examples,
+            self.units,
+        )
+
+
+class Head(Protocol):
+    """Logits in, loss and predictions out. Frozen and without parameters: the linear layer belongs to the model."""
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the logits."""
+
+    @property
+    def per_word(self) -> bool:
+        """True where there is one row of logits a scored word (tagging), else one an example."""
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum (not mean) of the loss over the rows of `logits` [n, num_outputs] in float32, a scalar."""
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """The prediction of one example from its logits: [num_outputs], or [scored words, num_outputs]."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Counts for a table: `counts[gold][predicted]`, or any table of counts with named rows and columns."""
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    counts: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Gold value against predicted value of each example."""
+
+    gold: tuple[float, ...]
+    predicted: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A split's scores. All are fractions (0.853), never times 100."""
+
+    score: float  # the primary metric, as published
+    metric: str  # its name, e.g. "mention F1"
+    values: Mapping[str, float | int]  # every figure beside it, by its plain name; counts are int
+    per_class: Mapping[str, Mapping[str, float | int]]  # label -> precision, recall, f1, support
+    chart: Confusion | Scatter | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One dataset. The first four callables are the contract; the rest describes it."""
+
+    read: Callable[[Path, str], list[Example]]
+    """(data folder, split) -> examples in file order. Raises UserError naming file:line, value and remedy."""
+    features: Callable[[Sequence[Example], Any, int], Encoded]
+    """(examples, fast tokenizer, max_seq_length) -> token ids and label ids."""
+    head: Head
+    metric: Callable[[Sequence[Example], Sequence[Prediction]], Report]
+    """Once over a whole split, in file order."""
+    rows: Callable[[Sequence[Example], Sequence[Prediction]], list[str]]
+    """The lines of predictions/<split>.tsv, header first, without line ends: `index gold prediction`, tab separated;
+    in tagging `token gold prediction` with an empty line between sentences."""
+    files: Callable[[str, Sequence[Example], Sequence[Prediction], Report], dict[str, str]]
+    """(split, examples, predictions, report) -> the results under their original names: file name -> text."""
+    dev_row: Callable[[Report], dict[str, float | int]]
+    """The columns of the original dev_results.txt after Global_step, Epochs, Loss: column name -> value."""
+    align: Callable[[Example, Prediction, Sequence[int]], Prediction]
+    """(example, decoded, numbers of the scored words) -> prediction for the whole example; identity but in tagging."""
+    name: str
+    family: str  # similarity | tagging | multiclass | multilabel
+    labels: tuple[str, ...]  # in the order of the logits; () for a score
+    filenames: Mapping[str, str]  # split -> file name in the data folder
+    train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on

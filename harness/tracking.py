@@ -1,0 +1,319 @@
+"""Where a run's figures go: metrics.jsonl always, wandb where it is wanted, nothing on the ranks beside 0.
+
+The JSONL file is the record that reports are made from. wandb is a guest: whatever happens to it, training goes on.
+Neither ever gets text of an example: only names, labels and numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import secrets
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from harness import UserError
+from harness.task import Confusion, Report, Scatter
+
+if TYPE_CHECKING:
+    import wandb  # else inside functions: it takes half a second, and only rank 0 needs it
+
+METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_id"
+INIT_SECONDS = 30.0  # to reach the server, where WANDB_INIT_TIMEOUT does not say otherwise
+FINISH_SECONDS = 30.0  # to upload the rest (WANDB_FINISH_TIMEOUT): less than the grace that a preempted job gets
+BEST: Mapping[str, Literal["min", "max"]] = {"dev/score": "max", "dev/loss": "min"}  # what the summary keeps
+Mode = Literal["online", "offline", "disabled"]
+Status = Literal["finished", "stopped", "failed"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrackerIdentity:
+    """Under which names wandb files the run."""
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+    notes: str | None = None
+
+
+class Tracker:
+    """Takes figures under their full names: train/loss, dev/score, ... This one keeps nothing: what other ranks get."""
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        """Figures of training after optimizer step `step`, drawn against it."""
+
+    def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
+        """Figures of an epoch, drawn against `epoch`; the epoch's mean of training as train/epoch_<name>."""
+
+    def chart(self, split: str, report: Report) -> None:
+        """The report's confusion matrix, table of counts or scatter."""
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Single figures of the whole run."""
+
+    def close(self, status: Status) -> str | None:
+        """End the record. Returns the last line to show the user, where something is left to do."""
+        return None
+
+
+class MetricsFile(Tracker):
+    """metrics.jsonl: {"kind": "step" | "epoch", "step", "epoch", "time", "values"} a line; NaN and inf are null."""
+
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        self.path = path
+        # What came after the checkpoint that the run goes on from will be lived again.
+        self.kept = self._keep(lambda record: record["step"] <= resumed_step)
+
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+        """Drop the lines that are not wanted, and a last one that a kill cut short. Returns the records that stay."""
+        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        records = []
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                records.append(json.loads(line))
+        records = [record for record in records if wanted(record)]
+        kept = "".join(json.dumps(record) + "\n" for record in records)
+        if kept != text:
+            _replace(self.path, kept)
+        return records
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        self._append("step", step, None, values)
+
+    def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
+        # Killed between this line and the checkpoint of the epoch's end, the epoch's evaluation is lived again too.
+        if any(record["kind"] == "epoch" and record["step"] == step for record in self.kept):
+            self.kept = self._keep(lambda record: (record["kind"], record["step"]) != ("epoch", step))
+        self._append("epoch", step, epoch, values)
+
+    def _append(self, kind: str, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
+        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        record = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), "values": numbers}
+        with open(self.path, "a", encoding="utf-8", opener=_private) as lines:  # closed, hence flushed, each time
+            lines.write(json.dumps(record, allow_nan=False, default=float) + "\n")  # default: numbers of NumPy
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _replace(path: Path, text: str) -> None:
+    aside = path.with_name(path.name + ".tmp")
+    with open(aside, "w", encoding="utf-8", opener=_private) as file:
+        file.write(text)
+    aside.replace(path)
+
+
+class WandbTracker(Tracker):
+    """The JSONL file, and one wandb run beside it.
+
+    Steps and epochs are columns of our own, never wandb's step: what is lived again does not collide with it.
+    """
+
+    def __init__(self, metrics: MetricsFile, run: wandb.Run) -> None:
+        self.metrics, self.run, self.folder = metrics, run, metrics.path.parent
+        self.broken = False
+        epochs = [record["values"] for record in metrics.kept if record["kind"] == "epoch"]
+        # Before a resume: a new offline part of the run knows nothing of those epochs.
+        self.earlier = {name: [values[name] for values in epochs if values.get(name) is not None] for name in BEST}
+        self._guarded(self._define)
+
+    def _define(self) -> None:
+        for column in ("global_step", "epoch"):
+            self.run.define_metric(column, hidden=True)
+        for pattern, column in (("train/*", "global_step"), ("dev/*", "epoch"), ("test/*", "epoch")):
+            self.run.define_metric(pattern, step_metric=column)
+        for name, summary in BEST.items():
+            self.run.define_metric(name, step_metric="epoch", summary=summary)
+
+    def _guarded(self, action: Callable[[], None]) -> None:
+        """Do it, unless wandb has failed before. Its first failure is its last: one warning, then JSONL only."""
+        if self.broken:
+            return
+        try:
+            action()
+        except Exception as error:  # whatever it is, it is not worth a training run
+            self.broken = True
+            _give_up(error, f"wandb failed, going on with {METRICS_FILE} only")
+
+    def log_step(self, step: int, values: Mapping[str, float]) -> None:
+        self.metrics.log_step(step, values)
+        self._guarded(lambda: self.run.log({**values, "global_step": step}))
+
+    def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
+        def log() -> None:
+            for name in values:
+                if name.startswith("train/"):  # by its own name it goes before the pattern train/*
+                    self.run.define_metric(name, step_metric="epoch")
+            self.run.log({**values, "epoch": epoch, "global_step": step})
+            for name, seen in self.earlier.items():
+                if seen and name in values:
+                    seen += [values[name]] if math.isfinite(values[name]) else []
+                    self.run.summary.update({name: {BEST[name]: max(seen) if BEST[name] == "max" else min(seen)}})
+
+        self.metrics.log_epoch(epoch, step, values)
+        self._guarded(log)
+
+    def chart(self, split: str, report: Report) -> None:
+        def log() -> None:
+            if report.chart is not None:
+                with _staged_in(self.folder / "wandb"):
+                    self.run.log(_drawing(split, report.chart))
+
+        self._guarded(log)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        self._guarded(lambda: self.run.summary.update(dict(values)))
+
+    def close(self, status: Status) -> str | None:
+        if status == "stopped":
+            self._guarded(self.run.mark_preempting)
+        self._guarded(lambda: self.run.finish(exit_code=0 if status == "finished" else 1))
+        return self._sync_command()
+
+    def _sync_command(self) -> str | None:
+        """What uploads the rest: the offline parts (one per process that was resumed), an online one cut short."""
+        place, pattern = (self.folder / "wandb").resolve(), f"offline-run-*-{_run_id(self.folder)}*"
+        offline = [path for path in place.glob(pattern) if not any(path.glob("*.wandb.synced"))]
+        words = [f"{shlex.quote(str(place))}/{offline[0].name if len(offline) == 1 else pattern}"] if offline else []
+        if self.broken and not self.run.offline:
+            words = ["--include-online", shlex.quote(self.run.settings.sync_dir), *words]
+        return " ".join(["wandb sync", *words]) if words else None
+
+
+@contextlib.contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Tables wait for their upload inside the run folder, not in the home directory, where another node misses them."""
+    before = os.environ.get("WANDB_DATA_DIR")
+    os.environ["WANDB_DATA_DIR"] = before or str(folder.resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["WANDB_DATA_DIR"]
+
+
+def _drawing(split: str, chart: Confusion | Scatter) -> dict[str, Any]:
+    import wandb
+
+    if isinstance(chart, Scatter):
+        pairs = [list(pair) for pair in zip(chart.gold, chart.predicted, strict=True)]
+        table = wandb.Table(columns=["gold", "predicted"], data=pairs)
+        return {f"{split}/gold_predicted": wandb.plot.scatter(table, "gold", "predicted", f"{split}: gold, predicted")}
+    rows = list(zip(chart.rows, chart.counts, strict=True))
+    if chart.rows != chart.columns:
+        data = [[name, *counts] for name, counts in rows]
+        return {f"{split}/counts": wandb.Table(columns=["label", *chart.columns], data=data)}
+    cells = [[name, *cell] for name, counts in rows for cell in zip(chart.columns, counts, strict=True)]
+    fields = {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"}
+    table, title = wandb.Table(columns=list(fields), data=cells), {"title": f"{split}: confusion matrix"}
+    return {f"{split}/confusion": wandb.plot_table("wandb/confusion_matrix/v1", table, fields, title)}
+
+
+def _give_up(error: Exception, message: str) -> None:
+    """Say so in one line and stop wandb's own process: it holds the run's id, and would fail once more at exit."""
+    logger.warning("%s: %s", message, next(iter(str(error).splitlines()), type(error).__name__))
+    with contextlib.suppress(Exception):
+        import wandb
+
+        wandb.teardown()
+
+
+def _run_id(folder: Path) -> str:
+    """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run."""
+    if not (path := folder / WANDB_ID_FILE).exists():
+        _replace(path, secrets.token_hex(6) + "\n")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _start(folder: Path, mode: Mode, config: Mapping[str, Any], identity: TrackerIdentity) -> wandb.Run:
+    import wandb
+
+    settings = wandb.Settings(
+        console="off",
+        silent=True,
+        save_code=False,
+        disable_code=True,
+        disable_git=True,
+        allow_val_change=True,
+        use_dot_wandb=False,
+        reinit="create_new",  # never the run that a crash left open in this process
+        init_timeout=float(os.environ.get("WANDB_INIT_TIMEOUT", INIT_SECONDS)),
+        finish_timeout=float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_SECONDS)),
+        finish_timeout_raises=True,
+    )
+    return wandb.init(
+        id=_run_id(folder),
+        resume="allow",
+        dir=folder,
+        mode=mode,
+        config=dict(config),
+        settings=settings,
+        project=identity.project,
+        entity=identity.entity,
+        group=identity.group,
+        name=identity.name,
+        tags=identity.tags,
+        notes=identity.notes,
+    )
+
+
+def _open(folder: Path, mode: str | None, config: Mapping[str, Any], identity: TrackerIdentity) -> wandb.Run:
+    """Online where that is wanted and possible, else offline."""
+    before = set((folder / "wandb").glob("run-*"))
+    try:
+        import wandb
+        from wandb.sdk.lib import wbauth  # no public function finds a key without asking the person for one
+
+        if mode != "offline":
+            server = wandb.setup(wandb.Settings(silent=True)).settings.base_url
+            if wbauth.authenticate_session(host=server, source="blue", prompt=False, update_session=False):
+                return _start(folder, "online", config, identity)
+        if mode == "online":
+            logger.warning("wandb is offline for this run: no key (`wandb login` stores one)")
+    except Exception as error:  # no network, wrong key, server at fault: none of it ends a run
+        _give_up(error, "wandb is offline for this run")
+        for path in set((folder / "wandb").glob("run-*")) - before:  # of the attempt: empty, but waiting for a sync
+            shutil.rmtree(path, ignore_errors=True)
+    return _start(folder, "offline", config, identity)
+
+
+def build(
+    folder: Path,
+    *,
+    is_main: bool,
+    mode: str | None,
+    config: Mapping[str, Any],
+    identity: TrackerIdentity,
+    resumed_step: int = 0,
+) -> Tracker:
+    """The tracker of a run folder that goes on from `resumed_step` (0: from the start).
+
+    `mode` is online, offline or disabled; None: $WANDB_MODE, else online where a key is known, else offline.
+    """
+    asked = mode or os.environ.get("WANDB_MODE") or None
+    if asked and asked not in get_args(Mode):  # on every rank, so that all of them end
+        raise UserError(f"wandb mode {asked!r}: --wandb_mode (or WANDB_MODE) takes one of {', '.join(get_args(Mode))}")
+    if not is_main:
+        return Tracker()
+    metrics = MetricsFile(folder / METRICS_FILE, resumed_step)
+    if asked == "disabled":
+        return metrics
+    try:
+        return WandbTracker(metrics, _open(folder, asked, config, identity))
+    except Exception as error:  # as above
+        _give_up(error, f"wandb cannot start, going on with {METRICS_FILE} only")
+        return metrics

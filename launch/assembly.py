@@ -1,0 +1,102 @@
+"""What a run is made of before anything is trained: batch plan, precision, task, data as token ids."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import config as run_config
+from harness import data, engine, model
+from harness.config import BatchPlan, RunConfig
+from harness.distributed import World
+from harness.evaluate import Split
+from harness.runs import RunFolder
+from harness.task import SPLITS, Encoded, Task
+from launch import settings
+
+logger = logging.getLogger("harness.launch")
+
+SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that training, scoring and the record share."""
+
+    config: RunConfig
+    world: World
+    folder: RunFolder
+    plan: BatchPlan
+    precision: str  # fp16 | bf16 | fp32
+    task: Task
+    tokenizer: Any
+    splits: dict[str, Split]
+    data: str  # "given" | "sample"
+
+    @property
+    def train_splits(self) -> tuple[str, ...]:
+        """Splits that are trained on."""
+        return self.config.train_splits or self.task.train_splits
+
+    @property
+    def pad_id(self) -> int:
+        """What rows are filled up with; masked out everywhere."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def training_examples(self) -> Encoded:
+        """The splits that are trained on, one after another."""
+        return data.join([self.splits[name].encoded for name in self.train_splits])
+
+
+def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
+    """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
+    plan = run_config.batch_plan(config, world.size)
+    precision, _ = engine.read_config(config, world)
+    task = tasks.get(config.task)
+    place, kind = settings.find_data(config)
+    examples = {name: task.read(place, name) for name in SPLITS if name in _needed(config, task)}
+    tokenizer = model.load_tokenizer(config)
+    splits = {
+        name: Split(name, rows, task.features(rows, tokenizer, config.max_seq_length))
+        for name, rows in examples.items()
+    }
+    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, kind)
+    _announce(run, place)
+    return run
+
+
+def _needed(config: RunConfig, task: Task) -> set[str]:
+    needed = set(config.train_splits or task.train_splits) if config.do_train else set()
+    if config.do_eval or (config.do_train and config.eval_every_epoch):
+        needed.add("dev")
+    return needed | ({"test"} if config.do_predict else set())
+
+
+def _announce(run: Run, place: Path) -> None:
+    """The beginning of the run's log: what, on what, and the four batch numbers."""
+    config, plan = run.config, run.plan
+    if run.data == "sample":
+        logger.warning(SAMPLE_BANNER)
+    logger.info("task    %s (%s), recipe %s, seed %d", run.task.name, run.task.family, config.recipe, config.seed)
+    logger.info(
+        "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
+    )
+    logger.info(
+        "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
+    )
+    if config.do_train:
+        logger.info(
+            "batch   %d examples a device x %d devices x %d accumulated = %d a step",
+            plan.micro,
+            plan.world,
+            plan.accumulation,
+            plan.total,
+        )
+        if "dev" in run.train_splits:
+            logger.warning(
+                "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
+            )
+    logger.info("folder  %s", run.folder.path)

@@ -1,0 +1,147 @@
+"""What a run leaves behind: the tracker around it, result.json, and the table that closes its log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from harness import checkpoint, logs, runs, tracking
+from harness.checkpoint import TrainState
+from harness.data import steps_per_epoch
+from harness.evaluate import Evaluation
+from harness.tracking import Tracker, TrackerIdentity
+from launch.assembly import SAMPLE_BANNER, Run
+from launch.training import Stopped
+
+logger = logging.getLogger("harness.launch")
+
+
+@contextmanager
+def tracker(run: Run) -> Iterator[Tracker]:
+    """metrics.jsonl and wandb for the time of the run; closed with its outcome, and what is left to do said last."""
+    config = run.config
+    found = checkpoint.newest(run.folder.checkpoints) if run.world.is_main else None
+    state = TrainState(**found[1]["state"]) if found else TrainState()
+    size = sum(len(run.splits[name].examples) for name in run.train_splits if name in run.splits)
+    identity = TrackerIdentity(
+        project=config.wandb_project,
+        entity=config.wandb_entity,
+        group=config.wandb_group or f"{run.task.name}/{config.model_label}",
+        name=f"{run.task.name}-{config.model_label}-seed{config.seed}",
+        tags=(
+            run.task.name,
+            config.model_label,
+            *config.wandb_tags,
+            *(("SAMPLE DATA",) if run.data == "sample" else ()),
+        ),
+    )
+    built = tracking.build(
+        run.folder.path,
+        is_main=run.world.is_main,
+        mode=config.wandb_mode,
+        config=described(run),
+        identity=identity,
+        resumed_step=state.epoch * steps_per_epoch(size, run.plan) + state.step_in_epoch,
+    )
+    status: tracking.Status = "failed"
+    try:
+        yield built
+        status = "finished"
+    except Stopped:
+        status = "stopped"
+        raise
+    finally:
+        last = built.close(status)
+        if last:
+            logger.info("To upload the run's figures: %s", last)
+
+
+def described(run: Run) -> dict[str, Any]:
+    """The whole resolved configuration, for wandb."""
+    plan = run.plan
+    resolved = {
+        "precision": run.precision,
+        "world_size": plan.world,
+        "micro_batch": plan.micro,
+        "accumulation": plan.accumulation,
+        "examples_per_step": plan.total,
+        "train_splits": list(run.train_splits),
+    }
+    return {
+        **run.config.to_dict(),
+        "resolved": resolved,
+        "data": "SAMPLE DATA" if run.data == "sample" else "given",
+        "versions": runs.versions(),
+        "commit": runs.commit(),
+    }
+
+
+def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
+    """Write result.json, the last file of a run, and show the scores. Rank 0 alone."""
+    result = _result(run, scores, state, seconds)
+    runs.write_result(run.folder, result)
+    if run.config.keep_checkpoints == 0:
+        shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
+    show(result)
+    return result
+
+
+def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
+    before: dict[str, Any] = {}
+    if state is None and run.folder.result.is_file():  # predicting with a run that was trained earlier
+        before = json.loads(run.folder.result.read_text(encoding="utf-8"))
+    config = run.config
+    epochs = state.history if state else before.get("epochs", [])
+    trained = run.train_splits
+    timing = {"total_seconds": round(seconds, 3)}
+    if state is not None:
+        timing |= {
+            "train_seconds": round(state.train_seconds, 3),
+            "evaluation_seconds": round(state.evaluation_seconds, 3),
+        }
+    best = state.best_epoch() if state else before.get("best_epoch")
+    return {
+        "task": run.task.name,
+        "model": config.model_name_or_path,
+        "recipe": config.recipe,
+        "seed": config.seed,
+        "data": run.data,
+        **({"note": SAMPLE_BANNER} if run.data == "sample" else {}),
+        "selected": config.select,
+        "best_epoch": best,
+        "dev_was_trained_on": "dev" in trained,
+        "scores": {**before.get("scores", {}), **{name: evaluation.to_dict() for name, evaluation in scores.items()}},
+        "epochs": epochs,
+        "steps": state.applied_steps if state else before.get("steps"),
+        "precision": run.precision,
+        "world_size": run.world.size,
+        "examples_per_step": run.plan.total,
+        "timing": before.get("timing", timing) if state is None else timing,
+        "versions": runs.versions(),
+        "commit": runs.commit(),
+    }
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The closing table: scores times 100."""
+    rows: list[dict[str, str | float]] = []
+    for name, values in result["scores"].items():
+        remark = "trained on" if name == "dev" and result["dev_was_trained_on"] else ""
+        rows.append(
+            {
+                "split": name,
+                "metric": values["metric"],
+                "score": f"{100 * values['score']:.2f}",
+                "loss": f"{values['loss']:.4f}",
+                "examples": str(values["examples"]),
+                "": remark,
+            }
+        )
+    if rows:
+        logs.print_table(f"{result['task']}, seed {result['seed']}", rows)
+    if result["data"] == "sample":
+        logger.warning(SAMPLE_BANNER)

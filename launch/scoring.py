@@ -1,0 +1,39 @@
+"""The scores that a run reports: predicted by the weights in `model/`, so that what is reported is what is kept."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from harness import model
+from harness.engine import DTYPES
+from harness.evaluate import Evaluation, evaluate, write_files
+from harness.task import Batch
+from harness.tracking import Tracker
+from launch.assembly import Run
+
+logger = logging.getLogger("harness.launch")
+
+
+def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
+    """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without `model/`."""
+    asked = [name for name, wanted in (("dev", run.config.do_eval), ("test", run.config.do_predict)) if wanted]
+    if not asked:
+        return {}
+    # The precision of training: the same logits, to the bit, as the last evaluation of training saw.
+    network = model.load(run.folder.model).model.to(run.world.device, DTYPES[run.precision])
+
+    def forward(batch: Batch) -> torch.Tensor:
+        logits: torch.Tensor = network(batch.to(run.world.device))
+        return logits
+
+    scores = {}
+    for name in asked:
+        scores[name] = evaluate(forward, run.splits[name], run.task, run.config, run.world, run.pad_id)
+        for warning in scores[name].report.warnings:
+            logger.warning("%s: %s", name, warning)
+        if run.world.is_main:
+            write_files(scores[name], run.splits[name], run.task, run.folder, run.config)
+            tracker.chart(name, scores[name].report)
+    return scores

