@@ -75,7 +75,8 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
             json.dump(content, handle)
             handle.flush()
             os.fsync(handle.fileno())
-        shutil.rmtree(root / name, ignore_errors=True)
+        if (root / name).exists():  # the same place saved again: never a moment without a checkpoint
+            os.replace(root / name, root / f".{name}.old.partial")
         os.replace(aside, root / name)
         prune(root, keep)
     barrier()
@@ -103,7 +104,7 @@ def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
         try:
             content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
             whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             whole = False
         if whole:
             return folder, content

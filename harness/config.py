@@ -121,6 +121,8 @@ def check(config: RunConfig) -> None:
         faults.append("nothing to train: --max_steps or --num_train_epochs must be above 0")
     if not config.learning_rate > 0:
         faults.append(f"--learning_rate {config.learning_rate}: must be above 0")
+    if config.seed >= 2**32:
+        faults.append(f"--seed {config.seed}: must be below {2**32}")
     if not config.model_name_or_path:
         faults.append("--model_name_or_path is missing: a folder or a hub name, e.g. dmis-lab/biobert-base-cased-v1.1")
     if "/" in config.result_prefix or "\\" in config.result_prefix:

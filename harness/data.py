@@ -60,7 +60,9 @@ def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
 
 def _label_tensor(labels: list[object]) -> torch.Tensor:
     array = np.asarray(labels)
-    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iub" and array.ndim == 1 else np.float32))
+    # No label at all: a tagging batch whose words are all unscored.
+    whole = not array.size or (array.dtype.kind in "iub" and array.ndim == 1)
+    return torch.from_numpy(array.astype(np.int64 if whole else np.float32))
 
 
 def join(parts: Sequence[Encoded]) -> Encoded:
@@ -84,7 +86,7 @@ def steps_per_epoch(examples: int, plan: BatchPlan) -> int:
 
 def total_steps(examples: int, plan: BatchPlan, epochs: float, max_steps: int) -> int:
     """Optimizer steps of the whole run: `max_steps` where it is above 0, else whole steps of `epochs` passes."""
-    return max_steps if max_steps > 0 else max(1, int(steps_per_epoch(examples, plan) * epochs))
+    return max_steps if max_steps > 0 else max(1, int(steps_per_epoch(examples, plan) * epochs + 1e-6))
 
 
 def epoch_order(examples: int, seed: int, epoch: int) -> list[int]:

@@ -88,21 +88,26 @@ def _export(rank: int, size: int, local_rank: int, local_size: int) -> None:
     for name, value in names.items():
         os.environ.setdefault(name, str(value))
     if size > 1:
-        os.environ.setdefault("MASTER_ADDR", _first_host())
+        if "MASTER_ADDR" not in os.environ:
+            os.environ["MASTER_ADDR"] = _first_host()
         # Two jobs on one node have different ids; within a job, steps differ.
         job, step = int(os.environ.get("SLURM_JOB_ID", 0)), int(os.environ.get("SLURM_STEP_ID", 0))
         os.environ.setdefault("MASTER_PORT", str(20000 + (job * 61 + step) % 12000))  # below Linux's ephemeral ports
 
 
 def _first_host() -> str:
-    nodes = os.environ.get("SLURM_STEP_NODELIST") or os.environ.get("SLURM_JOB_NODELIST")
-    if not nodes:
+    """A host of rank 0 that every rank can reach: under srun the step's first node, else this machine."""
+    nodes = os.environ.get("SLURM_STEP_NODELIST")
+    if nodes is None or os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
         return "127.0.0.1"
-    address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
-    if int(os.environ.get("SLURM_STEP_NUM_NODES", "1")) == 1 and address is None:
-        return "127.0.0.1"
-    listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
-    return listed.stdout.split()[0] if listed.returncode == 0 and listed.stdout else str(address)
+    # Not SLURM_LAUNCH_NODE_IPADDR: that is where srun was typed, which may be a login node.
+    try:
+        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+        return listed.stdout.split()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:  # in a container there may be no scontrol
+        raise UserError(
+            f"SLURM_STEP_NODELIST {nodes}: scontrol cannot expand it; set MASTER_ADDR to the first node"
+        ) from error
 
 
 def barrier() -> None:

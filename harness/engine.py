@@ -7,23 +7,22 @@ linear decay), so that learning rate and steps mean the same under every JSON.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
-from harness import UserError
-from harness.config import BatchPlan, RunConfig, nearest
+from harness import UserError, ds_config
+from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, agree, barrier
 from harness.model import EncoderWithHead, parameter_groups
 from harness.task import Batch, Head
 
-CONFIGS = Path(__file__).resolve().parent.parent / "ds_configs"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
 SCALE_AT_MINIMUM = "loss scale already at minimum"  # in the bare Exception that DeepSpeed raises
 
 
@@ -72,71 +71,21 @@ def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
     Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
     the device does not have or that contradicts --precision.
     """
-    name = config.ds_config
-    if name is None:
-        precision = choose_precision(config.precision, world.device)
-        # Stage 0 costs least; from two devices on, stage 1 shares the optimizer's memory for no more traffic.
-        fp16 = "fp16_zero0" if world.size == 1 else "fp16_zero1"
-        name = {"fp16": fp16, "bf16": "bf16_zero1", "fp32": "fp32"}[precision]
-    settings = _read_json(name)
-    owned = [key for key in ("optimizer", "scheduler") if key in settings]
-    if owned:
-        raise UserError(
-            f"--ds_config {name}: remove {' and '.join(owned)}; learning rate, decay and steps come from the flags"
-        )
-    precision = next((p for p in ("fp16", "bf16") if settings.get(p, {}).get("enabled")), "fp32")
+    if config.ds_config is None:
+        name = ds_config.default(choose_precision(config.precision, world.device), world.size)
+    else:
+        name = config.ds_config
+    precision, settings = ds_config.read(name)
     if config.precision not in ("auto", precision):
         raise UserError(f"--ds_config {name} is {precision}, --precision says {config.precision}: give one of the two")
     choose_precision(precision, world.device)
     return precision, settings
 
 
-def _read_json(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix != ".json":
-        path = CONFIGS / f"{name}.json"
-        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
-        if not path.is_file():
-            raise UserError(
-                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
-                f"there are {', '.join(known)}, or name a .json file"
-            )
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--ds_config {path}: cannot be read ({error}); name a DeepSpeed JSON") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); see ds_configs/ for examples") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}:1: must be a JSON object of DeepSpeed settings; see ds_configs/ for examples")
-    return settings
-
-
-def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: str) -> dict[str, Any]:
-    """The settings with every "auto" filled; a number that contradicts the run's is a UserError."""
-    ours = {
-        "train_micro_batch_size_per_gpu": plan.micro,
-        "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.total,
-        "gradient_clipping": config.max_grad_norm,
-    }
-    for key, value in ours.items():
-        if settings.get(key, "auto") not in ("auto", value):
-            raise UserError(
-                f'--ds_config {name}: {key} is {settings[key]}, the run\'s flags say {value}; write "auto" there'
-            )
-    filled = {key: value for key, value in settings.items() if key not in ours}
-    auto = [key for key, value in filled.items() if value == "auto"]
-    if auto:
-        raise UserError(f'--ds_config {name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
-    quiet = {"steps_per_print": 10**9, "wall_clock_breakdown": False}
-    return {**filled, **ours, **{key: value for key, value in quiet.items() if key not in filled}}
-
-
 class Engine:
     """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
 
-    def __init__(self, inner: Any, head: Head, world: World, precision: str) -> None:
+    def __init__(self, inner: Any, head: Head, world: World, precision: str, linear: Any) -> None:
         self.inner = inner
         self.head = head
         self.world = world
@@ -145,6 +94,8 @@ class Engine:
         # (its pull request 8393); then that is done here.
         self._scales_loss = type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer"
         self._scale_used = 1.0
+        self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
+        self._skipped_in_a_row = 0
 
     @property
     def applied_steps(self) -> int:
@@ -163,16 +114,15 @@ class Engine:
         """
         batch = batch.to(self.world.device)
         loss = self.head.loss(self.inner(batch), batch.labels) * scale
-        skipped, floor = self.inner.skipped_steps, self._at_floor()
         self._scale_used = float(self.inner.optimizer.loss_scale) if self._scales_loss else 1.0
+        ends_step = self.inner.is_gradient_accumulation_boundary()
         self.inner.backward(loss * self._scale_used)
         self.inner.step()
-        if floor and self.inner.skipped_steps > skipped:  # stage 0 would go on skipping for ever
+        if ends_step:
+            self._skipped_in_a_row = 0 if self.inner.was_step_applied() else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row > MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
             raise FloatingPointError(SCALE_AT_MINIMUM)
         return loss.detach()
-
-    def _at_floor(self) -> bool:
-        return self.precision == "fp16" and float(self.inner.optimizer.loss_scale) <= 1.0
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -216,16 +166,17 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """What `save` wrote, on the same number of ranks. Collective."""
-        path, _ = self.inner.load_checkpoint(str(folder), tag="engine")
-        if path is None:
+        if not (folder / "engine").is_dir():
             raise TrainingFailed(
-                f"{folder}: DeepSpeed could not read this checkpoint; remove the folder to fall back to the one before"
+                f"{folder}: no checkpoint of the engine; remove the folder to fall back to the one before"
             )
+        self.inner.load_checkpoint(str(folder), tag="engine")
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""
         self.inner.destroy()
         self.inner = None
+        torch.nn.functional.linear = self._linear
 
 
 def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:
@@ -241,7 +192,8 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
         deepspeed.ops.__compatible_ops__ = {}
     precision, settings = read_config(config, world)
     name = config.ds_config or "default"
-    filled = fill(settings, config, plan, name)
+    filled = ds_config.fill(settings, config, plan, name)
+    linear = torch.nn.functional.linear
     optimizer = torch.optim.AdamW(
         parameter_groups(model, config.weight_decay), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
     )
@@ -253,13 +205,20 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             config=filled,
             dist_init_required=False,
         )
-    except (deepspeed.DeepSpeedConfigError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"--ds_config {name}: DeepSpeed refuses it ({str(error).splitlines()[0] if str(error) else error!r})"
-        ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # DeepSpeed has a dozen kinds for settings that it does not like
+        raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
     _mend(inner)
     barrier()
-    return Engine(inner, head, world, precision)
+    return Engine(inner, head, world, precision, linear)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _mend(inner: Any) -> None:

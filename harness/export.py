@@ -62,6 +62,7 @@ def save(
     (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
     (aside / "README.md").write_text(_card(standard, model.pooling), encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed here
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)

@@ -44,8 +44,9 @@ def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]
         if name != "local_rank" and flags.pop(name, None) is not None
     ]
     flags.pop("local_rank", None)
-    file = _read_file(flags.pop("config"), faults) if "config" in flags else {}
-    given = _convert(file, "--config: ", faults) | _convert(flags, "--", faults)
+    path = flags.pop("config", None)
+    file = {} if path is None else _read_file(path, faults)
+    given = _convert(file, f"--config {path}: ", faults) | _convert(flags, "--", faults)
     if not given.get("task"):
         faults.append("--task is missing: name one of the ten tasks, for example --task mednli")
     if faults:
@@ -57,8 +58,8 @@ def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]
 
 def _resolve_phases(config: RunConfig) -> RunConfig:
     phases: dict[str, Any] = {name: getattr(config, name) for name in ("do_train", "do_eval", "do_predict")}
-    everything = all(value is None for value in phases.values())
-    phases = {name: everything or bool(value) for name, value in phases.items()}
+    unasked = not any(phases.values())  # then all three, but for what was forbidden (--no-do_predict)
+    phases = {name: unasked if value is None else value for name, value in phases.items()}
     return dataclasses.replace(config, **phases)
 
 
@@ -89,14 +90,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _read_flags(argv: Sequence[str], faults: list[str]) -> dict[str, Any]:
     flags, unknown = build_parser().parse_known_args(list(argv))
-    names = known_names()
+    last_was_flag = False
     for word in unknown:
-        name = word.split("=")[0].lstrip("-")
-        faults.append(
-            f"{word}: no such flag{nearest(name, names, prefix='--')}"
-            if word.startswith("-")
-            else f"{word!r}: belongs to no flag; every setting is written --name value"
-        )
+        if word.startswith("-"):
+            name = word.split("=")[0].lstrip("-")
+            faults.append(f"{word}: no such flag{nearest(name, known_names(), prefix='--')}")
+        elif not last_was_flag:  # else it is the value of the unknown flag
+            faults.append(f"{word!r}: belongs to no flag; every setting is written --name value")
+        last_was_flag = word.startswith("-")
     return vars(flags)
 
 
@@ -109,6 +110,9 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         faults.append(f"{path}:{where}: not YAML ({getattr(error, 'problem', 'unreadable')})")
+        return {}
+    except ValueError as error:  # a value that YAML takes for a date that does not exist
+        faults.append(f"--config {path}: a value cannot be read ({error}); put it in quotes")
         return {}
     if content is None:
         return {}
@@ -129,18 +133,21 @@ def _convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[s
     converted: dict[str, Any] = {}
     for key, value in values.items():
         if key in FLAG_VALUES:
-            name, implied = FLAG_VALUES[key]
-            if value is True and converted.setdefault(name, implied) != implied:
-                faults.append(f"{where}{key} contradicts {name} {converted[name]}: give one of the two")
             continue
         name = ALIASES.get(key, key)
         if name not in fields:
-            faults.append(f"{where}{key}: no such setting{nearest(key, known_names())}")
+            faults.append(f"{where}{key}: no such setting{nearest(key, [*fields, *ALIASES, *FLAG_VALUES])}")
             continue
         try:
             converted[name] = _value(value, hints[name], fields[name])
         except ValueError as error:
             faults.append(f"{where}{key} {value}: {error}")
+    for key in FLAG_VALUES.keys() & values.keys():  # last: the order on the command line does not matter
+        name, implied = FLAG_VALUES[key]
+        if not isinstance(values[key], bool):
+            faults.append(f"{where}{key} {values[key]}: must be true or false")
+        elif values[key] and converted.setdefault(name, implied) != implied:
+            faults.append(f"{where}{key} contradicts {name} {converted[name]}: give one of the two")
     return converted
 
 
@@ -153,7 +160,9 @@ def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
         raise ValueError("needs a value")
     kind = next(k for k in kinds if k is not type(None))
     if typing.get_origin(kind) is tuple:
-        items = value.split(",") if isinstance(value, str) else list(value)
+        if not isinstance(value, str | list):
+            raise ValueError("must be a list, or text with commas")
+        items = value.split(",") if isinstance(value, str) else value
         result: Any = tuple(str(item).strip() for item in items if str(item).strip())
     elif kind is bool:
         if not isinstance(value, bool):
@@ -177,7 +186,7 @@ def _scalar(value: Any, kind: type) -> Any:
         return str(value)
     try:
         number = float(value)
-    except ValueError:
+    except (TypeError, ValueError):  # a TypeError for a date of the YAML file
         raise ValueError("must be a number") from None
     if not math.isfinite(number):
         raise ValueError("must be a finite number")

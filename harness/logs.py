@@ -79,7 +79,7 @@ class _NotFileOnly(logging.Filter):
 
 
 def setup(is_main: bool, file: Path | None) -> None:
-    """Rank 0: information to the terminal and, with times, to `file`. Other ranks: warnings to stderr.
+    """Rank 0: information to the terminal and, with times, to `file`. Other ranks: errors to stderr.
 
     Python warnings go to the file alone. Can be called again; what was set up before is closed.
     """
@@ -90,7 +90,7 @@ def setup(is_main: bool, file: Path | None) -> None:
     python_warnings.propagate = False
     _add(python_warnings, "sink", logging.NullHandler())  # without a handler Python prints them to stderr
     if not is_main:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)  # what is worth a warning is so on rank 0 too
         others = logging.StreamHandler(sys.stderr)
         others.setFormatter(logging.Formatter(f"rank {os.environ.get('RANK', '?')}: %(levelname)s %(message)s"))
         _add(logger, "other-rank", others)

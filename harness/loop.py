@@ -19,10 +19,10 @@ from harness.distributed import World, agree
 from harness.engine import Engine, check_loss, explain
 from harness.evaluate import Evaluation
 from harness.logs import Progress
+from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
 from harness.runs import RunFolder
 from harness.task import Encoded
-from harness.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 

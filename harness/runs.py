@@ -18,6 +18,8 @@ from typing import Any
 from harness import UserError
 from harness.config import RunConfig
 
+METRICS_FILE = "metrics.jsonl"
+WANDB_ID_FILE = "wandb_id"
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
 
 
@@ -29,10 +31,10 @@ class RunFolder:
     prefix: str = ""
 
     config = property(lambda self: self.path / "config.json")
-    metrics = property(lambda self: self.path / "metrics.jsonl")
+    metrics = property(lambda self: self.path / METRICS_FILE)
     log = property(lambda self: self.path / "train.log")
     lock = property(lambda self: self.path / ".lock")
-    wandb_id = property(lambda self: self.path / "wandb_id")
+    wandb_id = property(lambda self: self.path / WANDB_ID_FILE)
     wandb = property(lambda self: self.path / "wandb")
     checkpoints = property(lambda self: self.path / "checkpoints")
     predictions = property(lambda self: self.path / "predictions")
@@ -50,7 +52,7 @@ class RunFolder:
 
 
 OWN_FOLDERS = ("checkpoints", "predictions", "model", "wandb")
-OWN_FILES = ("config.json", "metrics.jsonl", "train.log", "wandb_id", "result.json")
+OWN_FILES = ("config.json", METRICS_FILE, "train.log", WANDB_ID_FILE, "result.json")
 ORIGINAL_FILES = (
     "dev_results.txt",
     "eval_results.txt",
@@ -80,30 +82,31 @@ def prepare(config: RunConfig) -> dict[str, Any] | None:
                 raise UserError(_other_run(folder, before, config))
             _remove(folder, before.result_prefix)
             before = None
-        elif (
-            before is None and any(p.name != ".lock" for p in folder.path.iterdir()) and not config.overwrite_output_dir
-        ):
+        elif before is None and _holds_foreign(folder) and not config.overwrite_output_dir:
             raise UserError(
                 f"--output_dir {folder.path}: not empty and not a run of ours; name another, or --overwrite_output_dir"
             )
+        elif before is None and (folder.checkpoints.exists() or folder.result.exists()):
+            raise UserError(f"--output_dir {folder.path}: holds a run without its config.json; name another folder")
         if before is not None and folder.result.is_file():
-            result: dict[str, Any] = json.loads(folder.result.read_text(encoding="utf-8"))
+            result = _result(folder)
             if _covers(result, config):
                 return result
         if before is None or config.do_train:
             write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
         folder.predictions.mkdir(exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"--output_dir {folder.path}: cannot be written ({error.strerror}); name a folder of yours"
-        ) from error
+        raise _not_writable(folder, error) from error
     return None
 
 
 def hold(folder: RunFolder, stack: ExitStack) -> None:
     """Take the folder's lock until `stack` closes. Raises UserError where another process holds it."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
+    except OSError as error:
+        raise _not_writable(folder, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -117,13 +120,32 @@ def hold(folder: RunFolder, stack: ExitStack) -> None:
     handle.flush()
 
 
+def _not_writable(folder: RunFolder, error: OSError) -> UserError:
+    return UserError(f"--output_dir {folder.path}: cannot be written ({error.strerror}); name a folder of yours")
+
+
+def _holds_foreign(folder: RunFolder) -> bool:
+    """Something beside the lock and what `write` left behind when it was killed."""
+    return any(p.name != ".lock" and p.suffix != ".partial" for p in folder.path.iterdir())
+
+
+def _result(folder: RunFolder) -> dict[str, Any]:
+    try:
+        result: dict[str, Any] = json.loads(folder.result.read_text(encoding="utf-8"))
+        if isinstance(result["scores"], dict):
+            return result
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{folder.result}:1: not a run's result; remove the file to score the run again")
+
+
 def _stored(folder: RunFolder) -> RunConfig | None:
     if not folder.config.is_file():
         return None
     try:
         values = json.loads(folder.config.read_text(encoding="utf-8"))
         return RunConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{folder.config}:1: not a run's settings ({error}); name another --output_dir") from error
 
 
@@ -146,18 +168,23 @@ def _remove(folder: RunFolder, prefix: str) -> None:
     """The files of a run, and nothing else that may lie beside them."""
     for name in OWN_FOLDERS:
         shutil.rmtree(folder.path / name, ignore_errors=True)
-    for path in [folder.path / name for name in OWN_FILES] + [
-        folder.path / f"{prefix}{name}" for name in ORIGINAL_FILES
-    ]:
-        path.unlink(missing_ok=True)
+    # config.json goes last: as long as anything of the run is left, the folder is known as that run's.
+    for name in [f"{prefix}{name}" for name in ORIGINAL_FILES] + list(reversed(OWN_FILES)):
+        (folder.path / name).unlink(missing_ok=True)
 
 
 def write(path: Path, text: str) -> None:
     """A whole file or none: a reader never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
+    with open(aside, "w", encoding="utf-8", opener=private) as file:
+        file.write(text)
     os.replace(aside, path)
+
+
+def private(path: str, flags: int) -> int:
+    """An `opener` for files that only their owner may read, whatever the umask."""
+    return os.open(path, flags, 0o600)
 
 
 def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
@@ -181,5 +208,8 @@ def commit() -> str | None:
     """The commit of the code that runs, with `+changes` where the tree differs; None outside a checkout."""
     here = Path(__file__).resolve().parent.parent
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
     return done.stdout.strip() if done.returncode == 0 and (here / ".git").exists() else None

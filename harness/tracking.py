@@ -7,32 +7,29 @@ Neither ever gets text of an example: only names, labels and numbers.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import math
 import os
 import secrets
 import shlex
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness import UserError
+from harness.metrics_file import MetricsFile, Status, Tracker
+from harness.runs import METRICS_FILE, WANDB_ID_FILE, write
 from harness.task import Confusion, Report, Scatter
 
 if TYPE_CHECKING:
     import wandb  # else inside functions: it takes half a second, and only rank 0 needs it
 
-METRICS_FILE = "metrics.jsonl"
-WANDB_ID_FILE = "wandb_id"
 INIT_SECONDS = 30.0  # to reach the server, where WANDB_INIT_TIMEOUT does not say otherwise
 FINISH_SECONDS = 30.0  # to upload the rest (WANDB_FINISH_TIMEOUT): less than the grace that a preempted job gets
 BEST: Mapping[str, Literal["min", "max"]] = {"dev/score": "max", "dev/loss": "min"}  # what the summary keeps
 Mode = Literal["online", "offline", "disabled"]
-Status = Literal["finished", "stopped", "failed"]
 
 logger = logging.getLogger(__name__)
 
@@ -47,74 +44,6 @@ class TrackerIdentity:
     name: str | None = None
     tags: tuple[str, ...] = ()
     notes: str | None = None
-
-
-class Tracker:
-    """Takes figures under their full names: train/loss, dev/score, ... This one keeps nothing: what other ranks get."""
-
-    def log_step(self, step: int, values: Mapping[str, float]) -> None:
-        """Figures of training after optimizer step `step`, drawn against it."""
-
-    def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
-        """Figures of an epoch, drawn against `epoch`; the epoch's mean of training as train/epoch_<name>."""
-
-    def chart(self, split: str, report: Report) -> None:
-        """The report's confusion matrix, table of counts or scatter."""
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Single figures of the whole run."""
-
-    def close(self, status: Status) -> str | None:
-        """End the record. Returns the last line to show the user, where something is left to do."""
-        return None
-
-
-class MetricsFile(Tracker):
-    """metrics.jsonl: {"kind": "step" | "epoch", "step", "epoch", "time", "values"} a line; NaN and inf are null."""
-
-    def __init__(self, path: Path, resumed_step: int) -> None:
-        self.path = path
-        # What came after the checkpoint that the run goes on from will be lived again.
-        self.kept = self._keep(lambda record: record["step"] <= resumed_step)
-
-    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Drop the lines that are not wanted, and a last one that a kill cut short. Returns the records that stay."""
-        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
-        records = []
-        for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        records = [record for record in records if wanted(record)]
-        kept = "".join(json.dumps(record) + "\n" for record in records)
-        if kept != text:
-            _replace(self.path, kept)
-        return records
-
-    def log_step(self, step: int, values: Mapping[str, float]) -> None:
-        self._append("step", step, None, values)
-
-    def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
-        # Killed between this line and the checkpoint of the epoch's end, the epoch's evaluation is lived again too.
-        if any(record["kind"] == "epoch" and record["step"] == step for record in self.kept):
-            self.kept = self._keep(lambda record: (record["kind"], record["step"]) != ("epoch", step))
-        self._append("epoch", step, epoch, values)
-
-    def _append(self, kind: str, step: int, epoch: float | None, values: Mapping[str, float]) -> None:
-        numbers = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        record = {"kind": kind, "step": step, "epoch": epoch, "time": round(time.time(), 3), "values": numbers}
-        with open(self.path, "a", encoding="utf-8", opener=_private) as lines:  # closed, hence flushed, each time
-            lines.write(json.dumps(record, allow_nan=False, default=float) + "\n")  # default: numbers of NumPy
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    with open(aside, "w", encoding="utf-8", opener=_private) as file:
-        file.write(text)
-    aside.replace(path)
 
 
 class WandbTracker(Tracker):
@@ -235,7 +164,7 @@ def _give_up(error: Exception, message: str) -> None:
 def _run_id(folder: Path) -> str:
     """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run."""
     if not (path := folder / WANDB_ID_FILE).exists():
-        _replace(path, secrets.token_hex(6) + "\n")
+        write(path, secrets.token_hex(6) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 

@@ -13,7 +13,8 @@ from harness import checkpoint, logs, runs, tracking
 from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
 from harness.evaluate import Evaluation
-from harness.tracking import Tracker, TrackerIdentity
+from harness.metrics_file import Status, Tracker
+from harness.tracking import TrackerIdentity
 from launch.assembly import SAMPLE_BANNER, Run
 from launch.training import Stopped
 
@@ -47,7 +48,7 @@ def tracker(run: Run) -> Iterator[Tracker]:
         identity=identity,
         resumed_step=state.epoch * steps_per_epoch(size, run.plan) + state.step_in_epoch,
     )
-    status: tracking.Status = "failed"
+    status: Status = "failed"
     try:
         yield built
         status = "finished"

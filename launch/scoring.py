@@ -9,8 +9,8 @@ import torch
 from harness import model
 from harness.engine import DTYPES
 from harness.evaluate import Evaluation, evaluate, write_files
+from harness.metrics_file import Tracker
 from harness.task import Batch
-from harness.tracking import Tracker
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")
@@ -36,4 +36,11 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
         if run.world.is_main:
             write_files(scores[name], run.splits[name], run.task, run.folder, run.config)
             tracker.chart(name, scores[name].report)
+            tracker.summary(_figures(name, scores[name]))
     return scores
+
+
+def _figures(name: str, evaluation: Evaluation) -> dict[str, float]:
+    """For the tracker's summary. Its dev/score is the best epoch's, so the reported one needs a name of its own."""
+    numbers = {key: value for key, value in evaluation.to_dict().items() if isinstance(value, int | float)}
+    return {f"{'reported_dev' if name == 'dev' else name}/{key}": value for key, value in numbers.items()}

@@ -34,9 +34,11 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     recipe = str(given.get("recipe") or recipes.recipe_for(model))
     filled: dict[str, Any] = {**recipes.defaults(recipe, task), "train_splits": tasks.get(task).train_splits}
     known = recipes.RECIPES[recipe]
-    if re.search(known.pattern, model.lower()):  # elsewhere the tokenizer's own casing is the better guess
+    named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model
+    if re.search(known.pattern, named):  # elsewhere the tokenizer's own casing is the better guess
         filled["do_lower_case"] = known.lower_case
-    filled |= {**given, "task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
+    filled |= {name: value for name, value in given.items() if value is not None}
+    filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
     if not filled.get("output_dir"):
         kind = LAST_RUNS / "sample" if data_dir is None else LAST_RUNS
         filled["output_dir"] = str(kind / task / Path(model).name / f"seed-{filled['seed']}")

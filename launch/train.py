@@ -29,6 +29,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     from launch import assembly, record, scoring, training
 
     started = time.perf_counter()
+    os.umask(runs.OWNER_ONLY)
     world = distributed.init(config.no_cuda)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     with ExitStack() as stack:
@@ -52,12 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     logs.quiet_libraries(torch.cuda.is_available())
-    from harness import distributed, runs
     from harness.engine import TrainingFailed
     from launch import settings
     from launch.training import Stopped
 
-    os.umask(runs.OWNER_ONLY)
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
         for note in notes:
@@ -73,8 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Stopped as stop:
         _say(str(stop))
         return EXIT_STOPPED
-    finally:
-        distributed.close()
 
 
 def _say(message: str) -> None:
@@ -86,4 +83,8 @@ def _say(message: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    from harness import distributed
+
+    distributed.close()
+    sys.exit(status)

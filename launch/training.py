@@ -12,10 +12,10 @@ from harness import checkpoint, data, distributed, engine, export, logs, loop, m
 from harness.checkpoint import TrainState
 from harness.engine import Engine
 from harness.evaluate import evaluate
+from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
 from harness.runs import write
 from harness.task import Report
-from harness.tracking import Tracker
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")

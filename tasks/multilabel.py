@@ -185,15 +185,9 @@ def _roc_areas(
 
 
 def _roc_area(gold: np.ndarray, scores: np.ndarray) -> float | None:
-    """Mann-Whitney: the share of (positive, negative) pairs in the right order, a tie counting half."""
-    from scipy.stats import rankdata  # slow to import
+    from sklearn.metrics import roc_auc_score  # slow to import
 
-    positives = int(gold.sum())
-    negatives = len(gold) - positives
-    if not positives or not negatives:
-        return None
-    ranks = float(rankdata(scores)[gold == 1].sum())
-    return (ranks - positives * (positives + 1) / 2) / (positives * negatives)
+    return float(roc_auc_score(gold, scores)) if 0 < gold.sum() < len(gold) else None
 
 
 def rows(examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...]) -> list[str]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import string
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.logs import quiet_libraries
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
+quiet_libraries(has_cuda=False)  # before any test imports deepspeed, transformers or wandb
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +25,19 @@ def tiny_tokenizer() -> Any:
     words = ["the", "patient", "has", "no", "fever", "drug", "gene", "aspirin", ".", ",", "@", "$"]
     pieces = special + letters + [f"##{letter}" for letter in letters] + words
     return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny BERT with a pooler that looks trained."""
+    from encoders import tiny_encoder
+
+    return tiny_encoder(tmp_path_factory.mktemp("encoder") / "tiny-bert", "bert")
+
+
+@pytest.fixture
+def fp16_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DeepSpeed refuses fp16 on a CPU without its instructions; PyTorch computes in it all the same, only slower."""
+    from deepspeed.accelerator import get_accelerator
+
+    monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)

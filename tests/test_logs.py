@@ -92,7 +92,9 @@ def test_terminal_shows_one_live_line_that_nothing_tears(tmp_path: Path) -> None
     for line in (f"to be copied: {'/long/path' * 30} [CLS]", "WARNING: careful", "printed by a library"):
         assert seen.count(line) == 1, seen
     assert [line.split() for line in seen if re.fullmatch(r" +(epoch|\d) +(dev/score|0.5000)", line)] == [
-        ["epoch", "dev/score"], ["1", "0.5000"], ["2", "0.5000"],
+        ["epoch", "dev/score"],
+        ["1", "0.5000"],
+        ["2", "0.5000"],
     ]
     assert not any("examples/s" in line for line in seen)  # the live line is gone at the end
     assert any("81.2500" in line for line in seen) and any("[accuracy]" in line for line in seen)

@@ -18,6 +18,7 @@ import wandb
 import wandb_offline
 
 from harness import UserError, tracking
+from harness.metrics_file import Tracker
 from harness.task import Confusion, Report, Scatter
 
 IDENTITY = tracking.TrackerIdentity("blue-test", group="mednli/tiny", name="seed-1", tags=("SAMPLE DATA",), notes="n")
@@ -37,14 +38,12 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     wandb.teardown()
 
 
-def build(folder: Path, mode: str | None = "offline", resumed_step: int = 0) -> tracking.Tracker:
+def build(folder: Path, mode: str | None = "offline", resumed_step: int = 0) -> Tracker:
     config = {"task": "mednli", "learning_rate": 5e-5, "data": "SAMPLE DATA"}
-    return tracking.build(
-        folder, is_main=True, mode=mode, config=config, identity=IDENTITY, resumed_step=resumed_step
-    )
+    return tracking.build(folder, is_main=True, mode=mode, config=config, identity=IDENTITY, resumed_step=resumed_step)
 
 
-def train(tracker: tracking.Tracker, scores: dict[int, float], steps_per_epoch: int = 2) -> None:
+def train(tracker: Tracker, scores: dict[int, float], steps_per_epoch: int = 2) -> None:
     for epoch, score in scores.items():
         for step in range((epoch - 1) * steps_per_epoch + 1, epoch * steps_per_epoch + 1):
             tracker.log_step(step, {"train/loss": 1 / step, "train/lr": 5e-5})

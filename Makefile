@@ -1,0 +1,36 @@
+# Everything starts from a bare clone: `make demo`, `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+# One thread a test process: the suite runs two at a time, and results do not depend on it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+
+.PHONY: setup demo test fast check format
+
+setup: $(INSTALLED)
+
+# torch first and by itself: its exact version takes the CPU build where the package index offers one.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/deepspeed launch/train.py --task mednli
+
+test: check
+	$(PYTEST)
+
+fast: setup
+	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_imports.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .

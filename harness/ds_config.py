@@ -1,0 +1,77 @@
+"""The DeepSpeed JSON of a run: found, checked, and its "auto" numbers filled in from the run's settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness import UserError
+from harness.config import BatchPlan, RunConfig, nearest
+
+CONFIGS = Path(__file__).resolve().parent.parent / "ds_configs"
+NO_CLIPPING = 1e30  # at 0 DeepSpeed would not compute the gradient's norm either
+SECTIONS = ("fp16", "bf16", "zero_optimization")
+
+
+def default(precision: str, world_size: int) -> str:
+    """The name in ds_configs/ that costs least: stage 0, from two devices on stage 1, which shares the optimizer's
+    memory for no more traffic."""
+    return {"fp16": "fp16_zero0" if world_size == 1 else "fp16_zero1", "bf16": "bf16_zero1", "fp32": "fp32"}[precision]
+
+
+def read(name: str) -> tuple[str, dict[str, Any]]:
+    """(precision, settings) of a name in ds_configs/ or of a path. Raises UserError."""
+    settings = _read_json(name)
+    owned = [key for key in ("optimizer", "scheduler") if key in settings]
+    if owned:
+        raise UserError(
+            f"--ds_config {name}: remove {' and '.join(owned)}; learning rate, decay and steps come from the flags"
+        )
+    for section in SECTIONS:
+        if not isinstance(settings.get(section, {}), dict):
+            raise UserError(f"--ds_config {name}: {section} is {settings[section]!r}; it must be an object of settings")
+    return next((p for p in ("fp16", "bf16") if settings.get(p, {}).get("enabled")), "fp32"), settings
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".json":
+        path = CONFIGS / f"{name}.json"
+        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
+        if not path.is_file():
+            raise UserError(
+                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
+                f"there are {', '.join(known)}, or name a .json file"
+            )
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ds_config {path}: cannot be read ({error}); name a DeepSpeed JSON") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); see ds_configs/ for examples") from error
+    if not isinstance(settings, dict):
+        raise UserError(f"{path}:1: must be a JSON object of DeepSpeed settings; see ds_configs/ for examples")
+    return settings
+
+
+def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: str) -> dict[str, Any]:
+    """The settings with every "auto" filled; a number that contradicts the run's is a UserError."""
+    ours = {
+        "train_micro_batch_size_per_gpu": plan.micro,
+        "gradient_accumulation_steps": plan.accumulation,
+        "train_batch_size": plan.total,
+        "gradient_clipping": config.max_grad_norm or NO_CLIPPING,
+    }
+    for key, value in ours.items():
+        if settings.get(key, "auto") not in ("auto", value):
+            raise UserError(
+                f'--ds_config {name}: {key} is {settings[key]}, the run\'s flags say {value}; write "auto" there'
+            )
+    filled = {key: value for key, value in settings.items() if key not in ours}
+    auto = [key for key, value in filled.items() if value == "auto"]
+    if auto:
+        raise UserError(f'--ds_config {name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
+    quiet = {"steps_per_print": 10**9, "wall_clock_breakdown": False}
+    return {**filled, **ours, **{key: value for key, value in quiet.items() if key not in filled}}

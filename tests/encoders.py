@@ -1,0 +1,134 @@
+"""Tiny encoders with random weights, in folders as the hub has them."""
+
+from __future__ import annotations
+
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import torch
+
+KINDS = ("bert", "roberta", "electra", "deberta-v2", "distilbert", "modernbert")
+WITH_POOLER = ("bert", "roberta")
+WORDS = ("the", "patient", "has", "no", "fever", "drug", "gene", "aspirin", "of", "and", "with", "in", "is", "a")
+
+
+def tiny_encoder(folder: Path, kind: str = "bert", *, trained_pooler: bool = True, dropout: float = 0.0) -> Path:
+    """Write config.json, model.safetensors (float32) and a fast tokenizer; returns the folder. The same each time."""
+    from transformers import AutoModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = tokenizer_for(kind)
+    settings = settings_for(kind, len(tokenizer), dropout)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        encoder = AutoModel.from_config(settings).float()
+        if kind in WITH_POOLER and trained_pooler:
+            torch.nn.init.normal_(encoder.pooler.dense.bias, std=0.1)
+    encoder.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def settings_for(kind: str, vocabulary: int, dropout: float) -> Any:
+    """The smallest configuration of an architecture: 2 layers, width 32, 2 heads."""
+    from transformers import AutoConfig
+
+    common = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    if kind == "distilbert":
+        sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "dropout": dropout}
+        return AutoConfig.for_model(
+            kind,
+            **common,
+            **sizes,
+            attention_dropout=dropout,
+            seq_classif_dropout=dropout,
+            max_position_embeddings=160,
+            initializer_range=0.1,
+        )
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    common |= {"max_position_embeddings": 160, "initializer_range": 0.1}
+    if kind == "modernbert":
+        names = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
+        special = {"cls_token_id": 2, "sep_token_id": 3}
+        return AutoConfig.for_model(kind, **common, **sizes, **special, **dict.fromkeys(names, dropout))
+    names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+    more: dict[str, Any] = {"type_vocab_size": 1 if kind == "roberta" else 2, **dict.fromkeys(names, dropout)}
+    if kind == "electra":
+        more |= {"embedding_size": 16, "summary_last_dropout": dropout}
+    if kind == "deberta-v2":  # as the published ones: relative positions, no segments
+        more |= {
+            "relative_attention": True,
+            "position_buckets": 16,
+            "pos_att_type": ["p2c", "c2p"],
+            "norm_rel_ebd": "layer_norm",
+            "share_att_key": True,
+            "position_biased_input": False,
+            "type_vocab_size": 0,
+            "pooler_hidden_size": 32,
+            "pooler_dropout": dropout,
+        }
+    return AutoConfig.for_model(kind, **common, **sizes, **more)
+
+
+def tokenizer_for(kind: str) -> Any:
+    """A fast tokenizer that knows every ASCII text: WordPiece, byte-level BPE, or Unigram for deberta-v2."""
+    if kind in ("roberta", "modernbert"):
+        return _byte_level(kind)
+    if kind == "deberta-v2":
+        return _unigram()
+    return _word_piece(kind)
+
+
+def _word_piece(kind: str) -> Any:
+    from transformers import BertTokenizer, DistilBertTokenizer, ElectraTokenizer
+
+    letters = string.ascii_lowercase + string.digits
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*special, *letters, *(f"##{letter}" for letter in letters), *string.punctuation]
+    pieces += [word for word in WORDS if len(word) > 1]
+    classes = {"bert": BertTokenizer, "electra": ElectraTokenizer, "distilbert": DistilBertTokenizer}
+    return classes[kind](vocab={piece: number for number, piece in enumerate(pieces)}, do_lower_case=True)
+
+
+def _byte_level(kind: str) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast, RobertaTokenizer
+
+    names = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"] if kind == "roberta" else ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=names,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    if kind == "roberta":
+        model = json.loads(backend.to_str())["model"]
+        merges = [tuple(merge) for merge in model["merges"]]
+        return RobertaTokenizer(vocab=model["vocab"], merges=merges, add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    cls, sep = ("[CLS]", backend.token_to_id("[CLS]")), ("[SEP]", backend.token_to_id("[SEP]"))
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[cls, sep]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+    )
+
+
+def _unigram() -> Any:
+    from transformers import DebertaV2Tokenizer
+
+    letters = string.ascii_letters + string.digits + string.punctuation
+    pieces = [("[PAD]", 0.0), ("[UNK]", -20.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0), ("\u2581", -4.0)]
+    pieces += [(letter, -6.0) for letter in letters] + [(f"\u2581{word}", -5.0) for word in WORDS]
+    return DebertaV2Tokenizer(vocab=pieces, unk_id=1)

@@ -1,0 +1,84 @@
+"""How end-to-end tests start runs: in this process, or on several gloo ranks."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing
+
+import tasks
+
+SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
+    "--recipe", "biobert-v1.1", "--learning_rate", "1e-3", "--max_seq_length", "64", "--wandb_mode", "disabled",
+    "--per_gpu_train_batch_size", "8", "--per_gpu_eval_batch_size", "64", "--precision", "fp32",
+)  # fmt: skip
+
+
+def arguments(task: str, model: Path, output: Path, *more: str) -> list[str]:
+    """A command line; flags in `more` win over SMALL."""
+    kept, words = [], list(SMALL)
+    for name, value in zip(words[::2], words[1::2], strict=True):
+        if name not in more:
+            kept += [name, value]
+    return ["--task", task, "--model_name_or_path", str(model), "--output_dir", str(output), *kept, *more]
+
+
+def cut(task: str, folder: Path, rows: int) -> Path:
+    """The first rows (tagging: sentences) of a task's sample, as a data folder."""
+    folder.mkdir(parents=True)
+    for name in tasks.get(task).filenames.values():
+        text = (tasks.sample_dir(task) / name).read_text()
+        if tasks.get(task).family == "tagging":
+            (folder / name).write_text("\n\n".join(text.split("\n\n")[:rows]) + "\n\n")
+        else:
+            (folder / name).write_text("".join(text.splitlines(keepends=True)[: rows + 1]))
+    return folder
+
+
+def run(argv: Sequence[str]) -> dict[str, Any]:
+    """The result of a run in this process."""
+    from launch import settings, train
+
+    config, _ = settings.parse(argv)
+    return train.run(config)
+
+
+def run_on_ranks(world: int, lines: Sequence[Sequence[str]], folder: Path) -> list[Any]:
+    """Rank 0's results of several runs, one after another, on `world` processes; an exception stands for itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    answers = folder / "answers.pickle"
+    torch.multiprocessing.spawn(_rank, args=(world, port, [list(line) for line in lines], str(answers)), nprocs=world)
+    results: list[Any] = pickle.loads(answers.read_bytes())
+    return results
+
+
+def _rank(rank: int, world: int, port: int, lines: list[list[str]], answers: str) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    from harness import distributed, logs
+
+    logs.quiet_libraries(has_cuda=False)
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True  # the arithmetic is real, by PyTorch's slower path
+    results: list[Any] = []
+    for line in lines:
+        try:
+            results.append(run(line))
+        except Exception as error:
+            results.append(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+    if rank == 0:
+        Path(answers).write_bytes(pickle.dumps(results))
+    distributed.close()

@@ -1,0 +1,199 @@
+"""Checkpoints: complete or invisible, restored to the last random number."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness import UserError, checkpoint, distributed
+from harness.checkpoint import TrainState
+from harness.distributed import World
+
+
+class Tensor:
+    """The least that can be saved: one tensor."""
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = torch.tensor([value])
+
+    def save(self, folder: Path) -> None:
+        (folder / "engine").mkdir()
+        torch.save(self.value, folder / "engine" / "tensor.pt")
+
+    def load(self, folder: Path) -> None:
+        self.value = torch.load(folder / "engine" / "tensor.pt", weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    before, joined = dict(os.environ), torch.distributed.is_initialized()
+    yield distributed.init(no_cuda=True)
+    if not joined:  # a group of other tests in this process stays: DeepSpeed keeps handles on it
+        distributed.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def root(world: World, tmp_path: Path) -> Path:
+    """Three checkpoints, whose tensors say which; the newest holds 3."""
+    root = tmp_path / "checkpoints"
+    for value, (epoch, step) in enumerate([(0, 20), (1, 0), (1, 9)], start=1):
+        checkpoint.save(root, Tensor(value), TrainState(epoch, step), world, keep=9)
+    return root
+
+
+def restored(root: Path, world: World) -> float:
+    engine = Tensor()
+    checkpoint.restore(root, engine, world)
+    return engine.value.item()
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+class TestRoundTrip:
+    def test_without_a_checkpoint_the_state_is_fresh(self, world: World, tmp_path: Path) -> None:
+        assert checkpoint.restore(tmp_path / "none", Tensor(), world) == TrainState()
+
+    def test_without_a_checkpoint_the_engine_is_left_alone(self, world: World, tmp_path: Path) -> None:
+        assert restored(tmp_path / "none", world) == 0
+
+    def test_newest_is_taken(self, root: Path, world: World) -> None:
+        assert restored(root, world) == 3
+
+    def test_state_comes_back_whole(self, world: World, tmp_path: Path) -> None:
+        history = [{"epoch": 1, "step": 3, "dev": {"score": 0.5, "metric": "F1"}}]
+        state = TrainState(1, 2, [0.25, 0.1 + 0.2], 1, 4, history, 1.5, 2.5)
+        checkpoint.save(tmp_path, Tensor(), state, world, keep=1)
+        assert checkpoint.restore(tmp_path, Tensor(), world) == state
+
+    @pytest.mark.parametrize(
+        "draw",
+        [
+            pytest.param(lambda: torch.rand(3).tolist(), id="torch"),
+            pytest.param(lambda: torch.randn(3).tolist(), id="torch normal"),
+            pytest.param(lambda: np.random.rand(3).tolist(), id="numpy"),
+            pytest.param(lambda: np.random.standard_normal(), id="numpy normal"),  # keeps every second draw
+            pytest.param(lambda: random.random(), id="python"),
+            pytest.param(lambda: random.gauss(), id="python normal"),  # so does this
+        ],
+    )
+    def test_random_numbers_go_on(self, draw: Callable[[], object], world: World, tmp_path: Path) -> None:
+        draw()
+        checkpoint.save(tmp_path, Tensor(), TrainState(1), world, keep=1)
+        expected = [draw(), draw()]
+        checkpoint.restore(tmp_path, Tensor(), world)
+        assert [draw(), draw()] == expected
+
+    def test_saving_draws_no_random_number(self, world: World, tmp_path: Path) -> None:
+        before = torch.get_rng_state()
+        checkpoint.save(tmp_path, Tensor(), TrainState(1), world, keep=1)
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_same_step_again_replaces_the_first(self, root: Path, world: World) -> None:
+        checkpoint.save(root, Tensor(7), TrainState(1, 9), world, keep=9)
+        assert restored(root, world) == 7
+
+    @pytest.mark.parametrize("size", [2, 4])
+    def test_another_world_size_is_refused(self, size: int, root: Path, world: World) -> None:
+        with pytest.raises(UserError, match=rf"step-0001-000009: written by 1 processes, this run has {size}"):
+            checkpoint.restore(root, Tensor(), replace(world, size=size))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def say(text: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / "state.json").write_text(text)  # type: ignore[return-value]
+
+
+class TestTorn:
+    @pytest.mark.parametrize(
+        "tear",
+        [
+            pytest.param(lambda folder: cut(folder / "engine" / "tensor.pt"), id="truncated"),
+            pytest.param(lambda folder: cut(folder / "rng-0.pt"), id="truncated rng"),
+            pytest.param(lambda folder: (folder / "engine" / "tensor.pt").unlink(), id="missing"),
+            pytest.param(lambda folder: (folder / "state.json").unlink(), id="no state"),
+            pytest.param(lambda folder: cut(folder / "state.json"), id="truncated state"),
+            *(pytest.param(say(text), id=f"state {text!r}") for text in ("", "{}", "[]", "null", '{"files": []}')),
+            pytest.param(lambda folder: (folder / "state.json").write_bytes(b"\xff"), id="state not UTF-8"),
+        ],
+    )
+    def test_is_passed_over_with_a_warning(
+        self, tear: Callable[[Path], object], root: Path, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tear(root / "step-0001-000009")
+        assert restored(root, world) == 2
+        assert [record.levelname for record in caplog.records if "step-0001-000009" in record.message] == ["WARNING"]
+
+    def test_where_all_are_torn_the_state_is_fresh(self, root: Path, world: World) -> None:
+        for folder in root.iterdir():
+            cut(folder / "rng-0.pt")
+        assert checkpoint.restore(root, Tensor(), world) == TrainState()
+
+    def test_save_that_was_killed_is_invisible(
+        self, root: Path, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        class Killed(Tensor):
+            def save(self, folder: Path) -> None:
+                super().save(folder)
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            checkpoint.save(root, Killed(4), TrainState(2), world, keep=1)
+        assert (restored(root, world), caplog.records) == (3, [])
+
+    def test_what_a_killed_save_left_is_cleared_by_the_next(self, root: Path, world: World) -> None:
+        (root / ".step-0002-000000.partial" / "engine").mkdir(parents=True)
+        checkpoint.save(root, Tensor(4), TrainState(2), world, keep=1)
+        assert names(root) == ["step-0002-000000"]
+
+    def test_state_says_every_file_with_its_size(self, root: Path) -> None:
+        folder = root / "step-0001-000009"
+        files = json.loads((folder / "state.json").read_text())["files"]
+        sizes = {name: (folder / name).stat().st_size for name in ("engine/tensor.pt", "rng-0.pt")}
+        assert files == sizes
+
+
+class TestPrune:
+    @pytest.mark.parametrize(
+        ("keep", "kept"),
+        [
+            (0, []),
+            (1, ["step-0001-000009"]),
+            (2, ["step-0001-000000", "step-0001-000009"]),
+            (9, ["step-0000-000020", "step-0001-000000", "step-0001-000009"]),
+        ],
+    )
+    def test_newest_are_kept(self, keep: int, kept: list[str], root: Path) -> None:
+        checkpoint.prune(root, keep)
+        assert names(root) == kept
+
+    def test_saving_prunes(self, root: Path, world: World) -> None:
+        checkpoint.save(root, Tensor(4), TrainState(2), world, keep=2)
+        assert names(root) == ["step-0001-000009", "step-0002-000000"]
+
+
+class TestBestEpoch:
+    @pytest.mark.parametrize(
+        ("scores", "best"),
+        [([], None), ([None, None], None), ([0.1, 0.3, 0.2], 2), ([0.3, 0.1, 0.3], 1), ([None, 0.1], 2), ([-0.5], 1)],
+    )
+    def test_best_epoch(self, scores: list[float | None], best: int | None) -> None:
+        history = [
+            {"epoch": epoch} | ({} if score is None else {"dev": {"score": score}})
+            for epoch, score in enumerate(scores, start=1)
+        ]
+        assert TrainState(history=history).best_epoch() == best

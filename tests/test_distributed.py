@@ -1,0 +1,194 @@
+"""Rank and world size from every launcher's environment, and the collectives on two real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from harness import UserError, distributed
+
+SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
+STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No launcher before, no process group and no variable of it afterwards."""
+    before, joined = dict(os.environ), dist.is_initialized()
+    for name in list(os.environ):
+        if name.startswith(("SLURM_", "MASTER_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+            del os.environ[name]
+    yield
+    if not joined:  # a group of other tests in this process stays: DeepSpeed keeps handles on it
+        distributed.close()
+    os.environ.clear()
+    os.environ.update(before)
+
+
+class TestEnvironment:
+    @pytest.mark.parametrize(
+        ("environment", "place"),
+        [
+            pytest.param({}, (0, 1, 0, 1), id="plain"),
+            pytest.param(
+                {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+                (3, 4, 1, 2),
+                id="torchrun",
+            ),
+            pytest.param(
+                {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "LOCAL_SIZE": "2"}, (3, 4, 1, 2), id="deepspeed"
+            ),
+            pytest.param({"RANK": "1", "WORLD_SIZE": "2"}, (1, 2, 0, 2), id="no local figures"),
+            pytest.param({"WORLD_SIZE": "4"}, (0, 1, 0, 1), id="half of a launcher"),
+            pytest.param({**SRUN, **STEP, "SLURM_NTASKS": "4"}, (3, 4, 1, 2), id="srun"),
+            pytest.param(
+                {**SRUN, "SLURM_NTASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}, (3, 4, 1, 2), id="ntasks"
+            ),
+            pytest.param({**SRUN, **STEP, "SLURM_NTASKS": "64"}, (3, 4, 1, 2), id="step smaller than its job"),
+            pytest.param({**SRUN, "SLURM_NTASKS": "4"}, (3, 4, 1, 4), id="no tasks per node"),
+            pytest.param({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, (0, 1, 0, 1), id="sbatch"),
+            pytest.param(
+                {**SRUN, **STEP, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
+                (0, 2, 0, 2),
+                id="deepspeed in srun",
+            ),
+        ],
+    )
+    def test_place(self, environment: dict[str, str], place: tuple[int, int, int, int]) -> None:
+        assert distributed.from_environment(environment) == place
+
+
+class TestAddress:
+    def test_one_machine_is_its_own_host(self) -> None:
+        distributed._export(1, 2, 1, 2)
+        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+
+    def test_one_node_of_a_job_is_its_own_host(self) -> None:
+        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node7", "SLURM_STEP_NUM_NODES": "1"})
+        distributed._export(1, 2, 1, 2)
+        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+
+    def test_first_node_of_the_step(self, tmp_path: Path) -> None:
+        (tmp_path / "scontrol").write_text("#!/bin/sh\necho node3\necho node4\n")
+        (tmp_path / "scontrol").chmod(0o755)
+        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
+        os.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
+        distributed._export(1, 2, 0, 1)
+        assert os.environ["MASTER_ADDR"] == "node3"
+
+    @pytest.mark.parametrize("script", [None, "#!/bin/sh\nexit 1\n", "#!/bin/sh\n"])
+    def test_nodes_that_cannot_be_expanded(self, script: str | None, tmp_path: Path) -> None:
+        if script:
+            (tmp_path / "scontrol").write_text(script)
+            (tmp_path / "scontrol").chmod(0o755)
+        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
+        os.environ["PATH"] = str(tmp_path)
+        with pytest.raises(UserError, match=r"node\[3-4\]: scontrol cannot expand it; set MASTER_ADDR"):
+            distributed._export(1, 2, 0, 1)
+
+    def test_address_that_is_set_is_taken(self, tmp_path: Path) -> None:
+        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
+        os.environ.update({"PATH": str(tmp_path), "MASTER_ADDR": "node9"})
+        distributed._export(1, 2, 0, 1)
+        assert os.environ["MASTER_ADDR"] == "node9"
+
+    def test_ports_of_two_jobs_on_a_node_differ(self) -> None:
+        ports = set()
+        for job in ("77", "78"):
+            os.environ.pop("MASTER_PORT", None)
+            os.environ["SLURM_JOB_ID"] = job
+            distributed._export(0, 2, 0, 2)
+            ports.add(os.environ["MASTER_PORT"])
+        assert len(ports) == 2
+
+    def test_port_of_the_launcher_is_kept(self) -> None:
+        os.environ["MASTER_PORT"] = "29555"
+        distributed._export(0, 2, 0, 2)
+        assert os.environ["MASTER_PORT"] == "29555"
+
+
+class TestOneProcess:
+    def test_is_a_world_of_its_own(self) -> None:
+        world = distributed.init(no_cuda=True)
+        assert (world.rank, world.size, world.device.type, world.is_main) == (0, 1, "cpu", True)
+
+    def test_needs_no_address(self) -> None:
+        distributed.init(no_cuda=True)
+        assert "MASTER_ADDR" not in os.environ
+
+    def test_can_begin_again(self) -> None:
+        assert distributed.init(no_cuda=True) == distributed.init(no_cuda=True)
+
+    def test_collectives_are_plain_values(self) -> None:
+        world = distributed.init(no_cuda=True)
+        distributed.barrier()
+        assert (distributed.gather(1), distributed.broadcast(2), distributed.on_main(lambda: 3)) == ([1], 2, 3)
+        assert (distributed.agree(True, world.device), distributed.agree(False, world.device)) == (True, False)
+
+    def test_error_comes_through(self) -> None:
+        distributed.init(no_cuda=True)
+        with pytest.raises(UserError, match="no"):
+            distributed.on_main(_refuse)
+
+
+def _refuse() -> None:
+    raise UserError("no")
+
+
+def _rank(rank: int, port: int, folder: str) -> None:
+    """What one of two ranks sees; written down as JSON."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = distributed.init(no_cuda=True)
+    acted: list[int] = []
+    seen: dict[str, Any] = {
+        "place": [world.rank, world.size, world.is_main],
+        "gather": distributed.gather({"rank": rank}),
+        "broadcast": distributed.broadcast(f"from {rank}"),
+        "agree": [distributed.agree(votes[rank], world.device) for votes in ((0, 0), (0, 1), (1, 0), (1, 1))],
+        "on_main": distributed.on_main(lambda: acted.append(rank) or f"from {rank}"),
+        "acted": acted,
+    }
+    try:
+        distributed.on_main(_refuse)
+    except UserError as error:
+        seen["error"] = str(error)
+    distributed.barrier()
+    distributed.close()
+    Path(folder, f"{rank}.json").write_text(json.dumps({**seen, "left": not dist.is_initialized()}))
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two real processes saw."""
+    folder = tmp_path_factory.mktemp("ranks")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    torch.multiprocessing.spawn(_rank, args=(port, str(folder)), nprocs=2)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("place", [[0, 2, True], [1, 2, False]]),
+        ("gather", [[{"rank": 0}, {"rank": 1}]] * 2),
+        ("broadcast", ["from 0"] * 2),
+        ("agree", [[False, True, True, True]] * 2),
+        ("on_main", ["from 0"] * 2),
+        ("acted", [[0], []]),
+        ("error", ["no"] * 2),
+        ("left", [True] * 2),
+    ],
+)
+def test_two_processes(name: str, expected: list[Any], two_ranks: list[dict[str, Any]]) -> None:
+    assert [seen[name] for seen in two_ranks] == expected

@@ -1,0 +1,263 @@
+"""Command line and file to settings, without a task registry: the recipe is a plain mapping here."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import UserError, flags
+from harness.config import RunConfig
+
+RECIPE = {"learning_rate": 1e-3, "num_train_epochs": 9, "seed": 7, "model_name_or_path": "from-recipe"}
+# The flags of the scripts of 2020, with the values that their shell scripts gave.
+ORIGINAL = (
+    "--do_train --do_eval --do_predict --task_name mednli --data_dir D --model_name_or_path M --output_dir O "
+    "--learning_rate 3e-5 --num_train_epochs 6 --logging_steps 0 --save_steps 0 --model_type bert "
+    "--max_seq_length 128 --per_gpu_train_batch_size 32 --per_gpu_eval_batch_size 32 "
+    "--gradient_accumulation_steps 1 --seed 12 --do_lower_case --eval_every_epoch --overwrite_output_dir --fp16 "
+    "--output_all_logits --max_steps -1 --weight_decay 0.0 --adam_epsilon 1e-8 --max_grad_norm 1.0 "
+    "--warmup_steps 0 --result_prefix x_"
+)
+MEANING = {
+    "do_train": True,
+    "do_eval": True,
+    "do_predict": True,
+    "task": "mednli",
+    "data_dir": "D",
+    "model_name_or_path": "M",
+    "output_dir": "O",
+    "learning_rate": 3e-5,
+    "num_train_epochs": 6.0,
+    "logging_steps": 0,
+    "save_steps": 0,
+    "model_type": "bert",
+    "max_seq_length": 128,
+    "per_gpu_train_batch_size": 32,
+    "per_gpu_eval_batch_size": 32,
+    "gradient_accumulation_steps": 1,
+    "seed": 12,
+    "do_lower_case": True,
+    "eval_every_epoch": True,
+    "overwrite_output_dir": True,
+    "precision": "fp16",
+    "output_all_logits": True,
+    "max_steps": -1,
+    "weight_decay": 0.0,
+    "adam_epsilon": 1e-8,
+    "max_grad_norm": 1.0,
+    "warmup_steps": 0,
+    "result_prefix": "x_",
+}
+
+
+def recipe(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**RECIPE, **given}
+
+
+def parse(line: str) -> RunConfig:
+    return flags.parse(shlex.split(line), recipe)[0]
+
+
+def faults(line: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        parse(line)
+    return str(caught.value).split("\n")
+
+
+@pytest.fixture
+def in_file(tmp_path: Path) -> Callable[[str], str]:
+    """Text -> the flags that name a file with it."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "run.yaml"
+        path.write_text(text, encoding="utf-8")
+        return f"--task t --config {path}"
+
+    return write
+
+
+class TestPrecedence:
+    def test_defaults_fill_what_nobody_names(self) -> None:
+        assert parse("--task t").max_seq_length == RunConfig().max_seq_length
+
+    def test_recipe_beats_defaults(self) -> None:
+        assert parse("--task t").learning_rate == 1e-3
+
+    def test_file_beats_recipe(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("learning_rate: 2e-4\n")).learning_rate == 2e-4
+
+    def test_flag_beats_file(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("learning_rate: 2e-4\n") + " --learning_rate 3e-4").learning_rate == 3e-4
+
+    def test_flag_leaves_the_rest_of_the_file(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("learning_rate: 2e-4\nseed: 3\n") + " --learning_rate 3e-4").seed == 3
+
+    def test_last_of_two_equal_flags_wins(self) -> None:
+        assert parse("--task t --seed 1 --seed 2").seed == 2
+
+    def test_flag_beats_fp16_of_the_file(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("fp16: true\n") + " --precision fp32").precision == "fp32"
+
+    def test_recipe_is_told_what_was_given_and_nothing_else(self, in_file: Callable[[str], str]) -> None:
+        told: list[Mapping[str, Any]] = []
+
+        def listen(given: Mapping[str, Any]) -> Mapping[str, Any]:
+            told.append(dict(given))
+            return recipe(given)
+
+        flags.parse(shlex.split(in_file("seed: 3\n") + " --max_steps=4"), listen)
+        assert told == [{"task": "t", "seed": 3, "max_steps": 4}]
+
+
+class TestSpelling:
+    @pytest.mark.parametrize("name", MEANING)
+    def test_original_command_line_keeps_its_meaning(self, name: str) -> None:
+        assert getattr(parse(ORIGINAL), name) == MEANING[name]
+
+    def test_original_command_line_needs_no_note(self) -> None:
+        assert flags.parse(ORIGINAL.split(), recipe)[1] == []
+
+    @pytest.mark.parametrize("line", ["--task=t --seed=5", "--task_name t --seed 5", "--task_name=t --seed 5.0"])
+    def test_equals_sign_and_alias(self, line: str) -> None:
+        assert (parse(line).task, parse(line).seed) == ("t", 5)
+
+    @pytest.mark.parametrize("flag", ["--max_steps -1", "--max_steps=-1"])
+    def test_negative_number(self, flag: str) -> None:
+        assert parse(f"--task t {flag}").max_steps == -1
+
+    def test_alias_in_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "run.yaml").write_text("task_name: t\n")
+        assert parse(f"--config {tmp_path / 'run.yaml'}").task == "t"
+
+    @pytest.mark.parametrize("rank", ["--local_rank=0", "--local_rank 1", "--local-rank=0"])
+    def test_rank_of_the_launcher_is_passed_over_without_a_word(self, rank: str) -> None:
+        assert flags.parse(shlex.split(f"{rank} --task t"), recipe)[1] == []
+
+    def test_switch_can_be_turned_off(self) -> None:
+        assert parse("--task t --no-eval_every_epoch").eval_every_epoch is False
+
+    @pytest.mark.parametrize("value", ["'a, b'", "a,b", "a,,b,"])
+    def test_list_is_text_with_commas(self, value: str) -> None:
+        assert parse(f"--task t --wandb_tags {value}").wandb_tags == ("a", "b")
+
+    def test_list_of_the_file(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("train_splits: [train, dev]\n")).train_splits == ("train", "dev")
+
+    def test_number_that_yaml_takes_for_text(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("adam_epsilon: 1e-6\n")).adam_epsilon == 1e-6
+
+    def test_empty_file_changes_nothing(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("# nothing\n")) == parse("--task t")
+
+    @pytest.mark.parametrize("name", sorted(flags.RETIRED.keys() - {"local_rank"}))
+    def test_retired_flag_is_noted(self, name: str) -> None:
+        (note,) = flags.parse(shlex.split(f"--{name} --task t"), recipe)[1]
+        assert note.startswith(f"--{name} has no effect")
+
+    def test_retired_flag_takes_its_value_along(self) -> None:
+        _, notes = flags.parse(shlex.split("--fp16_opt_level O1 --server_port=99 --task t"), recipe)
+        assert len(notes) == 2
+
+    def test_help_lists_every_setting(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as left:
+            flags.parse(["--help"], recipe)
+        text = capsys.readouterr().out
+        assert left.value.code == 0
+        assert [field.name for field in dataclasses.fields(RunConfig) if f"--{field.name}" not in text] == []
+
+
+class TestPhases:
+    @pytest.mark.parametrize(
+        ("line", "phases"),
+        [
+            ("", (True, True, True)),
+            ("--do_train", (True, False, False)),
+            ("--do_eval --do_predict", (False, True, True)),
+            ("--no-do_predict", (True, True, False)),
+            ("--do_eval --no-do_train", (False, True, False)),
+        ],
+    )
+    def test_phases(self, line: str, phases: tuple[bool, bool, bool]) -> None:
+        config = parse(f"--task t {line}")
+        assert (config.do_train, config.do_eval, config.do_predict) == phases
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [
+            ("", "--task is missing"),
+            ("--task ''", "--task is missing"),
+            ("--task t --learning_rte=1", "--learning_rte=1: no such flag; did you mean --learning_rate?"),
+            ("--task t --learning 1", "--learning: no such flag"),  # no abbreviations
+            ("--task t --qqqq", "--qqqq: no such flag"),
+            ("--task t stray", "'stray': belongs to no flag"),
+            ("--task t --seed", "argument --seed: expected one argument; --help"),
+            ("--task t --seed x", "--seed x: must be a number"),
+            ("--task t --seed 1.5", "--seed 1.5: must be a whole number"),
+            ("--task t --seed -1", "--seed -1: must be at least 0"),
+            ("--task t --max_steps -2", "--max_steps -2: must be at least -1"),
+            ("--task t --learning_rate nan", "--learning_rate nan: must be a finite number"),
+            ("--task t --num_train_epochs inf", "--num_train_epochs inf: must be a finite number"),
+            (
+                "--task t --precision fp61",
+                "--precision fp61: must be one of auto, fp16, bf16, fp32; did you mean fp16?",
+            ),
+            ("--task t --train_splits train,test", "--train_splits train,test: must be one of train, dev"),
+            ("--task t --max_seq_length 7", "--max_seq_length 7: must be at least 8"),
+            ("--task t --per_gpu_train_batch_size 0", "--per_gpu_train_batch_size 0: must be at least 1"),
+            ("--task t --do_train=yes", "argument --do_train"),
+            ("--task t --precision fp32 --fp16", "--fp16 contradicts precision fp32"),
+            ("--task t --fp16 --precision bf16", "--fp16 contradicts precision bf16"),
+            ("--task t --max_steps 0", "nothing to train"),
+            ("--task t --config /no/such.yaml", "--config /no/such.yaml: cannot be read"),
+            ("--task t --config /", "--config /: cannot be read"),
+        ],
+    )
+    def test_command_line(self, line: str, fault: str) -> None:
+        assert any(found.startswith(fault) for found in faults(line))
+
+    @pytest.mark.parametrize(
+        ("text", "fault"),
+        [
+            ("seed: 1\nx: [\n", "{path}:3: not YAML"),
+            ("seed: 1\n\tx: 2\n", "{path}:2: not YAML"),
+            ("seed: \x01\n", "{path}:1: not YAML"),
+            ("- seed\n", "--config {path}: must be a mapping"),
+            ("just words\n", "--config {path}: must be a mapping"),
+            ("wandb_group: 2020-13-45\n", "--config {path}: a value cannot be read (month must be in 1..12)"),
+            ("sed: 3\n", "--config {path}: sed: no such setting; did you mean seed?"),
+            ("config: other.yaml\n", "--config {path}: config: no such setting; did you mean ds_config?"),
+            ("seed: [1, 2]\n", "--config {path}: seed [1, 2]: must be a single value"),
+            ("seed: yes\n", "--config {path}: seed True: must be a single value"),
+            ("seed:\n", "--config {path}: seed None: needs a value"),
+            ("learning_rate: .nan\n", "--config {path}: learning_rate nan: must be a finite number"),
+            ("learning_rate: 2020-01-01\n", "--config {path}: learning_rate 2020-01-01: must be a number"),
+            ("no_cuda: 1\n", "--config {path}: no_cuda 1: must be true or false"),
+            ("fp16: 'yes'\n", "--config {path}: fp16 yes: must be true or false"),
+            ("fp16: true\nprecision: fp32\n", "--config {path}: fp16 contradicts precision fp32"),
+            ("wandb_tags: 2024\n", "--config {path}: wandb_tags 2024: must be a list"),
+            ("wandb_tags: {a: 1}\n", "--config {path}: wandb_tags {'a': 1}: must be a list"),
+        ],
+    )
+    def test_file(self, text: str, fault: str, in_file: Callable[[str], str]) -> None:
+        line = in_file(text)
+        (found,) = faults(line)
+        assert found.startswith(fault.replace("{path}", line.split()[-1]))
+
+    def test_file_that_is_not_utf8(self, tmp_path: Path) -> None:
+        (tmp_path / "run.yaml").write_bytes(b"seed: \xff\n")
+        assert "cannot be read" in faults(f"--task t --config {tmp_path / 'run.yaml'}")[0]
+
+    def test_all_come_in_one_message(self, in_file: Callable[[str], str]) -> None:
+        found = faults(in_file("sed: 3\n") + " --learning_rte=1 --seed x --precision int8")
+        assert [fault.split()[-1].rstrip("?") for fault in found[:2]] == ["--learning_rate", "seed"]
+        assert len(found) == 4
+
+    def test_contradiction_needs_fp16_to_be_true(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("fp16: false\nprecision: fp32\n")).precision == "fp32"

@@ -1,0 +1,165 @@
+"""The rules of the layout, read from the sources: who imports whom, how long things are, what is written where."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tasks
+
+ROOT = Path(__file__).parents[1]
+SOURCES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for folder in ("launch", "harness", "tasks")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+}
+TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
+ROWS = [  # a file of harness/ imports only from rows above its own
+    ["logs", "task", "config"],
+    ["distributed", "runs", "flags", "ds_config"],
+    ["preemption", "data", "packing", "model", "metrics_file"],
+    ["engine", "checkpoint", "export", "tracking"],
+    ["evaluate"],
+    ["loop"],
+]
+ROW = {f"harness.{name}": number for number, row in enumerate(ROWS) for name in row}
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 300, 50
+
+
+def of(folder: str) -> list[str]:
+    return [name for name in SOURCES if name.startswith(f"{folder}/")]
+
+
+def module(name: str) -> str:
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Modules as `package.module`, also those that a function imports; `from package import module` is one of them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            for alias in node.names:
+                inner = f"{base}.{alias.name}"
+                yield inner if is_file(inner) else base
+
+
+def is_file(name: str) -> bool:
+    path = name.replace(".", "/")
+    return f"{path}.py" in SOURCES or f"{path}/__init__.py" in SOURCES
+
+
+def offences(names: list[str], allowed: object) -> list[str]:
+    """`file -> module` for every import of the named files that is not allowed."""
+    assert callable(allowed) and names
+    return [f"{name} -> {found}" for name in names for found in imported(TREES[name]) if not allowed(name, found)]
+
+
+def package(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_harness_imports_neither_launch_nor_tasks() -> None:
+    assert offences(of("harness"), lambda _, found: package(found) not in ("launch", "tasks")) == []
+
+
+def test_tasks_know_the_contract_alone() -> None:
+    def allowed(_: str, found: str) -> bool:
+        return found == "harness.task" or package(found) not in ("launch", "harness")
+
+    assert offences(of("tasks"), allowed) == []
+
+
+def test_harness_files_import_from_rows_above() -> None:
+    def allowed(name: str, found: str) -> bool:
+        return package(found) != "harness" or found == "harness" or ROW[found] < ROW[module(name)]
+
+    assert offences([name for name in of("harness") if module(name) != "harness"], allowed) == []
+
+
+def test_every_file_of_the_harness_has_a_row() -> None:
+    assert {module(name) for name in of("harness")} - ROW.keys() == {"harness"}
+
+
+def test_package_of_the_harness_imports_nothing_of_it() -> None:
+    assert offences(["harness/__init__.py"], lambda _, found: package(found) != "harness") == []
+
+
+def test_engine_alone_imports_deepspeed() -> None:
+    users = {name for name in SOURCES for found in imported(TREES[name]) if package(found) == "deepspeed"}
+    assert users == {"harness/engine.py"}
+
+
+def test_imports_are_absolute() -> None:
+    assert offences(list(SOURCES), lambda _, found: not found.startswith(".")) == []
+
+
+def test_no_file_is_too_long() -> None:
+    lengths = {name: len(text.splitlines()) for name, text in SOURCES.items()}
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES} == {}
+
+
+def test_no_function_is_too_long() -> None:
+    lengths = {
+        f"{name}:{node.lineno} {node.name}": (node.end_lineno or 0) - node.lineno + 1
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: length for name, length in lengths.items() if length > MOST_LINES_OF_A_FUNCTION} == {}
+
+
+def strings(tree: ast.AST) -> Iterator[ast.Constant]:
+    """Text constants without docstrings."""
+    nodes = list(ast.walk(tree))
+    docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node
+
+
+@pytest.mark.parametrize("folder", ["harness", "launch"])
+def test_no_task_is_known_by_name(folder: str) -> None:
+    found = [
+        f"{name}:{node.lineno} {node.value}"
+        for name in of(folder)
+        for node in strings(TREES[name])
+        if node.value in tasks.TASKS
+    ]
+    assert found == []
+
+
+def test_no_file_is_for_everything() -> None:
+    assert [name for name in SOURCES if Path(name).stem in ("utils", "util", "helpers", "common", "misc")] == []
+
+
+def test_nothing_is_put_off() -> None:
+    assert [name for name, text in SOURCES.items() if "TODO" in text or "FIXME" in text] == []
+
+
+class TestRulesBite:
+    """The reading itself, on sources that break the rules."""
+
+    @pytest.mark.parametrize(
+        ("source", "found"),
+        [
+            ("import tasks", ["tasks"]),
+            ("import harness.loop as l", ["harness.loop"]),
+            ("from harness import loop, UserError", ["harness.loop", "harness"]),
+            ("from harness.loop import fit", ["harness.loop"]),
+            ("def f():\n    from launch import train", ["launch.train"]),
+            ("from . import loop", ["."]),
+            ("from .loop import fit", [".loop"]),
+        ],
+    )
+    def test_imports_are_seen(self, source: str, found: list[str]) -> None:
+        assert list(imported(ast.parse(source))) == found
+
+    def test_docstrings_are_no_constants(self) -> None:
+        tree = ast.parse('"""mednli"""\ndef f():\n    "mednli"\n    return ["hoc"]\n')
+        assert [node.value for node in strings(tree)] == ["hoc"]

@@ -1,0 +1,101 @@
+"""The same run on several processes: every task under every ds_config, and scores that do not depend on ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import arguments, cut, run, run_on_ranks
+
+import tasks
+
+CONFIGS = ("fp32", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def matrix(model: Path, output: Path) -> list[list[str]]:
+    lines = []
+    for task in tasks.TASKS:
+        data = cut(task, output / "data" / task, 21)  # not a multiple of anything: the last batches are uneven
+        more = ("--precision", "auto", "--data_dir", str(data), "--max_steps", "2")
+        lines += [arguments(task, model, output / f"{task}-{name}", "--ds_config", name, *more) for name in CONFIGS]
+    return lines
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2])
+def test_every_task_runs_under_every_ds_config(world: int, tiny_bert: Path, tmp_path: Path) -> None:
+    lines = matrix(tiny_bert, tmp_path)
+    results = run_on_ranks(world, lines, tmp_path / "answers")
+    failed = {f"{line[1]} {line[line.index('--ds_config') + 1]}": result
+              for line, result in zip(lines, results, strict=True) if isinstance(result, str)}  # fmt: skip
+    assert not failed, failed
+    assert all(result["world_size"] == world and set(result["scores"]) == {"dev", "test"} for result in results)
+    for task in tasks.TASKS:  # two steps from the same weights: precision moves the loss a little, nothing else does
+        losses = [result["scores"]["test"]["loss"] for result in results if result["task"] == task]
+        assert max(losses) - min(losses) < 0.05 * max(losses)
+
+
+def test_the_same_weights_score_the_same_on_1_2_and_3_ranks(tiny_bert: Path, tmp_path: Path) -> None:
+    names = ("mednli", "bc5cdr_disease", "hoc", "medsts")
+    for name in names:
+        run(arguments(name, tiny_bert, tmp_path / "1" / name, "--max_steps", "3"))
+        for world in ("2", "3"):
+            shutil.copytree(tmp_path / "1" / name, tmp_path / world / name)
+        for world in ("1", "2", "3"):
+            (tmp_path / world / name / "result.json").unlink()
+    found = {}
+    for world in (1, 2, 3):
+        more = ("--max_steps", "3", "--do_eval", "--do_predict")
+        lines = [arguments(name, tiny_bert, tmp_path / str(world) / name, *more) for name in names]
+        found[world] = [result["scores"] for result in run_on_ranks(world, lines, tmp_path / f"answers{world}")]
+    assert found[1] == found[2] == found[3]
+
+
+@pytest.mark.slow
+def test_a_global_batch_is_the_same_optimisation_on_1_and_2_ranks(tiny_bert: Path, tmp_path: Path) -> None:
+    """Tagging too, where ranks have different numbers of labelled words."""
+    lines = {
+        world: [
+            arguments(task, tiny_bert, tmp_path / str(world) / task, "--global_batch_size", "24", "--max_steps", "12")
+            for task in ("bc5cdr_disease", "mednli", "hoc")
+        ]
+        for world in (1, 2)
+    }
+    one, two = (run_on_ranks(world, lines[world], tmp_path / f"answers{world}") for world in (1, 2))
+    for alone, shared in zip(one, two, strict=True):
+        assert alone["examples_per_step"] == shared["examples_per_step"] == 24
+        assert shared["epochs"][0]["train_loss"] == pytest.approx(alone["epochs"][0]["train_loss"], rel=1e-5)
+        assert shared["scores"]["test"]["loss"] == pytest.approx(alone["scores"]["test"]["loss"], rel=1e-4)
+
+
+LAUNCHERS = {
+    "python": [sys.executable],
+    "torchrun": [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "--master_port", "29517"],
+    "deepspeed": [str(Path(sys.executable).parent / "deepspeed")],
+    "deepspeed two ranks": [
+        str(Path(sys.executable).parent / "deepspeed"),
+        "--num_gpus",
+        "2",
+        "--master_port",
+        "29519",
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path) -> None:
+    line = arguments("mednli", tiny_bert, tmp_path / "run", "--max_steps", "2")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    done = subprocess.run([*LAUNCHERS[launcher], str(ROOT / "launch" / "train.py"), *line], env=environment,
+                          capture_output=True, text=True, timeout=300, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = (tmp_path / "run" / "result.json").read_text()
+    assert f'"world_size": {2 if "two" in launcher or launcher == "torchrun" else 1}' in result

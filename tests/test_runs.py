@@ -1,0 +1,267 @@
+"""The run folder: who may use it, what is removed from it, and the files in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasks
+from harness import UserError, runs
+from harness.config import RunConfig
+from harness.runs import RunFolder
+from harness.task import Prediction
+
+RESULT = {"scores": {"dev": {"score": 0.5}, "test": {"score": 0.25}}}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        task="t", model_name_or_path="m", output_dir=str(tmp_path / "run"), do_train=True, do_eval=True, do_predict=True
+    )
+
+
+@pytest.fixture
+def folder(config: RunConfig) -> RunFolder:
+    """The folder of a run that has begun."""
+    runs.prepare(config)
+    return RunFolder(Path(config.output_dir))
+
+
+def other(config: RunConfig, **changes: Any) -> RunConfig:
+    return dataclasses.replace(config, **changes)
+
+
+def fill(folder: RunFolder, prefix: str = "") -> None:
+    """Every file that a run may leave."""
+    for name in runs.OWN_FOLDERS:
+        runs.write(folder.path / name / "inner" / "file", "x")
+    for name in set(runs.OWN_FILES) - {"config.json", "result.json"}:
+        runs.write(folder.path / name, "x")
+    for name in runs.ORIGINAL_FILES:
+        runs.write(folder.path / f"{prefix}{name}", "x")
+    runs.write_result(folder, RESULT)
+
+
+class TestPrepare:
+    def test_fresh_folder_is_made_with_its_parents(self, config: RunConfig, tmp_path: Path) -> None:
+        runs.prepare(other(config, output_dir=str(tmp_path / "a" / "b")))
+        assert (tmp_path / "a" / "b" / "predictions").is_dir()
+
+    def test_fresh_run_has_no_result(self, config: RunConfig) -> None:
+        assert runs.prepare(config) is None
+
+    def test_settings_are_written_whole(self, config: RunConfig, folder: RunFolder) -> None:
+        assert RunConfig.from_dict(json.loads(folder.config.read_text())) == config
+
+    def test_same_run_is_taken_up(self, config: RunConfig, folder: RunFolder) -> None:
+        (folder.path / "metrics.jsonl").write_text("kept")
+        assert runs.prepare(config) is None
+        assert folder.metrics.read_text() == "kept"
+
+    def test_same_run_is_taken_up_even_where_it_might_be_overwritten(
+        self, config: RunConfig, folder: RunFolder
+    ) -> None:
+        folder.metrics.write_text("kept")
+        runs.prepare(other(config, overwrite_output_dir=True))
+        assert folder.metrics.read_text() == "kept"
+
+    def test_finished_run_returns_its_result(self, config: RunConfig, folder: RunFolder) -> None:
+        runs.write_result(folder, RESULT)
+        assert runs.prepare(config) == RESULT
+
+    def test_finished_run_that_lacks_what_is_asked_now_goes_on(self, config: RunConfig, folder: RunFolder) -> None:
+        runs.write_result(folder, {"scores": {"dev": {}}})
+        assert runs.prepare(config) is None
+
+    def test_finished_run_is_done_where_less_is_asked(self, config: RunConfig, folder: RunFolder) -> None:
+        runs.write_result(folder, {"scores": {"dev": {}}})
+        assert runs.prepare(other(config, do_predict=False)) == {"scores": {"dev": {}}}
+
+    def test_another_run_is_named_with_what_differs(self, config: RunConfig, folder: RunFolder) -> None:
+        with pytest.raises(UserError, match=r"run: holds another run \(its seed is 12, yours 99\)"):
+            runs.prepare(other(config, seed=99))
+
+    def test_refused_run_leaves_everything(self, config: RunConfig, folder: RunFolder) -> None:
+        fill(folder)
+        before = sorted(folder.path.rglob("*"))
+        with pytest.raises(UserError):
+            runs.prepare(other(config, seed=99))
+        assert sorted(folder.path.rglob("*")) == before
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_foreign_folder_needs_a_word(self, config: RunConfig, overwrite: bool) -> None:
+        Path(config.output_dir).mkdir()
+        (Path(config.output_dir) / "thesis.tex").write_text("x")
+        if overwrite:
+            assert runs.prepare(other(config, overwrite_output_dir=True)) is None
+        else:
+            with pytest.raises(UserError, match="not empty and not a run of ours"):
+                runs.prepare(config)
+        assert (Path(config.output_dir) / "thesis.tex").read_text() == "x"
+
+    @pytest.mark.parametrize("name", [".lock", ".config.json.partial"])
+    def test_what_a_run_leaves_that_was_killed_at_once_is_not_foreign(self, config: RunConfig, name: str) -> None:
+        Path(config.output_dir).mkdir()
+        (Path(config.output_dir) / name).write_text("{")
+        assert runs.prepare(config) is None
+
+    @pytest.mark.parametrize("content", ['{"architectures": ["BertModel"]}', "[1]", "null", "{", ""])
+    def test_settings_of_something_else_are_refused(self, config: RunConfig, content: str) -> None:
+        Path(config.output_dir).mkdir()
+        (Path(config.output_dir) / "config.json").write_text(content)
+        with pytest.raises(UserError, match=r"config\.json:1: not a run's settings"):
+            runs.prepare(other(config, overwrite_output_dir=True))
+
+    @pytest.mark.parametrize("content", ["{", "", "[]", "{}", '{"scores": 1}'])
+    def test_broken_result_is_named(self, config: RunConfig, folder: RunFolder, content: str) -> None:
+        folder.result.write_text(content)
+        with pytest.raises(UserError, match=r"result\.json:1: not a run's result; remove the file"):
+            runs.prepare(config)
+
+    def test_file_in_the_place_of_the_folder(self, config: RunConfig) -> None:
+        Path(config.output_dir).write_text("x")
+        with pytest.raises(UserError, match="cannot be written"):
+            runs.prepare(config)
+
+
+class TestOverwrite:
+    def test_nothing_of_the_run_before_is_left(self, config: RunConfig, folder: RunFolder) -> None:
+        fill(folder)
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert sorted(path.name for path in folder.path.rglob("*")) == ["config.json", "predictions"]
+
+    def test_settings_are_those_of_the_new_run(self, config: RunConfig, folder: RunFolder) -> None:
+        new = other(config, seed=99, overwrite_output_dir=True)
+        runs.prepare(new)
+        assert RunConfig.from_dict(json.loads(folder.config.read_text())) == new
+
+    def test_result_of_the_run_before_is_not_returned(self, config: RunConfig, folder: RunFolder) -> None:
+        fill(folder)
+        assert runs.prepare(other(config, seed=99, overwrite_output_dir=True)) is None
+
+    def test_files_under_the_prefix_of_the_run_before_go_too(self, config: RunConfig) -> None:
+        runs.prepare(other(config, result_prefix="old_"))
+        path = Path(config.output_dir)
+        fill(RunFolder(path), "old_")
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert list(path.glob("old_*")) == []
+
+    @pytest.mark.parametrize("name", ["thesis.tex", "data/train.tsv", "my_eval_results.txt", "model.txt"])
+    def test_foreign_file_survives(self, config: RunConfig, folder: RunFolder, name: str) -> None:
+        runs.write(folder.path / name, "x")
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert (folder.path / name).read_text() == "x"
+
+    def test_settings_go_last(self, config: RunConfig, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Killed on the way, the folder must not look like anything but the old run."""
+        fill(folder)
+        removed: list[str] = []
+        unlink = Path.unlink
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, **options: (removed.append(path.name), unlink(path, **options))
+        )
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert removed[-1] == "config.json"
+
+    @pytest.mark.parametrize("task", ["biosses", "bc5cdr_chem", "mednli", "hoc"])  # one of each family
+    @pytest.mark.parametrize("split", ["dev", "test"])
+    def test_every_file_that_a_task_writes_is_known(self, task: str, split: str) -> None:
+        known = tasks.get(task)
+        examples = known.read(tasks.sample_dir(task), split)
+        scores = [tuple(map(float, e.label)) if known.family == "multilabel" else None for e in examples]
+        perfect = [Prediction(e.label, score) for e, score in zip(examples, scores, strict=True)]
+        written = known.files(split, examples, perfect, known.metric(examples, perfect))
+        assert written and set(written) <= set(runs.ORIGINAL_FILES)
+
+
+class TestLock:
+    def test_second_holder_is_told_who_has_it(self, folder: RunFolder) -> None:
+        with ExitStack() as first, ExitStack() as second:
+            runs.hold(folder, first)
+            with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
+                runs.hold(folder, second)
+
+    def test_another_process_is_refused(self, folder: RunFolder) -> None:
+        command = [
+            "import sys, pathlib, contextlib",
+            "from harness import runs",
+            "runs.hold(runs.RunFolder(pathlib.Path(sys.argv[1])), contextlib.ExitStack())",
+        ]
+        with ExitStack() as stack:
+            runs.hold(folder, stack)
+            line = [sys.executable, "-c", "\n".join(command), str(folder.path)]
+            refused = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert "in use by process" in refused.stderr
+
+    def test_is_free_again_afterwards(self, folder: RunFolder) -> None:
+        for _ in range(2):
+            with ExitStack() as stack:
+                runs.hold(folder, stack)
+        assert folder.lock.read_text().startswith(f"process {os.getpid()} on ")
+
+    def test_folder_is_made(self, tmp_path: Path) -> None:
+        with ExitStack() as stack:
+            runs.hold(RunFolder(tmp_path / "a" / "b"), stack)
+            assert (tmp_path / "a" / "b").is_dir()
+
+    def test_folder_that_cannot_be(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("x")
+        with pytest.raises(UserError, match="cannot be written"), ExitStack() as stack:
+            runs.hold(RunFolder(tmp_path / "file" / "run"), stack)
+
+
+class TestFiles:
+    def test_text_replaces_what_was_there(self, tmp_path: Path) -> None:
+        for text in ("one", "two: ä"):
+            runs.write(tmp_path / "a" / "b.txt", text)
+        assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "two: ä"
+
+    def test_nothing_is_left_beside_it(self, tmp_path: Path) -> None:
+        runs.write(tmp_path / "b.txt", "one")
+        assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+    def test_killed_on_the_way_the_old_text_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        runs.write(tmp_path / "b.txt", "one")
+
+        def killed(*names: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            runs.write(tmp_path / "b.txt", "two")
+        assert (tmp_path / "b.txt").read_text() == "one"
+
+    def test_result_holds_no_nan(self, folder: RunFolder) -> None:
+        with pytest.raises(ValueError, match="JSON compliant"):
+            runs.write_result(folder, {"scores": {"dev": {"score": float("nan")}}})
+        assert not folder.result.exists()
+
+    def test_prefix_stands_before_original_names_alone(self) -> None:
+        folder = RunFolder(Path("run"), "x_")
+        assert (folder.original("test_results.txt"), folder.dev_results, folder.result) == (
+            Path("run/x_test_results.txt"),
+            Path("run/x_dev_results.txt"),
+            Path("run/result.json"),
+        )
+
+    def test_predictions_have_a_file_a_split(self) -> None:
+        assert RunFolder(Path("run")).prediction("dev") == Path("run/predictions/dev.tsv")
+
+
+class TestProvenance:
+    @pytest.mark.parametrize("name", ["python", "torch", "deepspeed", "transformers"])
+    def test_versions(self, name: str) -> None:
+        assert runs.versions()[name][0].isdigit()
+
+    def test_commit_is_none_where_there_is_no_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("PATH", "")
+        assert runs.commit() is None

