@@ -7,12 +7,14 @@ sets nothing and is one process.
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -161,3 +163,21 @@ def close() -> None:
     """Leave the process group; for the end of a program, not of a run."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def leave(status: int) -> NoReturn:
+    """End the program.
+
+    With several ranks the interpreter is not torn down: a worker thread of gloo that is still at it would abort the
+    process, and a launcher would report a finished run as failed. Nor is the group left after a failure, since others
+    may be waiting in a collective.
+    """
+    several = dist.is_initialized() and dist.get_world_size() > 1
+    if status == 0:
+        close()
+    if several:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

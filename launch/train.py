@@ -86,5 +86,4 @@ if __name__ == "__main__":
     status = main()
     from harness import distributed
 
-    distributed.close()
-    sys.exit(status)
+    distributed.leave(status)

