@@ -15,7 +15,7 @@ from harness.config import RunConfig
 from harness.model import EMBEDDED
 from tasks import recipes
 
-LAST_RUNS = Path("runs")  # default place of run folders, below the current folder
+DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -30,7 +30,10 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     data_dir = named or _from_environment(task)
     if data_dir is not None and Path(data_dir).resolve() == tasks.sample_dir(task).resolve():
         data_dir = None
+    data_dir = None if data_dir is None else str(Path(data_dir).absolute())  # the same run from another folder
     model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
+    if model and Path(model).is_dir():
+        model = str(Path(model).absolute())
     recipe = str(given.get("recipe") or recipes.recipe_for(model))
     filled: dict[str, Any] = {**recipes.defaults(recipe, task), "train_splits": tasks.get(task).train_splits}
     known = recipes.RECIPES[recipe]
@@ -40,7 +43,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     filled |= {name: value for name, value in given.items() if value is not None}
     filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
     if not filled.get("output_dir"):
-        kind = LAST_RUNS / "sample" if data_dir is None else LAST_RUNS
+        kind = DEFAULT_RUNS / "sample" if data_dir is None else DEFAULT_RUNS
         filled["output_dir"] = str(kind / task / Path(model).name / f"seed-{filled['seed']}")
     return filled
 
@@ -56,7 +59,7 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
         what = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
         raise UserError(
             f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there "
-            "(README, section Data, says where each corpus comes from)"
+            "(README, section The ten tasks, says where each corpus comes from)"
         )
     return folder, "given"
 

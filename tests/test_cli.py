@@ -135,3 +135,26 @@ def test_an_original_command_line_works(tiny_bert: Path, tmp_path: Path) -> None
     } <= names
     header = (tmp_path / "run" / "first_dev_results.txt").read_text().splitlines()[0]
     assert header == "Global_step,Epochs,Loss,TP,FP,FN,Prec,Rec,FB1"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_diverging_run_is_explained_and_keeps_its_checkpoint(
+    precision: str, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = arguments("medsts", tiny_bert, tmp_path / "run", "--learning_rate", "1e30", "--max_grad_norm", "0")
+    status = train.main([*line, "--num_train_epochs", "2", "--save_steps", "1", "--precision", precision])
+    error = [text for text in capsys.readouterr().err.splitlines() if text][-1]
+    assert status == 1
+    assert "not a number at step" in error and "learning rate" in error and "--learning_rate" in error
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness import UserError, distributed
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    for name, value in {"RANK": "2", "WORLD_SIZE": "4", "LOCAL_RANK": "2"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="this machine shows 1"):
+        distributed.init()

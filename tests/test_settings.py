@@ -114,7 +114,7 @@ class TestTask:
 
 class TestData:
     def test_folder_that_is_given(self) -> None:
-        assert complete()["data_dir"] == "d"
+        assert complete()["data_dir"] == str(Path("d").absolute())
 
     def test_folder_of_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATASET_DIR", "/data/blue")
@@ -122,7 +122,7 @@ class TestData:
 
     def test_folder_that_is_given_wins_over_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATASET_DIR", "/data/blue")
-        assert complete()["data_dir"] == "d"
+        assert complete()["data_dir"] == str(Path("d").absolute())
 
     @pytest.mark.parametrize("where", ["given", "environment", "by a longer way"])
     def test_folder_of_the_sample_is_the_sample(self, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
