@@ -99,3 +99,18 @@ def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     result = (tmp_path / "run" / "result.json").read_text()
     assert f'"world_size": {2 if "two" in launcher or launcher == "torchrun" else 1}' in result
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_split_of_one_row(world: int, tiny_bert: Path, tmp_path: Path) -> None:
+    """Fewer examples than ranks: the rank without one takes part with weight 0."""
+    names = ("biosses", "clefe", "mednli", "hoc")
+    lines = [
+        arguments(name, tiny_bert, tmp_path / "run" / name, "--data_dir", str(cut(name, tmp_path / name, 1)))
+        for name in names
+    ]
+    more = ("--num_train_epochs", "2", "--ds_config", "fp16_zero3", "--precision", "auto")
+    for name, result in zip(names, run_on_ranks(world, [[*line, *more] for line in lines], tmp_path), strict=True):
+        assert isinstance(result, dict), (name, result)
+        assert len(result["epochs"]) == 2
+        assert result["scores"]["test"]["examples"] == 1
