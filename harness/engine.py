@@ -98,6 +98,12 @@ class Engine:
         self._skipped_in_a_row = 0
 
     @property
+    def module(self) -> EncoderWithHead:
+        """The model itself; under ZeRO-3 its weights are partitioned."""
+        network: EncoderWithHead = self.inner.module
+        return network
+
+    @property
     def applied_steps(self) -> int:
         """Optimizer steps that changed the weights: those that overflowed are not counted."""
         return int(self.inner.global_steps) - int(self.inner.skipped_steps)

@@ -46,6 +46,11 @@ class Run:
         """What rows are filled up with; masked out everywhere."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train: a finished run is only asked for further scores."""
+        return bool(self.config.do_train) and not self.folder.result.is_file()
+
     def training_examples(self) -> Encoded:
         """The splits that are trained on, one after another."""
         return data.join([self.splits[name].encoded for name in self.train_splits])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -25,9 +26,6 @@ logger = logging.getLogger("harness.launch")
 def tracker(run: Run) -> Iterator[Tracker]:
     """metrics.jsonl and wandb for the time of the run; closed with its outcome, and what is left to do said last."""
     config = run.config
-    found = checkpoint.newest(run.folder.checkpoints) if run.world.is_main else None
-    state = TrainState(**found[1]["state"]) if found else TrainState()
-    size = sum(len(run.splits[name].examples) for name in run.train_splits if name in run.splits)
     identity = TrackerIdentity(
         project=config.wandb_project,
         entity=config.wandb_entity,
@@ -46,7 +44,7 @@ def tracker(run: Run) -> Iterator[Tracker]:
         mode=config.wandb_mode,
         config=described(run),
         identity=identity,
-        resumed_step=state.epoch * steps_per_epoch(size, run.plan) + state.step_in_epoch,
+        resumed_step=_resumed_step(run),
     )
     status: Status = "failed"
     try:
@@ -59,6 +57,17 @@ def tracker(run: Run) -> Iterator[Tracker]:
         last = built.close(status)
         if last:
             logger.info("To upload the run's figures: %s", last)
+
+
+def _resumed_step(run: Run) -> int:
+    """The step up to which earlier figures stay: all of them where nothing is trained any more."""
+    if not run.trains:
+        return sys.maxsize
+    found = checkpoint.newest(run.folder.checkpoints) if run.world.is_main else None
+    if found is None:
+        return 0
+    state = TrainState(**found[1]["state"])
+    return state.epoch * steps_per_epoch(len(run.training_examples()), run.plan) + state.step_in_epoch
 
 
 def described(run: Run) -> dict[str, Any]:

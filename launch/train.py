@@ -43,7 +43,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         stack.callback(logs.close)
         parts = assembly.build(config, world, folder)
         tracker = stack.enter_context(record.tracker(parts))
-        state = training.train(parts, tracker) if config.do_train else None
+        state = training.train(parts, tracker) if parts.trains else None
         scores = scoring.score(parts, tracker)
         return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
 

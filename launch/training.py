@@ -11,7 +11,7 @@ import torch
 from harness import checkpoint, data, distributed, engine, export, logs, loop, model
 from harness.checkpoint import TrainState
 from harness.engine import Engine
-from harness.evaluate import evaluate
+from harness.evaluate import Evaluation, evaluate
 from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
 from harness.runs import write
@@ -31,6 +31,10 @@ def train(run: Run, tracker: Tracker) -> TrainState:
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
     trained = engine.build(network, run.task.head, config, run.plan, steps, world)
+
+    def score_dev() -> Evaluation:
+        return evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id)
+
     with ExitStack() as stack:
         stack.callback(_release, trained)
         torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
@@ -45,9 +49,7 @@ def train(run: Run, tracker: Tracker) -> TrainState:
             trained,
             examples,
             run.pad_id,
-            score_dev=(lambda: evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id))
-            if config.eval_every_epoch
-            else None,
+            score_dev=score_dev if config.eval_every_epoch else None,
             after_epoch=lambda now: _after_epoch(run, trained, now),
             tracker=tracker,
             progress=stack.enter_context(
@@ -86,7 +88,7 @@ def _write_model(run: Run, trained: Engine) -> None:
     """Collective: the master weights are gathered from all ranks."""
     weights = trained.weights()
     if run.world.is_main:
-        export.save(run.folder.model, trained.inner.module, weights, run.tokenizer, run.task.labels, run.task.family)
+        export.save(run.folder.model, trained.module, weights, run.tokenizer, run.task.labels, run.task.family)
     distributed.barrier()
 
 

@@ -90,12 +90,16 @@ def test_the_best_dev_epoch_is_reported_where_asked(tiny_bert: Path, tmp_path: P
     assert result["scores"]["dev"]["score"] == max(scores)
 
 
-def test_test_is_predicted_later_by_a_second_command(tiny_bert: Path, tmp_path: Path) -> None:
-    line = arguments("biosses", tiny_bert, tmp_path / "run", "--max_steps", "4")
+@pytest.mark.parametrize("asked", [("--do_predict",), ("--do_train", "--do_eval", "--do_predict")])
+def test_test_is_predicted_later_by_a_second_command(asked: tuple[str, ...], tiny_bert: Path, tmp_path: Path) -> None:
+    """Nothing is trained again, and no figure of the training is lost, though no checkpoint is kept."""
+    line = arguments("biosses", tiny_bert, tmp_path / "run", "--max_steps", "4", "--keep_checkpoints", "0")
     first = run([*line, "--do_train", "--do_eval"])
-    assert set(first["scores"]) == {"dev"}
-    second = run([*line, "--do_predict"])
+    figures = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert set(first["scores"]) == {"dev"} and not (tmp_path / "run" / "checkpoints").exists()
+    second = run([*line, *asked])
     assert set(second["scores"]) == {"dev", "test"} and second["epochs"] == first["epochs"]
+    assert (tmp_path / "run" / "metrics.jsonl").read_text() == figures
 
 
 def weights(folder: Path) -> dict[str, Any]:
