@@ -20,7 +20,16 @@ DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current f
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """(complete settings, notes for the user). Raises UserError that lists every fault."""
-    return flags.parse(argv, complete)
+    notes: list[str] = []
+
+    def complete_and_tell(given: Mapping[str, Any]) -> dict[str, Any]:
+        filled = complete(given)
+        if filled["task"] != str(given["task"]).lower().replace("-", "_"):
+            notes.append(f"--task {given['task']}: taken as {filled['task']}")
+        return filled
+
+    config, retired = flags.parse(argv, complete_and_tell)
+    return config, notes + retired
 
 
 def complete(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,12 @@ SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
 )  # fmt: skip
 
 
+def clean_environment() -> dict[str, str]:
+    """This process's environment without the rank that runs in it have set, for programs that get one of their own."""
+    ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {**{name: value for name, value in os.environ.items() if name not in ranks}, "OMP_NUM_THREADS": "1"}
+
+
 def arguments(task: str, model: Path, output: Path, *more: str) -> list[str]:
     """A command line; flags in `more` win over SMALL."""
     kept, words = [], list(SMALL)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from running import clean_environment
 
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
 NOT_HERE = 77
@@ -26,7 +27,9 @@ class Slurm:
     @property
     def env(self) -> dict[str, str]:
         """This process's environment, without traces of a job of another cluster that the tests may run in."""
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+        clean = {
+            name: value for name, value in clean_environment().items() if not name.startswith(("SLURM_", "SBATCH_"))
+        }
         return {**clean, "SLURM_CONF": str(self.conf)}
 
     def run(self, *command: str, timeout: float = 120, check: bool = True, **env: str) -> str:

@@ -116,7 +116,7 @@ def test_predicting_with_a_run_that_was_never_trained(
     assert "--do_train" in complaint(arguments("mednli", tiny_bert, tmp_path / "run", "--do_predict"), capsys)
 
 
-def test_an_original_command_line_works(tiny_bert: Path, tmp_path: Path) -> None:
+def test_an_original_command_line_works(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As in the READMEs of 2020, but for the script's name and apex's fp16."""
     line = (
         f"--do_train --do_eval --do_predict --task_name=bc5cdr --data_dir={tasks.sample_dir('bc5cdr_disease')} "
@@ -135,6 +135,7 @@ def test_an_original_command_line_works(tiny_bert: Path, tmp_path: Path) -> None
     } <= names
     header = (tmp_path / "run" / "first_dev_results.txt").read_text().splitlines()[0]
     assert header == "Global_step,Epochs,Loss,TP,FP,FN,Prec,Rec,FB1"
+    assert "--task bc5cdr: taken as bc5cdr_disease" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

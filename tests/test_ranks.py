@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from running import arguments, cut, run, run_on_ranks
+from running import arguments, clean_environment, cut, run, run_on_ranks
 
 import tasks
 
@@ -91,10 +90,7 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path) -> None:
     line = arguments("mednli", tiny_bert, tmp_path / "run", "--max_steps", "2")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        environment.pop(name, None)
-    done = subprocess.run([*LAUNCHERS[launcher], str(ROOT / "launch" / "train.py"), *line], env=environment,
+    done = subprocess.run([*LAUNCHERS[launcher], str(ROOT / "launch" / "train.py"), *line], env=clean_environment(),
                           capture_output=True, text=True, timeout=300, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = (tmp_path / "run" / "result.json").read_text()
