@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness import checkpoint, logs, runs, tracking
+from harness import UserError, checkpoint, logs, runs, tracking
 from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
+from harness.engine import TrainingFailed
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
@@ -52,6 +53,11 @@ def tracker(run: Run) -> Iterator[Tracker]:
         status = "finished"
     except Stopped:
         status = "stopped"
+        raise
+    except Exception as error:
+        expected = isinstance(error, UserError | TrainingFailed)
+        # The terminal shows it anyway; here it is kept.
+        logger.error("The run failed: %s", error, exc_info=not expected, extra={"file_only": True})
         raise
     finally:
         last = built.close(status)

@@ -148,6 +148,7 @@ def test_a_diverging_run_is_explained_and_keeps_its_checkpoint(
     assert status == 1
     assert "not a number at step" in error and "learning rate" in error and "--learning_rate" in error
     assert not (tmp_path / "run" / "result.json").exists()
+    assert "not a number at step" in (tmp_path / "run" / "train.log").read_text()
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
