@@ -144,6 +144,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
 
     name = config.model_name_or_path
     source = find(name)
+    torch.manual_seed(config.seed)  # for weights that the file lacks
     options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
     try:
         settings = AutoConfig.from_pretrained(source, **options)
@@ -166,7 +167,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name)
     if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # the same head whatever the file lacked
     model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)

@@ -155,6 +155,17 @@ class TestWeights:
         model.build(settings(folder), 3, per_word=False)
         assert "no weights for 2 tensors" in caplog.text and "attention.self.query.weight" in caplog.text
 
+    def test_weights_that_the_file_lacks_come_from_the_seed(self, encoders: dict[str, Path], tmp_path: Path) -> None:
+        folder = copied(encoders["bert"], tmp_path / "no-pooler")
+        weights = load_file(folder / "model.safetensors")
+        write_weights(folder, {k: v for k, v in weights.items() if "pooler" not in k})
+        drawn = []
+        for seed in (12, 12, 13):
+            torch.rand(seed)  # whatever has been drawn in this process before
+            built = model.build(settings(folder, pooling="pooler", seed=seed), 3, per_word=False)
+            drawn.append(built.encoder.pooler.dense.weight)
+        assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
     def test_other_model_type_is_said(self, encoders: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
         model.build(settings(encoders["roberta"], model_type="bert"), 3, per_word=False)
         assert "--model_type bert" in caplog.text and "is a roberta" in caplog.text
