@@ -93,6 +93,7 @@ def setup(is_main: bool, file: Path | None) -> None:
         logger.setLevel(logging.ERROR)  # what is worth a warning is so on rank 0 too
         others = logging.StreamHandler(sys.stderr)
         others.setFormatter(logging.Formatter(f"rank {os.environ.get('RANK', '?')}: %(levelname)s %(message)s"))
+        others.addFilter(_NotFileOnly())
         _add(logger, "other-rank", others)
         return
     logger.setLevel(logging.INFO)
@@ -227,7 +228,7 @@ class _VisibleProgress(Progress):
         self._draw(step, parts)
 
     def _draw(self, step: int, parts: Sequence[str]) -> None:
-        raise NotImplementedError
+        """Show it: on one live line, or as a plain one."""
 
     def _time_left(self, step: int, now: float) -> str:
         first_step, first_time = self.first or (step, now)
