@@ -14,9 +14,7 @@ import numpy as np
 import torch
 
 from harness.config import BatchPlan
-from harness.task import Batch, Encoded
-
-PAD_TO = 8  # row lengths are multiples of this: aligned matrix products, fewer shapes
+from harness.task import PAD_TO, Batch, Encoded
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,25 @@ def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
         if segments is not None and encoded.token_type_ids is not None:
             segments[row, : len(pieces)] = encoded.token_type_ids[example]
     scored = None
-    labels = [encoded.labels[i] for i in examples]
     if encoded.positions is not None:
         places = [row * length + place for row, i in enumerate(examples) for place in encoded.positions[i]]
         scored = torch.tensor(places, dtype=torch.int64)
-        labels = [label for example_labels in labels for label in example_labels]
     return Batch(
         torch.from_numpy(ids),
         torch.from_numpy(mask),
         None if segments is None else torch.from_numpy(segments),
         scored,
-        _label_tensor(labels),
+        labels_of(encoded, examples),
         tuple(examples),
         tuple(encoded.units(i) for i in examples),
     )
 
 
-def _label_tensor(labels: list[object]) -> torch.Tensor:
+def labels_of(encoded: Encoded, examples: Sequence[int]) -> torch.Tensor:
+    """Labels of the named examples, as in Batch."""
+    labels = [encoded.labels[i] for i in examples]
+    if encoded.positions is not None:
+        labels = [label for example_labels in labels for label in example_labels]
     array = np.asarray(labels)
     # No label at all: a tagging batch whose words are all unscored.
     whole = not array.size or (array.dtype.kind in "iub" and array.ndim == 1)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from harness.config import RunConfig
-from harness.data import collate, evaluation_batches
+from harness.data import collate, evaluation_batches, labels_of
 from harness.distributed import World, gather
 from harness.runs import RunFolder, write
 from harness.task import Batch, Encoded, Example, Prediction, Report, Task
@@ -84,10 +84,9 @@ def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id:
 
 
 def _loss(logits: list[np.ndarray], encoded: Encoded, task: Task) -> float:
-    order = list(range(len(encoded)))
-    labels = collate(encoded, order, 0).labels if order else torch.zeros(0)
+    order = range(len(encoded))
     rows = np.concatenate(logits) if encoded.positions is not None else np.stack(logits)
-    total = task.head.loss(torch.from_numpy(rows), labels)
+    total = task.head.loss(torch.from_numpy(rows), labels_of(encoded, order))
     return float(total) / max(1, sum(encoded.units(i) for i in order))
 
 

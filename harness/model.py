@@ -15,7 +15,7 @@ from torch import nn
 
 from harness import UserError
 from harness.config import RunConfig
-from harness.task import Batch
+from harness.task import PAD_TO, Batch
 
 logger = logging.getLogger(__name__)
 
@@ -202,10 +202,10 @@ def _check_length(config: RunConfig, settings: Any) -> None:
     longest = getattr(settings, "max_position_embeddings", None)
     if longest is not None and settings.model_type in ("roberta", "xlm-roberta", "camembert"):
         longest -= settings.pad_token_id + 1  # their positions start behind the padding id
-    if longest is not None and 0 < longest < config.max_seq_length:
+    if longest is not None and 0 < longest // PAD_TO * PAD_TO < config.max_seq_length:
         raise UserError(
             f"--max_seq_length {config.max_seq_length}: {config.model_name_or_path} has {longest} positions; "
-            "ask for at most that"
+            f"ask for at most {longest // PAD_TO * PAD_TO}"
         )
 
 

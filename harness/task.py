@@ -18,6 +18,7 @@ import torch
 from harness import UserError
 
 __all__ = [
+    "PAD_TO",
     "SPLITS",
     "Batch",
     "Confusion",
@@ -31,6 +32,7 @@ __all__ = [
     "UserError",
 ]
 
+PAD_TO = 8  # padded rows are a multiple of this long: aligned matrix products, fewer shapes
 SPLITS = ("train", "dev", "test")
 
 
