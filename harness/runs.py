@@ -205,8 +205,14 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where the tree differs; None outside a checkout."""
+    """The commit of the code that runs, with `+changes` where the tree differs; None where nothing tells.
+
+    A submitted run runs from a copy of the code, which names its commit in files of its own (`launch/job.py`).
+    """
     here = Path(__file__).resolve().parent.parent
+    if (here / "COMMIT").is_file():
+        changed = (here / "changes.diff").is_file() and (here / "changes.diff").stat().st_size > 0
+        return (here / "COMMIT").read_text(encoding="utf-8").strip() + ("+changes" if changed else "")
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)

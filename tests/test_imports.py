@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,3 +164,8 @@ class TestRulesBite:
     def test_docstrings_are_no_constants(self) -> None:
         tree = ast.parse('"""mednli"""\ndef f():\n    "mednli"\n    return ["hoc"]\n')
         assert [node.value for node in strings(tree)] == ["hoc"]
+
+
+def test_no_entry_point_hides_a_standard_module() -> None:
+    """`python launch/train.py` puts launch/ first on the import path: a profile.py there would break cProfile."""
+    assert {Path(name).stem for name in of("launch")} & sys.stdlib_module_names == set()

@@ -26,6 +26,7 @@ def test_the_table_has_the_ten_tasks_and_their_files() -> None:
 def test_every_flag_exists() -> None:
     known = set(flags.known_names()) | set(flags.RETIRED)
     launchers = {"num_gpus", "nproc_per_node", "help"}
+    launchers |= {"profile", "nodes", "gpus_per_node", "tasks_per_node", "print"}  # of launch/submit.py
     named = {flag.removeprefix("no-") for flag in re.findall(r"(?<![\w-])--([a-z][a-z_0-9-]+)", README)}
     assert named and named <= known | launchers, named - known - launchers
 
@@ -37,7 +38,7 @@ def test_every_make_target_exists(target: str) -> None:
 
 def test_every_link_and_folder_exists() -> None:
     local = [link for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("http")]
-    folders = re.findall(r"`((?:launch|harness|tasks|ds_configs|benchmarks)/[\w./]*)`", README)
+    folders = re.findall(r"`((?:launch|harness|tasks|ds_configs|benchmarks|slurm)/[\w./]*)`", README)
     missing = [name for name in local + folders if "NAME" not in name and not (ROOT / name).exists()]
     assert local and folders and not missing
 

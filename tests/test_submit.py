@@ -1,0 +1,262 @@
+"""launch/submit.py and the job that it sends: without a cluster, and on a real SLURM (see slurm_cluster.sh)."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from encoders import tiny_encoder
+from running import arguments, clean_environment, cut
+
+from harness import UserError
+from launch import job, settings, submit
+from launch.cluster import Profile
+from launch.job import TrainJob
+
+if TYPE_CHECKING:
+    from slurm_fixture import Slurm
+
+pytest_plugins = ("slurm_fixture",)
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "launch" / "submit.py"
+PROFILE = """
+partition = "debug"
+account = "my account"
+cpus_per_task = 1
+time = 30
+signal_delay_s = 77
+setup = ["export OMP_NUM_THREADS=1"]
+[additional_parameters]
+exclude = "node9"
+"""
+
+
+@pytest.fixture
+def profile(tmp_path: Path) -> Path:
+    path = tmp_path / "cluster.toml"
+    path.write_text(PROFILE)
+    return path
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert submit.main([*words, "--print"]) == 0
+    return capsys.readouterr().out
+
+
+class TestWithoutACluster:
+    def test_print_shows_the_profile_and_makes_nothing(
+        self, capsys: pytest.CaptureFixture[str], profile: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "a run"
+        words = ("--nodes", "2", "--gpus_per_node", "4", "--profile", str(profile), "--output_dir", str(folder))
+        text = printed(capsys, "--task", "mednli", *words)
+        expected = ("partition=debug", "account='my account'", "nodes=2", "ntasks-per-node=4", "gpus-per-node=4",
+                    "cpus-per-task=1", "time=30", "signal=USR2@77", "exclude=node9", "requeue")  # fmt: skip
+        assert [word for word in expected if f"#SBATCH --{word}\n" not in text] == []
+        assert "\nexport OMP_NUM_THREADS=1\n" in text
+        assert f"'{folder}/submitit'" in text and not folder.exists()
+
+    def test_cpus_alone(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+        words = ("--gpus_per_node", "0", "--tasks_per_node", "2", "--output_dir", str(tmp_path / "run"))
+        text = printed(capsys, "--task", "mednli", *words)
+        assert "gpus" not in text and "#SBATCH --ntasks-per-node=2\n" in text and "--partition" not in text
+
+    def test_example_profile_can_be_read(self) -> None:
+        assert Profile.read(ROOT / "slurm" / "cluster.example.toml").partition == "gpu"
+
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ('partion = "x"', "partion: no such key; did you mean partition?"),
+            ("time = 0", "time = 0: must be a whole number above 0"),
+            ("time = true", "time = True: must be a whole number"),
+            ("qos = 3", "qos = 3: must be text"),
+            ('setup = "module load"', "must be a list of shell lines"),
+            ("time =", "not TOML"),
+        ],
+    )
+    def test_faults_of_a_profile(self, text: str, said: str, tmp_path: Path) -> None:
+        path = tmp_path / "p.toml"
+        path.write_text(text)
+        with pytest.raises(UserError, match=str(path)) as error:
+            Profile.read(path)
+        assert said in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (
+                ("--task", "mednli", "--learning_rat", "1"),
+                "--learning_rat: no such flag; did you mean --learning_rate?",
+            ),
+            (("--task", "mednli", "--nodes", "0"), "--nodes 0: must be at least 1"),
+            (("--task", "mednli", "--nodes", "two"), "invalid int value"),
+            (("--task", "mednli", "--gpus_per_node", "2", "--tasks_per_node", "3"), "--gpus_per_node 2"),
+            (("--task", "mednli", "--cluster", "local", "--nodes", "2"), "deepspeed --num_gpus 2"),
+            (("--task", "mednli", "--profile", "/nowhere.toml"), "--profile /nowhere.toml: cannot be read"),
+            ((), "--task is missing"),
+        ],
+    )
+    def test_mistakes_are_said_before_anything_is_submitted(
+        self, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert submit.main(words) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.startswith("error: ") and len(error.splitlines()) == 1
+
+    def test_job_pickles_and_a_requeued_one_is_the_same(self, tmp_path: Path) -> None:
+        config, _ = settings.parse(["--task", "mednli", "--output_dir", str(tmp_path)])
+        sent = TrainJob(config.to_dict())
+        assert pickle.loads(pickle.dumps(sent)) == sent
+        assert sent.checkpoint().function == sent
+        assert type(config).from_dict(sent.config) == config
+
+    def test_snapshot_holds_what_a_run_reads(self, tmp_path: Path) -> None:
+        code = job.snapshot(tmp_path)
+        assert code == job.snapshot_folder(tmp_path) == job.snapshot(tmp_path)
+        for name in ("launch/job.py", "harness/loop.py", "ds_configs/fp32.json", "tasks/samples/mednli/train.tsv"):
+            assert (code / name).read_bytes() == (ROOT / name).read_bytes()
+        assert len((code / "COMMIT").read_text().strip()) == 40 and (code / "changes.diff").is_file()
+
+    def test_debug_runs_here_and_a_finished_run_is_not_run_again(
+        self, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        line = arguments("biosses", tiny_bert, tmp_path / "run", "--max_steps", "2")
+        assert submit.main([*line, "--cluster", "debug"]) == 0
+        assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
+        assert submit.main([*line, "--cluster", "slurm"]) == 0
+        assert "finished already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_interrupted_here_a_run_stops_at_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    line = long_run(tmp_path, tmp_path / "run")
+    command = [sys.executable, str(SCRIPT), *line, "--cluster", "local"]
+    first = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    wait_for_rows(tmp_path / "run", 2)
+    first.send_signal(signal.SIGINT)
+    said = first.communicate(timeout=100)[0].decode()
+    assert first.returncode == 75, said
+    assert "stopping at the next step" in said and "the same command goes on" in said
+    again = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, timeout=200)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "from the checkpoint" in again.stdout
+    assert (tmp_path / "run" / "result.json").is_file()
+
+
+def long_run(tmp_path: Path, folder: Path) -> list[str]:
+    """Some seconds of training."""
+    model = tiny_encoder(tmp_path / "model", dropout=0.1)
+    return arguments("biosses", model, folder, "--num_train_epochs", "15", "--logging_steps", "3")
+
+
+def wait_for_rows(folder: Path, rows: int, seconds: float = 100) -> None:
+    metrics = folder / "metrics.jsonl"
+    until = time.monotonic() + seconds
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < rows:
+        assert time.monotonic() < until, "no figures in time"
+        time.sleep(0.05)
+
+
+# ---- on a cluster
+def send(slurm: Slurm, tmp_path: Path, line: list[str], *where: str) -> str:
+    """The id of the submitted job."""
+    path = tmp_path / "cluster.toml"
+    path.write_text('partition = "debug"\ncpus_per_task = 1\ntime = 30\nsetup = ["export OMP_NUM_THREADS=1"]\n')
+    words = [sys.executable, str(SCRIPT), *line, "--cluster", "slurm", "--gpus_per_node", "0", "--profile", str(path)]
+    said = slurm.run(*words, *where)
+    return next(row.split()[1] for row in said.splitlines() if row.startswith("job "))
+
+
+def wait_for_end(slurm: Slurm, number: str, folder: Path, seconds: float = 240) -> dict[str, Any]:
+    """result.json of a job that has left the queue."""
+    until = time.monotonic() + seconds
+    while slurm.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", number).strip() not in ("COMPLETED", "FAILED", ""):
+        if time.monotonic() > until:
+            slurm.run("scancel", number, check=False)
+            pytest.fail(f"job {number} has not ended\n{logs(folder)}")
+        time.sleep(0.5)
+    assert (folder / "result.json").is_file(), logs(folder)
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return result
+
+
+def logs(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in sorted((folder / "submitit").glob("*_log.out")))
+
+
+@pytest.mark.slurm
+def test_two_nodes(slurm: Slurm, tiny_bert: Path, tmp_path: Path) -> None:
+    data = cut("bc5cdr_disease", tmp_path / "bc5cdr_disease", 60)
+    more = ("--max_steps", "4", "--data_dir", str(data), "--precision", "auto", "--ds_config", "bf16_zero1")
+    line = arguments("bc5cdr_disease", tiny_bert, tmp_path / "run", *more)
+    number = send(slurm, tmp_path, line, "--nodes", "2")
+    result = wait_for_end(slurm, number, tmp_path / "run")
+    assert (result["world_size"], result["steps"], result["examples_per_step"]) == (2, 4, 16)
+    assert slurm.run("sacct", "-nXP", "-o", "State,ExitCode,NNodes", "-j", number).strip() == "COMPLETED|0:0|2"
+    script = (tmp_path / "run" / "submitit" / f"{number}_submission.sh").read_text()
+    request = ["--nodes", "2", "--gpus_per_node", "0", "--profile", str(tmp_path / "cluster.toml"), "--print"]
+    again = slurm.run(sys.executable, str(SCRIPT), *line, *request)
+    assert again == script  # what --print shows is what is submitted
+    assert str(tmp_path / "run" / "code") in script
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_preempted_run_is_requeued_and_ends_as_one_left_alone(slurm: Slurm, tmp_path: Path, nodes: int) -> None:
+    where = ("--nodes", str(nodes))
+    whole = long_run(tmp_path, tmp_path / "whole")
+    undisturbed = wait_for_end(slurm, send(slurm, tmp_path, whole, *where), tmp_path / "whole")
+    number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"), *where)
+    wait_for_rows(tmp_path / "run", 4)
+    slurm.run("scancel", "--signal=USR2", number)
+    result = wait_for_end(slurm, number, tmp_path / "run")
+    said = logs(tmp_path / "run")
+    assert f"{tmp_path}/run/code/" in said  # the copy runs, though the job was sent from the working tree
+    assert f"Requeued job {number}" in said and "from the checkpoint" in said
+    assert int(slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]) == 1
+    for name in ("scores", "epochs", "steps"):
+        assert result[name] == undisturbed[name]
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_a_cancelled_run_does_not_come_back(slurm: Slurm, tmp_path: Path) -> None:
+    number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"))
+    wait_for_rows(tmp_path / "run", 4)
+    slurm.run("scancel", number)
+    time.sleep(8)  # KillWait is 5 s
+    state = slurm.run("sacct", "-nXP", "-o", "State", "-j", number).strip()
+    assert state.startswith("CANCELLED"), logs(tmp_path / "run")
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_sbatch_alone_requeues_a_stopped_run(slurm: Slurm, tmp_path: Path) -> None:
+    text = (ROOT / "slurm" / "train.sbatch").read_text()
+    values = {"<partition>": "debug", "<devices a node>": "1", "--nodes=1": "--nodes=2", "--cpus-per-task=8": "-c1"}
+    for name, value in values.items():
+        assert name in text
+        text = text.replace(name, value)
+    script = tmp_path / "train.sbatch"
+    script.write_text(text.replace("#SBATCH --gpus-per-node=1\n", ""))
+    line = long_run(tmp_path, tmp_path / "run")
+    path = f"{Path(sys.executable).parent}:{slurm.env['PATH']}"
+    number = slurm.run("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={tmp_path}/log", str(script), *line,
+                       PATH=path).strip()  # fmt: skip
+    wait_for_rows(tmp_path / "run", 4)
+    slurm.run("scancel", "--signal=USR2", number)
+    result = wait_for_end(slurm, number, tmp_path / "run")
+    said = (tmp_path / "log").read_text()
+    assert result["world_size"] == 2 and "from the checkpoint" in said, said
+    assert int(slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]) == 1
