@@ -58,9 +58,15 @@ class TrainState:
 
 
 def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int) -> None:
-    """Write a checkpoint and prune older ones. Collective."""
+    """Write a checkpoint and prune older ones. Collective.
+
+    A place that is saved already is left as it is: the run is deterministic, and replacing it would leave a moment
+    without a checkpoint.
+    """
     name = f"step-{state.epoch:04d}-{state.step_in_epoch:06d}"
     aside = root / f".{name}.partial"
+    if broadcast(_whole(root / name) is not None if world.is_main else None):
+        return
     if world.is_main:
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -75,8 +81,7 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
             json.dump(content, handle)
             handle.flush()
             os.fsync(handle.fileno())
-        if (root / name).exists():  # the same place saved again: never a moment without a checkpoint
-            os.replace(root / name, root / f".{name}.old.partial")
+        shutil.rmtree(root / name, ignore_errors=True)  # a torn one, or it would have been kept above
         os.replace(aside, root / name)
         prune(root, keep)
     barrier()
@@ -101,15 +106,21 @@ def restore(root: Path, engine: Savable, world: World) -> TrainState:
 def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
     """(folder, state.json) of the newest checkpoint whose files are all there in full."""
     for folder in sorted(root.glob("step-*"), reverse=True):
-        try:
-            content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            whole = False
-        if whole:
+        content = _whole(folder)
+        if content is not None:
             return folder, content
         logger.warning("%s is not complete and is passed over.", folder)
     return None
+
+
+def _whole(folder: Path) -> dict[str, Any] | None:
+    """state.json of a checkpoint whose files are all there in full, else None."""
+    try:
+        content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return content if whole else None
 
 
 def prune(root: Path, keep: int) -> None:

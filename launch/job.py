@@ -13,13 +13,13 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from launch.train import say
 
 WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -52,13 +52,13 @@ class TrainJob:
         try:
             result = train.run(RunConfig.from_dict(self.config))
         except Stopped as stop:
-            _say(str(stop))
+            say(str(stop))
             return _hand_over()
         except UserError as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             distributed.leave(train.EXIT_USER)
         except TrainingFailed as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             distributed.leave(train.EXIT_FAILED)
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:
             atexit.register(distributed.leave, 0)  # after submitit has written the result; see there for the reason
@@ -87,7 +87,7 @@ def _hand_over() -> dict[str, Any]:
     if os.environ.get("SLURM_PROCID", "0") == "0":
         state = _job_state()
         if state in ENDING:
-            _say(f"the job is {state}: not requeued from here")
+            say(f"the job is {state}: not requeued from here")
             return stopped
         os.kill(os.getpid(), signal.SIGUSR2)  # runs the handler that was there before training: raises SystemExit
         return stopped
@@ -104,14 +104,6 @@ def _job_state() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
-
-
-def _say(message: str) -> None:
-    """One voice for all ranks; the others wait until it was heard, since srun kills all when one fails."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
-        print(message, file=sys.stderr, flush=True)
-    else:
-        time.sleep(1)
 
 
 # ---- the code that the job runs

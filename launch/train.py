@@ -60,21 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
         for note in notes:
-            _say(note)
+            say(note)
         run(config)
         return 0
     except UserError as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return EXIT_USER
     except TrainingFailed as error:
-        _say(f"error: {error}")
+        say(f"error: {error}")
         return EXIT_FAILED
     except Stopped as stop:
-        _say(str(stop))
+        say(str(stop))
         return EXIT_STOPPED
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
     """One voice for all ranks; the others wait until it was heard, since a launcher kills all when one leaves."""
     if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
         print(message, file=sys.stderr, flush=True)

@@ -100,9 +100,17 @@ class TestRoundTrip:
         checkpoint.save(tmp_path, Tensor(), TrainState(1), world, keep=1)
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_same_step_again_replaces_the_first(self, root: Path, world: World) -> None:
-        checkpoint.save(root, Tensor(7), TrainState(1, 9), world, keep=9)
-        assert restored(root, world) == 7
+    def test_same_step_again_leaves_the_whole_one_alone(self, root: Path, world: World) -> None:
+        """Replacing it would leave a moment without a checkpoint, and a kill then would lose the only one."""
+        before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+        checkpoint.save(root, Tensor(4), TrainState(1, 9), world, keep=9)
+        assert restored(root, world) == 3
+        assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+    def test_same_step_again_replaces_a_torn_one(self, root: Path, world: World) -> None:
+        (checkpoint.newest(root) or (root, {}))[0].joinpath("engine", "tensor.pt").unlink()
+        checkpoint.save(root, Tensor(4), TrainState(1, 9), world, keep=9)
+        assert restored(root, world) == 4
 
     @pytest.mark.parametrize("size", [2, 4])
     def test_another_world_size_is_refused(self, size: int, root: Path, world: World) -> None:
