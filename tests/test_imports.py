@@ -21,7 +21,7 @@ TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
     ["logs", "task", "config"],
     ["distributed", "runs", "flags", "ds_config"],
-    ["preemption", "data", "packing", "model", "metrics_file"],
+    ["preemption", "data", "packing", "model", "masters", "metrics_file"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
     ["loop"],
