@@ -20,8 +20,9 @@ SOURCES = {
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
     ["logs", "task", "config"],
-    ["distributed", "runs", "flags", "ds_config"],
-    ["preemption", "data", "packing", "model", "metrics_file"],
+    ["distributed", "runs", "flags", "ds_config", "attention"],
+    ["preemption", "data", "packing", "metrics_file"],
+    ["model"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
     ["loop"],
