@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn import functional
 
 from harness.task import PAD_TO
 
@@ -115,10 +115,32 @@ def attend(
     for group in groups:
         mask = _within(group, sliding_window, query.device)
         q, k, v = (_take(tensor, group) for tensor in (query, key, value))
-        found = scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        if query.device.type == "cpu" and torch.is_grad_enabled():
+            found = _by_products(q, k, v, mask, dropout, scaling)
+        else:
+            found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         found = found.transpose(1, 2).flatten(0, 1)  # [b * T, heads, d]
         parts.append(found if group.kept is None else found.index_select(0, group.kept))
     return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape), None
+
+
+def _by_products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """For training on a CPU, where PyTorch computes masked attention with dropout in float32 from end to end.
+
+    Here scores and softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
+    """
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+    if mask is not None:
+        scores += torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+    return functional.dropout(scores.softmax(-1).to(value.dtype), dropout) @ value
 
 
 def _take(tensor: torch.Tensor, group: Group) -> torch.Tensor:
