@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from harness.dropout import drop
 from harness.task import PAD_TO
 
 ATTENTION = "within_examples"  # the name under which `attend` is registered with transformers
@@ -140,7 +141,7 @@ def _by_products(
     scores = (query.float() * scale) @ key.float().transpose(-1, -2)
     if mask is not None:
         scores += torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
-    return functional.dropout(scores.softmax(-1).to(value.dtype), dropout) @ value
+    return drop(scores.softmax(-1).to(value.dtype), dropout) @ value
 
 
 def _take(tensor: torch.Tensor, group: Group) -> torch.Tensor:

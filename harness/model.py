@@ -15,6 +15,7 @@ from torch import nn
 
 from harness import UserError
 from harness.config import RunConfig
+from harness.dropout import exchange
 from harness.packing import PADDED, Encoding, Layout, choose
 from harness.task import PAD_TO, Batch
 
@@ -49,8 +50,7 @@ class EncoderWithHead(nn.Module):
     def _rows(self, encoding: Encoding, batch: Batch) -> torch.Tensor:
         """What the linear layer takes: [n, width]."""
         if batch.scored is not None:
-            width = batch.input_ids.shape[1]
-            return encoding.hidden[encoding.starts[batch.scored // width] + batch.scored % width]
+            return encoding.at(batch.scored, batch.input_ids.shape[1])
         if self.pooling == "pooler":
             assert encoding.pooled is not None
             return encoding.pooled
@@ -168,6 +168,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
         encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
+    exchange(model)
     model.layout = choose(encoder, config.packing)
     logger.info("packing %s", model.layout)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))

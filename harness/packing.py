@@ -41,6 +41,10 @@ class Encoding:
     starts: torch.Tensor  # [B] int64
     pooled: torch.Tensor | None  # [B, width], where the encoder has a pooler
 
+    def at(self, places: torch.Tensor, width: int) -> torch.Tensor:
+        """The outputs at `places` [n] of the padded batch [B, width], flattened."""
+        return self.hidden[self.starts[places // width] + places % width]
+
     def mean(self, lengths: torch.Tensor) -> torch.Tensor:
         """[B, width]: the mean over each example's word pieces, of which there are `lengths` [B]."""
         place = torch.arange(len(self.hidden), device=self.hidden.device) - self.starts[:, None]  # [B, slots]

@@ -19,7 +19,7 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["logs", "task", "config"],
+    ["logs", "task", "config", "dropout"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
     ["preemption", "data", "packing", "metrics_file"],
     ["model"],
