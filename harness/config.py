@@ -61,6 +61,11 @@ class RunConfig:
     max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this; 0: no clipping", least=0.0)
     seed: int = option(12, "seed of data order, dropout and head", least=0)
     precision: str = option("auto", "arithmetic of the encoder", choices=("auto", "fp16", "bf16", "fp32"))
+    packing: str = option(
+        "auto",
+        "how the examples of a batch are laid out: packed without padding where the encoder can be, else by length",
+        choices=("auto", "packed", "bucketed", "padded"),
+    )
     ds_config: str | None = option(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
     no_cuda: bool = option(False, "stay on the CPU", identity=False)
     eval_every_epoch: bool = option(True, "score the dev split after every epoch", identity=False)

@@ -51,6 +51,7 @@ def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
         labels_of(encoded, examples),
         tuple(examples),
         tuple(encoded.units(i) for i in examples),
+        tuple(map(len, rows)),
     )
 
 

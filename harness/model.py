@@ -15,6 +15,8 @@ from torch import nn
 
 from harness import UserError
 from harness.config import RunConfig
+from harness.dropout import exchange
+from harness.packing import PADDED, Encoding, Layout, choose
 from harness.task import PAD_TO, Batch
 
 logger = logging.getLogger(__name__)
@@ -35,29 +37,26 @@ class EncoderWithHead(nn.Module):
         super().__init__()
         self.encoder: Any = encoder  # a transformers model; its config says its width
         self.pooling = pooling
+        self.layout: Layout = PADDED  # without padding where `choose` finds that the encoder can do without
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if batch.token_type_ids is not None:
-            inputs["token_type_ids"] = batch.token_type_ids
-        output = self.encoder(**inputs)
-        logits: torch.Tensor = self.classifier(self.dropout(self._rows(output, batch)))
+        rows = self._rows(self.layout.encode(self.encoder, batch), batch)
+        logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
 
-    def _rows(self, output: Any, batch: Batch) -> torch.Tensor:
-        hidden: torch.Tensor = output.last_hidden_state  # [B, T, width]
+    def _rows(self, encoding: Encoding, batch: Batch) -> torch.Tensor:
+        """What the linear layer takes: [n, width]."""
         if batch.scored is not None:
-            return hidden.flatten(0, 1)[batch.scored]
+            return encoding.at(batch.scored, batch.input_ids.shape[1])
         if self.pooling == "pooler":
-            pooled: torch.Tensor = output.pooler_output
-            return pooled
+            assert encoding.pooled is not None
+            return encoding.pooled
         if self.pooling == "cls":
-            return hidden[:, 0]
-        mask = batch.attention_mask.unsqueeze(-1).to(hidden.dtype)
-        return (hidden * mask).sum(1) / mask.sum(1)
+            return encoding.hidden[encoding.starts]
+        return encoding.mean(batch.attention_mask.sum(1))
 
 
 @dataclass(frozen=True)
@@ -169,6 +168,9 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
         encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
+    exchange(model)
+    model.layout = choose(encoder, config.packing)
+    logger.info("packing %s", model.layout)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model
@@ -248,7 +250,7 @@ def standard_names(settings: Any) -> dict[str, str]:
     return {"encoder": AutoModel._model_mapping[type(settings)].base_model_prefix}
 
 
-def load(folder: str | Path) -> Loaded:
+def load(folder: str | Path, packing: str = "auto") -> Loaded:
     """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one."""
     from safetensors.torch import load_file
     from transformers import AutoConfig, AutoModel, AutoTokenizer
@@ -278,6 +280,7 @@ def load(folder: str | Path) -> Loaded:
     if missing:
         raise UserError(f"{folder}/model.safetensors: lacks {sorted(missing)[0]}; the folder was not written by a run")
     model.load_state_dict(renamed, strict=False)
+    model.layout = choose(encoder, packing)
     return Loaded(model.eval(), tokenizer)
 
 

@@ -8,7 +8,7 @@ expect its results. Everything else in the harness works on these and never asks
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,6 +83,7 @@ class Batch:
     labels: torch.Tensor  # [n] int64 or float32, or [n, classes] float32
     examples: tuple[int, ...]  # their numbers in the split
     units: tuple[int, ...]  # rows of logits of each example; sums to n
+    lengths: tuple[int, ...] = ()  # word pieces of each example, known without asking the device
 
     @property
     def tokens(self) -> int:
@@ -93,21 +94,11 @@ class Batch:
         """The same on a device; a copy from pinned memory does not wait."""
         if device.type == "cpu":
             return self
-
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.pin_memory().to(device, non_blocking=True)
-
-        labels = self.labels.pin_memory().to(device, non_blocking=True)
-        ids, mask = self.input_ids.pin_memory().to(device, non_blocking=True), self.attention_mask.pin_memory()
-        return Batch(
-            ids,
-            mask.to(device, non_blocking=True),
-            move(self.token_type_ids),
-            move(self.scored),
-            labels,
-            self.examples,
-            self.units,
-        )
+        moved: dict[str, Any] = {}
+        for each in fields(self):
+            if isinstance(value := getattr(self, each.name), torch.Tensor):
+                moved[each.name] = value.pin_memory().to(device, non_blocking=True)
+        return replace(self, **moved)
 
 
 class Head(Protocol):

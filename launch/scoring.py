@@ -22,7 +22,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     if not asked:
         return {}
     # The precision of training: the same logits, to the bit, as the last evaluation of training saw.
-    network = model.load(run.folder.model).model.to(run.world.device, DTYPES[run.precision])
+    network = model.load(run.folder.model, run.config.packing).model.to(run.world.device, DTYPES[run.precision])
 
     def forward(batch: Batch) -> torch.Tensor:
         logits: torch.Tensor = network(batch.to(run.world.device))

@@ -19,9 +19,10 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["logs", "task", "config"],
-    ["distributed", "runs", "flags", "ds_config"],
-    ["preemption", "data", "packing", "model", "masters", "metrics_file"],
+    ["logs", "task", "config", "dropout"],
+    ["distributed", "runs", "flags", "ds_config", "attention"],
+    ["preemption", "data", "packing", "masters", "metrics_file"],
+    ["model"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
     ["loop"],

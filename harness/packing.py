@@ -1,0 +1,267 @@
+"""Forward passes without padding: how the examples of a batch lie in the rows that the encoder sees.
+
+Packed: examples lie one behind another, each with positions from its own beginning, and attend only to themselves. On
+a CPU all of a batch lie in one row without a gap, and attention runs over groups of examples of like length. On other
+devices they fill rows of a fixed length under a block-diagonal mask: few kernels, few shapes. Bucketed: one pass of the
+encoder for each group of examples of like length, padded to the group's longest. Padded: one pass, padded to the
+longest of all. Speed differs, and rounding; the mathematics does not.
+
+Whether an encoder can be packed is found by trying: its outputs for a few made-up examples, packed, must equal those
+of the padded ones.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from harness import UserError
+from harness.attention import ATTENTION, Group, cut, like_lengths, register, whole_rows
+from harness.task import PAD_TO, Batch
+
+logger = logging.getLogger(__name__)
+
+KINDS = ("packed", "bucketed", "padded")
+ROW, ROWS = 64, 4  # not on a CPU: rows are a multiple of 64 word pieces long, and a multiple of 4 in number
+PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in word pieces
+TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoder's output. Example e lies at hidden[starts[e] : starts[e] + its length], whatever the layout."""
+
+    hidden: torch.Tensor  # [slots, width]
+    starts: torch.Tensor  # [B] int64
+    pooled: torch.Tensor | None  # [B, width], where the encoder has a pooler
+
+    def at(self, places: torch.Tensor, width: int) -> torch.Tensor:
+        """The outputs at `places` [n] of the padded batch [B, width], flattened."""
+        return self.hidden[self.starts[places // width] + places % width]
+
+    def mean(self, lengths: torch.Tensor) -> torch.Tensor:
+        """[B, width]: the mean over each example's word pieces, of which there are `lengths` [B]."""
+        place = torch.arange(len(self.hidden), device=self.hidden.device) - self.starts[:, None]  # [B, slots]
+        own = ((place >= 0) & (place < lengths[:, None])).to(self.hidden.dtype)
+        return ((own @ self.hidden).float() / lengths[:, None]).to(self.hidden.dtype)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Examples in rows: R x T slots, of which some may stay empty."""
+
+    owner: np.ndarray  # [R, T] number of the slot's example in the batch, -1: empty
+    position: np.ndarray  # [R, T] place of the slot in its example, 0 in empty slots
+    starts: np.ndarray  # [B] slot of each example's first word piece, counted through all rows
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one encoder is fed."""
+
+    kind: str  # one of KINDS
+    first_position: int = 0  # packed: position id of an example's first word piece
+    reason: str = ""  # why it is not packed although that would have been taken
+
+    def __str__(self) -> str:
+        name = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}[self.kind]
+        return f"{name}: {self.reason}" if self.reason else name
+
+    def encode(self, encoder: Any, batch: Batch) -> Encoding:
+        """The encoder's output for a batch."""
+        lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
+        if self.kind == "packed":
+            return _packed(encoder, batch, lengths, self.first_position)
+        if self.kind == "bucketed":
+            return _bucketed(encoder, batch, lengths)
+        output = encoder(**_inputs(batch, slice(None), batch.input_ids.shape[1]))
+        starts = torch.arange(len(lengths), device=batch.input_ids.device) * batch.input_ids.shape[1]
+        return Encoding(output.last_hidden_state.flatten(0, 1), starts, getattr(output, "pooler_output", None))
+
+
+PADDED = Layout("padded")
+
+
+def choose(encoder: Any, asked: str) -> Layout:
+    """The layout for a float32 encoder on the CPU; makes it ready for it. Raises UserError where `asked` cannot be."""
+    if asked in ("bucketed", "padded"):
+        return Layout(asked)
+    reason, first_position = probe(encoder)
+    if not reason:
+        return Layout("packed", first_position)
+    if asked == "packed":
+        raise UserError(
+            f"--packing packed: this {encoder.config.model_type} encoder cannot be packed ({reason}); "
+            "use --packing auto or bucketed"
+        )
+    return Layout("bucketed", reason=reason)
+
+
+def probe(encoder: Any) -> tuple[str, int]:
+    """(why the encoder cannot be packed, or nothing; the position id that it gives to a first word piece).
+
+    Leaves torch's random state as it was. An encoder that can be packed keeps `attend` as its attention.
+    """
+    before, training = encoder.config._attn_implementation, encoder.training
+    batch = _probe_batch(encoder.config)
+    first_positions = {0, int(encoder.config.pad_token_id or 0) + 1}  # the second in RoBERTa and its relatives
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            expected = _by_example(PADDED.encode(encoder, batch), batch)
+            if not encoder._can_set_attn_implementation():
+                return "its attention cannot be exchanged", 0
+            register()
+            encoder.set_attn_implementation(ATTENTION)
+            for first_position in sorted(first_positions):
+                found = _by_example(Layout("packed", first_position).encode(encoder, batch), batch)
+                if all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(found, expected, strict=True)):
+                    before = ATTENTION
+                    return "", first_position
+        return "packed and padded outputs differ", 0
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0], 0
+    finally:
+        encoder.train(training)
+        if encoder.config._attn_implementation != before:
+            encoder.set_attn_implementation(before)
+
+
+def _probe_batch(settings: Any) -> Batch:
+    """A few examples of made-up ids, the longest just longer than a window of local attention."""
+    window = int(getattr(settings, "sliding_window", None) or 0)
+    positions = int(getattr(settings, "max_position_embeddings", None) or 512)
+    lengths = (5, min(window + 8, positions // 2), 3, 9)
+    draw = np.random.default_rng(0)
+    ids, mask = np.zeros((len(lengths), max(lengths)), np.int64), np.zeros((len(lengths), max(lengths)), np.int64)
+    pad = int(settings.pad_token_id or 0)
+    for row, length in enumerate(lengths):
+        drawn = draw.integers(0, settings.vocab_size, length)
+        ids[row, :length] = np.where(drawn == pad, (pad + 1) % settings.vocab_size, drawn)
+        ids[row, length:] = pad
+        mask[row, :length] = 1
+    many = tuple(range(len(lengths)))
+    tensors = torch.from_numpy(ids), torch.from_numpy(mask)
+    return Batch(*tensors, None, None, torch.zeros(len(many)), many, (1,) * len(many), lengths)
+
+
+def _by_example(encoding: Encoding, batch: Batch) -> list[torch.Tensor]:
+    """The outputs of each example's word pieces, and what the pooler makes of the first ones."""
+    spans = zip(encoding.starts.tolist(), batch.lengths, strict=True)
+    rows = [encoding.hidden[start : start + length] for start, length in spans]
+    return rows if encoding.pooled is None else [*rows, encoding.pooled]
+
+
+def first_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
+    """The numbers of the examples in each row: the longest first, each into the first row that has room for it."""
+    rows: list[list[int]] = []
+    room: list[int] = []
+    for example in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        row = next((r for r, left in enumerate(room) if left >= lengths[example]), len(rows))
+        if row == len(rows):
+            rows.append([])
+            room.append(row_length)
+        rows[row].append(example)
+        room[row] -= lengths[example]
+    return rows
+
+
+def lay_out(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int, count: int) -> Rows:
+    """Examples of the given lengths in `count` rows, of which the first hold what `rows` says."""
+    owner = np.full((count, row_length), -1)
+    position = np.zeros_like(owner)
+    starts = np.zeros(len(lengths), np.int64)
+    for row, examples in enumerate(rows):
+        place = 0
+        for example in examples:
+            end = place + lengths[example]
+            owner[row, place:end] = example
+            position[row, place:end] = np.arange(lengths[example])
+            starts[example] = row * row_length + place
+            place = end
+    return Rows(owner, position, starts)
+
+
+def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
+    """All examples in one row without a gap, longest first; on the CPU."""
+    order = np.argsort(-lengths, kind="stable").tolist()
+    rows = lay_out(lengths.tolist(), [order], int(lengths.sum()), 1)
+    return rows, like_lengths(rows.starts[order], lengths[order])
+
+
+def equal_rows(lengths: np.ndarray, device: torch.device) -> tuple[Rows, list[Group]]:
+    """Examples in rows of few different lengths and numbers."""
+    row_length = -(-int(lengths.max()) // ROW) * ROW
+    filled = first_fit(lengths.tolist(), row_length)
+    rows = lay_out(lengths.tolist(), filled, row_length, -(-len(filled) // ROWS) * ROWS)
+    return rows, [whole_rows(rows.owner, device)]
+
+
+def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int) -> Encoding:
+    device = batch.input_ids.device
+    rows, groups = one_row(lengths) if device.type == "cpu" else equal_rows(lengths, device)
+    # Empty slots repeat the batch's first word piece; they see only each other, and nothing reads them.
+    source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
+    slots = torch.from_numpy(source).to(device, non_blocking=True)
+    inputs = {
+        "input_ids": batch.input_ids.flatten()[slots],
+        "position_ids": torch.from_numpy(rows.position + first_position).to(device, non_blocking=True),
+        # `attend` knows from `groups` who sees whom; a mask of four dimensions passes through transformers unread.
+        "attention_mask": torch.zeros(1, 1, 1, 1, device=device),
+        "groups": groups,
+    }
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids.flatten()[slots]
+    hidden = encoder(**inputs).last_hidden_state.flatten(0, 1)
+    starts = torch.from_numpy(rows.starts).to(device, non_blocking=True)
+    return Encoding(hidden, starts, _pool(encoder, hidden, starts))
+
+
+def _pool(encoder: Any, hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor | None:
+    """What the encoder's own pooler makes of each example's first word piece; it would take a row's first."""
+    pooler = getattr(encoder, "pooler", None)
+    if pooler is None:
+        return None
+    first = hidden[starts]
+    # ALBERT's is the layer alone.
+    pooled: torch.Tensor = torch.tanh(pooler(first)) if isinstance(pooler, nn.Linear) else pooler(first[:, None])
+    return pooled
+
+
+def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
+    device = batch.input_ids.device
+    order = np.argsort(-lengths, kind="stable")
+    starts = np.zeros(len(lengths), np.int64)
+    hidden, pooled, slots = [], [], 0
+    for begin, end in cut(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest):
+        width = min(-(-int(lengths[order[begin]]) // PAD_TO) * PAD_TO, batch.input_ids.shape[1])
+        examples = torch.from_numpy(order[begin:end]).to(device, non_blocking=True)
+        output = encoder(**_inputs(batch, examples, width))
+        hidden.append(output.last_hidden_state.flatten(0, 1))
+        if getattr(output, "pooler_output", None) is not None:
+            pooled.append(output.pooler_output)
+        starts[order[begin:end]] = slots + width * np.arange(end - begin)
+        slots += width * (end - begin)
+    back = torch.from_numpy(np.argsort(order)).to(device, non_blocking=True)
+    return Encoding(
+        torch.cat(hidden),
+        torch.from_numpy(starts).to(device, non_blocking=True),
+        torch.cat(pooled)[back] if pooled else None,
+    )
+
+
+def _inputs(batch: Batch, examples: Any, width: int) -> dict[str, torch.Tensor]:
+    """The encoder's inputs for some of the padded examples, cut to `width` word pieces."""
+    inputs = {
+        "input_ids": batch.input_ids[examples, :width],
+        "attention_mask": batch.attention_mask[examples, :width],
+    }
+    if batch.token_type_ids is not None:
+        inputs["token_type_ids"] = batch.token_type_ids[examples, :width]
+    return inputs
