@@ -46,7 +46,10 @@ class RunConfig:
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)
     per_gpu_train_batch_size: int = option(32, "examples per device and forward pass", least=1)
     per_gpu_eval_batch_size: int = option(
-        32, "the same in evaluation; scores do not depend on it", least=1, identity=False
+        32,
+        "the same in evaluation, of the longest; more of shorter ones; scores do not depend on it",
+        least=1,
+        identity=False,
     )
     gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1)
     global_batch_size: int | None = option(

@@ -120,11 +120,17 @@ def epoch_steps(
 def evaluation_batches(encoded: Encoded, size: int, rank: int, world: int) -> list[tuple[int, ...]]:
     """This rank's batches of one pass over a split, longest examples first; every rank gets equally many.
 
-    Batch k belongs to rank k mod world. A rank with one batch fewer repeats batch 0 (ZeRO-3 gathers weights in every
-    pass); `harness.evaluate` keeps one answer an example.
+    A batch holds as many word pieces, padding counted, as `size` of the split's longest examples: shorter ones in
+    greater number, at no more memory. Batch k belongs to rank k mod world. A rank with one batch fewer repeats batch 0
+    (ZeRO-3 gathers weights in every pass); `harness.evaluate` keeps one answer an example.
     """
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded.input_ids[i]), i))
-    batches = [tuple(order[k : k + size]) for k in range(0, len(order), size)]
+    widths = [-(-len(encoded.input_ids[i]) // PAD_TO) * PAD_TO for i in order]
+    batches, start = [], 0
+    while start < len(order):
+        count = size * widths[0] // widths[start]
+        batches.append(tuple(order[start : start + count]))
+        start += count
     mine = batches[rank::world]
     rounds = -(-len(batches) // world)
     return mine + batches[:1] * (rounds - len(mine))

@@ -220,6 +220,8 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
         # With an empty table DeepSpeed does not compile its shared-memory reduction (a minute of C++ at a first run).
         deepspeed.ops.__compatible_ops__ = {}
     precision, settings = read_config(config, world)
+    if world.size > 1 and settings.get("zero_optimization", {}).get("stage") == 3:
+        model.layout = model.layout.in_one_pass()
     name = config.ds_config or "default"
     filled = ds_config.fill(settings, config, plan, name)
     linear = torch.nn.functional.linear

@@ -170,7 +170,6 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
     exchange(model)
     model.layout = choose(encoder, config.packing)
-    logger.info("packing %s", model.layout)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model

@@ -73,6 +73,13 @@ class Layout:
         name = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}[self.kind]
         return f"{name}: {self.reason}" if self.reason else name
 
+    def in_one_pass(self) -> Layout:
+        """The same, or padding where the number of the encoder's passes would depend on the batch.
+
+        Under ZeRO-3 weights are gathered in every pass: ranks with unequal numbers of them would wait for ever.
+        """
+        return Layout("padded", reason="ZeRO-3 on several devices") if self.kind == "bucketed" else self
+
     def encode(self, encoder: Any, batch: Batch) -> Encoding:
         """The encoder's output for a batch."""
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())

@@ -31,6 +31,7 @@ def train(run: Run, tracker: Tracker) -> TrainState:
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
     trained = engine.build(network, run.task.head, config, run.plan, steps, world)
+    logger.info("packing %s", network.layout)
 
     def score_dev() -> Evaluation:
         return evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id)

@@ -159,6 +159,17 @@ class TestEvaluation:
         batches = evaluation_batches(plain(lengths), size, 0, 1)
         assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
 
+    @unhurried
+    @given(lengths=lengths, size=st.integers(1, 7))
+    def test_a_batch_is_no_larger_than_one_of_the_longest(self, lengths: list[int], size: int) -> None:
+        encoded = plain(lengths)
+        most = size * (-(-max(lengths, default=0) // 8) * 8)
+        sizes = [collate(encoded, chosen, PAD).input_ids.numel() for chosen in evaluation_batches(encoded, size, 0, 1)]
+        assert max(sizes, default=0) <= most
+
+    def test_short_examples_fill_a_batch_in_greater_number(self) -> None:
+        assert evaluation_batches(plain([16, 16, 16, 8, 8, 8, 8]), 2, 0, 1) == [(0, 1), (2, 3), (4, 5, 6)]
+
     def test_longest_come_first(self) -> None:
         assert evaluation_batches(plain([2, 5, 5, 9]), 2, 0, 1) == [(3, 1), (2, 0)]
 

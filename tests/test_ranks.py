@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from encoders import tiny_encoder
 from running import arguments, clean_environment, cut, run, run_on_ranks
 
 import tasks
@@ -95,6 +96,15 @@ def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path)
     assert done.returncode == 0, done.stdout + done.stderr
     result = (tmp_path / "run" / "result.json").read_text()
     assert f'"world_size": {2 if "two" in launcher or launcher == "torchrun" else 1}' in result
+
+
+@pytest.mark.slow
+def test_an_encoder_that_cannot_be_packed_under_zero3_on_2_ranks(tmp_path: Path) -> None:
+    """Ranks must not make unequal numbers of passes."""
+    more = ("--max_steps", "4", "--ds_config", "fp16_zero3", "--precision", "auto", "--per_gpu_train_batch_size", "5")
+    line = arguments("hoc", tiny_encoder(tmp_path / "deberta", "deberta-v2"), tmp_path / "run", *more)
+    (result,) = run_on_ranks(2, [line], tmp_path)
+    assert isinstance(result, dict), result
 
 
 @pytest.mark.parametrize("world", [1, 2])
