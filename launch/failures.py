@@ -38,8 +38,9 @@ REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all 
 LOST_PEER = re.compile(r"gloo.*(?:by peer|Broken pipe|closed|Timed out|timeout)|remote process exited|got 0 bytes")
 SILENT = "reported_by_another_rank"  # attribute of an error
 
-FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EROFS, errno.EACCES, errno.EPERM)
-BROKEN = (errno.EIO, errno.ESTALE)
+FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM)
+BROKEN = (errno.EIO, errno.ESTALE, errno.EROFS)
+TORCH_WRITER = re.compile(r"PytorchStreamWriter failed|iostream error|inline_container.*unexpected pos")  # torch.save
 
 
 class FirstFailure:
@@ -175,33 +176,33 @@ def _storage(error: Exception, folder: RunFolder) -> TrainingFailed | None:
     if isinstance(error, UserError | TrainingFailed):
         return None
     for cause in _causes(error):
-        number, place = _os_error(cause)
+        number, place, reason = _os_error(cause)
         ours = place is not None and Path(place).is_relative_to(folder.path)
         if number in FULL:
             remedy = "free some space (a lower --keep_checkpoints needs less)"
-        elif number in BROKEN or (number in READ_ONLY and ours) or number == errno.EROFS:
+        elif number in BROKEN or (number in READ_ONLY and ours):
             remedy = "make it writable again"
         elif number == errno.ENOENT and ours:
             remedy = "the run folder, or a part of it, was taken away: put it back, or name another --output_dir"
         else:
             continue
         return TrainingFailed(
-            f"{place or folder.path}: cannot be written ({os.strerror(number)}): {remedy}; the same command then "
-            "goes on from the last checkpoint"
+            f"{place or folder.path}: cannot be written ({reason}): {remedy}; the same command then goes on from the "
+            "last checkpoint"
         )
     return None
 
 
-def _os_error(error: BaseException) -> tuple[int, str | None]:
-    """(errno, file) of an error of the operating system, also of one that another language wrote down; else 0."""
-    if isinstance(error, OSError):
-        return error.errno or 0, None if error.filename is None else str(error.filename)
+def _os_error(error: BaseException) -> tuple[int, str | None, str]:
+    """(errno, file, reason) of an error of the operating system, as other languages word it too; else errno 0."""
     text = str(error)
-    if found := re.search(r"\(os error (\d+)\)", text):  # safetensors
-        return int(found.group(1)), None
-    if "PytorchStreamWriter failed" in text:  # torch.save keeps the reason to itself
-        return errno.ENOSPC, None
-    return 0, None
+    if isinstance(error, OSError):
+        return error.errno or 0, None if error.filename is None else str(error.filename), error.strerror or text
+    if found := re.search(r'\(os error (\d+)\)(?: at path "(.*)")?', text):  # safetensors
+        return int(found[1]), found[2], os.strerror(int(found[1]))
+    if isinstance(error, RuntimeError) and TORCH_WRITER.search(text):
+        return errno.ENOSPC, None, "a write was cut short, as on a full disk"
+    return 0, None, ""
 
 
 def report(error: Exception) -> int:
