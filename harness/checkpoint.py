@@ -1,8 +1,9 @@
 """A training run's state on disk: complete or invisible, and the same on all ranks.
 
-`checkpoints/step-<n>/` holds DeepSpeed's files (weights, optimizer, loss scale, schedule), one rng file a rank, and
-state.json. It is written under another name and renamed when whole; state.json lists every file with its size, so that
-a torn copy is noticed and passed over.
+`checkpoints/step-<epoch>-<step>/` holds the engine's files (float32 weights, moments, loss scale, schedule; the same at
+any number of ranks and any ZeRO stage), one rng file a rank, and state.json. It is written under another name and
+renamed when whole and on the disk; state.json lists every file with its size, so that a torn copy is noticed and passed
+over, and says to which model it belongs.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from harness import UserError
 from harness.distributed import World, barrier, broadcast
 
 logger = logging.getLogger(__name__)
 
 STATE = "state.json"
+TORN = "is not complete"
 
 
 class Savable(Protocol):
@@ -35,7 +36,10 @@ class Savable(Protocol):
         """Write into `folder`. Collective."""
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote. Collective."""
+        """Read what `save` wrote, on any number of ranks. Collective."""
+
+    def signature(self) -> str:
+        """Equal for models that can load each other's weights."""
 
 
 @dataclass
@@ -47,6 +51,7 @@ class TrainState:
     losses: list[float] = field(default_factory=list)  # mean loss of each of those steps
     window: int = 0  # how many of them the last row of train figures already covers
     applied_steps: int = 0  # optimizer steps that changed the weights
+    examples_per_step: int = 0  # of all devices together: stays when their number changes
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry a finished epoch
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
@@ -65,7 +70,8 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
     """
     name = f"step-{state.epoch:04d}-{state.step_in_epoch:06d}"
     aside = root / f".{name}.partial"
-    if broadcast(_whole(root / name) is not None if world.is_main else None):
+    signature = engine.signature()
+    if broadcast(_fault(root / name, signature) is None if world.is_main else None):
         return
     if world.is_main:
         shutil.rmtree(aside, ignore_errors=True)
@@ -76,57 +82,93 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
     barrier()
     if world.is_main:
         files = {str(p.relative_to(aside)): p.stat().st_size for p in sorted(aside.rglob("*")) if p.is_file()}
-        content = {"state": dataclasses.asdict(state), "world": world.size, "files": files}
-        with open(aside / STATE, "w", encoding="utf-8") as handle:
-            json.dump(content, handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        shutil.rmtree(root / name, ignore_errors=True)  # a torn one, or it would have been kept above
+        content = {"state": dataclasses.asdict(state), "world": world.size, "model": signature, "files": files}
+        (aside / STATE).write_text(json.dumps(content), encoding="utf-8")
+        for file in (*files, STATE, "."):  # on the disk before it gets its name: power may fail too
+            _flush(aside / file)
+        if (root / name).exists():  # torn or of another model, or it would have been kept above
+            shutil.rmtree(root / name)
         os.replace(aside, root / name)
-        prune(root, keep)
+        _flush(root)
+        prune(root, keep, signature)
     barrier()
 
 
 def restore(root: Path, engine: Savable, world: World) -> TrainState:
     """The newest complete checkpoint into the engine, or a fresh state. Collective; rank 0 chooses for all."""
-    found: tuple[Path, dict[str, Any]] | None = broadcast(newest(root) if world.is_main else None)
+    found: tuple[Path, dict[str, Any]] | None = broadcast(newest(root, engine.signature()) if world.is_main else None)
     if found is None:
         return TrainState()
     folder, content = found
-    if content["world"] != world.size:
-        raise UserError(
-            f"{folder}: written by {content['world']} processes, this run has {world.size}; start it with "
-            f"{content['world']}, or name another --output_dir"
-        )
     engine.load(folder)
-    _set_random_states(torch.load(folder / f"rng-{world.rank}.pt", weights_only=True))
-    return TrainState(**content["state"])
+    state = TrainState(**content["state"])
+    if content["world"] != world.size:
+        logger.info("%s was written by %d processes; %d go on.", folder, content["world"], world.size)
+    restore_random_numbers(folder, world.rank, state.applied_steps)
+    return state
 
 
-def newest(root: Path) -> tuple[Path, dict[str, Any]] | None:
-    """(folder, state.json) of the newest checkpoint whose files are all there in full."""
+def restore_random_numbers(folder: Path, rank: int, steps: int) -> None:
+    """As they were; a rank more than there were gets a stream of its own that it has not been through before."""
+    if (folder / f"rng-{rank}.pt").is_file():
+        _set_random_states(torch.load(folder / f"rng-{rank}.pt", weights_only=True))
+    else:
+        torch.manual_seed(torch.initial_seed() + 1_000_003 * (steps + 1))
+
+
+def newest(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
+    """(folder, state.json) of the newest checkpoint that is whole and of this model; a warning for each one newer."""
     for folder in sorted(root.glob("step-*"), reverse=True):
-        content = _whole(folder)
-        if content is not None:
-            return folder, content
-        logger.warning("%s is not complete and is passed over.", folder)
+        fault = _fault(folder, signature)
+        if fault is None:
+            return folder, _read(folder)
+        logger.warning("%s %s and is passed over.", folder, fault)
     return None
 
 
-def _whole(folder: Path) -> dict[str, Any] | None:
-    """state.json of a checkpoint whose files are all there in full, else None."""
+def begun(root: Path) -> TrainState | None:
+    """The state of the newest whole checkpoint, whatever its model; says nothing of the others. Rank 0 alone."""
+    whole = (folder for folder in sorted(root.glob("step-*"), reverse=True) if _fault(folder, None) is None)
+    return next((TrainState(**_read(folder)["state"]) for folder in whole), None)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    return content
+
+
+def _fault(folder: Path, signature: str | None) -> str | None:
+    """Why a checkpoint cannot be used; None where it can."""
     try:
-        content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        content = _read(folder)
         whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
+        model = content["model"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return content if whole else None
+        return TORN
+    if not whole:
+        return TORN
+    return None if signature in (None, model) else "is of another model"
 
 
-def prune(root: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what a killed save left behind."""
-    for folder in sorted(root.glob("step-*"), reverse=True)[keep:] + list(root.glob(".step-*.partial")):
+def prune(root: Path, keep: int, signature: str) -> None:
+    """Remove all but the newest `keep` usable checkpoints, and what is torn or a killed save left behind.
+
+    Those of another model are not ours to remove.
+    """
+    faults = {folder: _fault(folder, signature) for folder in sorted(root.glob("step-*"), reverse=True)}
+    usable = [folder for folder, fault in faults.items() if fault is None]
+    torn = [folder for folder, fault in faults.items() if fault == TORN]
+    for folder in usable[keep:] + torn + list(root.glob(".step-*.partial")):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _random_states() -> dict[str, Any]:

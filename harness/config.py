@@ -133,7 +133,10 @@ def check(config: RunConfig) -> None:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How an optimizer step's examples are spread. total = micro x world x accumulation."""
+    """How an optimizer step's examples are spread: total = micro x world x accumulation.
+
+    Less where a run goes on with a number of devices that does not divide its batch: then some passes hold one fewer.
+    """
 
     micro: int  # examples per device and forward pass
     world: int  # devices
@@ -141,9 +144,16 @@ class BatchPlan:
     total: int  # examples per optimizer step
 
 
-def batch_plan(config: RunConfig, world: int) -> BatchPlan:
-    """The four batch numbers on `world` devices. Raises UserError where a global batch cannot be held."""
+def batch_plan(config: RunConfig, world: int, begun_with: int | None = None) -> BatchPlan:
+    """The four batch numbers on `world` devices. Raises UserError where a global batch cannot be held.
+
+    `begun_with`: examples per optimizer step of the run that is taken up. They stay what they are at any number of
+    devices, and with them steps, schedule and order of the data; passes are at most as large as asked for.
+    """
     micro, total = config.per_gpu_train_batch_size, config.global_batch_size
+    if begun_with is not None:
+        accumulation = -(-begun_with // (micro * world))
+        return BatchPlan(-(-begun_with // (world * accumulation)), world, accumulation, begun_with)
     if total is None:
         accumulation = config.gradient_accumulation_steps
         return BatchPlan(micro, world, accumulation, micro * world * accumulation)

@@ -61,7 +61,7 @@ def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: 
     ours = {
         "train_micro_batch_size_per_gpu": plan.micro,
         "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.total,
+        "train_batch_size": plan.micro * plan.world * plan.accumulation,
         "gradient_clipping": config.max_grad_norm or NO_CLIPPING,
     }
     for key, value in ours.items():

@@ -7,6 +7,8 @@ linear decay), so that learning rate and steps mean the same under every JSON.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from harness import UserError, ds_config
+from harness import UserError, ds_config, masters
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, agree, barrier
 from harness.model import EncoderWithHead, parameter_groups
@@ -23,6 +25,8 @@ from harness.task import Batch, Head
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
+TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in training
 SCALE_AT_MINIMUM = "loss scale already at minimum"  # in the bare Exception that DeepSpeed raises
 
 
@@ -145,38 +149,57 @@ class Engine:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The float32 master weights on the CPU, by name. Collective: every rank must call it and gets all."""
-        masters = self._unpartitioned_masters()
-        result = {}
-        for name, parameter in self.inner.module.named_parameters():
-            value = masters.get(parameter)
-            if value is None:
-                from deepspeed.utils import safe_get_full_fp32_param
+        kept = masters.of(self.inner)
+        return {
+            name: (kept.read(p) if p.requires_grad else p).detach().float().to("cpu", copy=True)
+            for name, p in self.inner.module.named_parameters()
+        }
 
-                value = safe_get_full_fp32_param(parameter)
-            result[name] = (parameter if value is None else value).detach().float().cpu().clone()
-        return result
-
-    def _unpartitioned_masters(self) -> dict[torch.Tensor, torch.Tensor]:
-        """In fp16, stage 0 keeps its masters in lists beside the weights, out of reach of DeepSpeed's own getter."""
-        optimizer = self.inner.optimizer
-        if not hasattr(optimizer, "fp32_groups") or not hasattr(optimizer, "fp16_groups"):
-            return {}
-        if self.inner.zero_optimization_stage() > 0:
-            return {}
-        pairs = zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
-        return {half: full for halves, fulls in pairs for half, full in zip(halves, fulls, strict=True)}
+    def signature(self) -> str:
+        """What another engine must have in common to load what this one saved: names and shapes of its parameters."""
+        return hashlib.sha256(json.dumps(masters.shapes(self.inner), sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Weights, optimizer, loss scale and schedule into `folder`. Collective."""
-        self.inner.save_checkpoint(str(folder), tag="engine", save_latest=False)
+        """Weights, moments, loss scale and schedule into `folder`, written by rank 0 alone. Collective."""
+        from safetensors.torch import save_file
+
+        adam_steps, tensors = masters.read_all(self.inner, keep=self.world.is_main)
+        if not self.world.is_main:
+            return
+        save_file(tensors, folder / TENSORS)
+        counters = {
+            "adam_steps": adam_steps,
+            "tried_steps": int(self.inner.global_steps),
+            "skipped_steps": int(self.inner.skipped_steps),
+            "schedule_steps": int(self.inner.lr_scheduler.last_epoch),
+            "loss_scale": {name: getattr(self._loss_scaler(), name, None) for name in LOSS_SCALER},
+        }
+        (folder / COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """What `save` wrote, on the same number of ranks. Collective."""
-        if not (folder / "engine").is_dir():
-            raise TrainingFailed(
-                f"{folder}: no checkpoint of the engine; remove the folder to fall back to the one before"
-            )
-        self.inner.load_checkpoint(str(folder), tag="engine")
+        """What `save` wrote, at any ZeRO stage and on any number of ranks. Collective."""
+        from safetensors import safe_open
+
+        counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            masters.write_all(self.inner, counters["adam_steps"], file.get_tensor)
+        inner, scaler = self.inner, self._loss_scaler()
+        inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]
+        inner.micro_steps = inner.global_steps * inner.gradient_accumulation_steps()
+        for name, value in counters["loss_scale"].items():
+            if value is not None and hasattr(scaler, name):
+                setattr(scaler, name, value)
+        schedule = inner.lr_scheduler
+        schedule.last_epoch = counters["schedule_steps"]
+        for group, peak, share in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = peak * share(schedule.last_epoch)
+
+    def _loss_scaler(self) -> Any:
+        """What keeps the loss scale: under stage 0 of fp16 another object than under ZeRO; None in fp32."""
+        optimizer = self.inner.optimizer
+        return getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""

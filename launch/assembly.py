@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import tasks
+from harness import checkpoint, data, distributed, engine, model
 from harness import config as run_config
-from harness import data, engine, model
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.evaluate import Split
@@ -58,7 +58,7 @@ class Run:
 
 def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
-    plan = run_config.batch_plan(config, world.size)
+    plan = run_config.batch_plan(config, world.size, _begun_with(folder))
     precision, _ = engine.read_config(config, world)
     task = tasks.get(config.task)
     place, kind = settings.find_data(config)
@@ -71,6 +71,12 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     run = Run(config, world, folder, plan, precision, task, tokenizer, splits, kind)
     _announce(run, place)
     return run
+
+
+def _begun_with(folder: RunFolder) -> int | None:
+    """Examples per optimizer step of the run that lies in the folder."""
+    state = distributed.on_main(lambda: checkpoint.begun(folder.checkpoints))
+    return None if state is None else state.examples_per_step
 
 
 def _needed(config: RunConfig, task: Task) -> set[str]:

@@ -63,10 +63,9 @@ def _resumed_step(run: Run) -> int:
     """The step up to which earlier figures stay: all of them where nothing is trained any more."""
     if not run.trains:
         return sys.maxsize
-    found = checkpoint.newest(run.folder.checkpoints) if run.world.is_main else None
-    if found is None:
+    state = checkpoint.begun(run.folder.checkpoints) if run.world.is_main else None
+    if state is None:
         return 0
-    state = TrainState(**found[1]["state"])
     return state.epoch * steps_per_epoch(len(run.training_examples()), run.plan) + state.step_in_epoch
 
 

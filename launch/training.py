@@ -39,6 +39,7 @@ def train(run: Run, tracker: Tracker) -> TrainState:
         stack.callback(_release, trained)
         torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
         state = checkpoint.restore(run.folder.checkpoints, trained, world)
+        state.examples_per_step = run.plan.total
         if state.epoch or state.step_in_epoch:
             logger.info("Taken up after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
         training = loop.Training(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from harness import UserError, checkpoint, distributed
+from harness import checkpoint, distributed
 from harness.checkpoint import TrainState
 from harness.distributed import World
 
@@ -21,8 +21,12 @@ from harness.distributed import World
 class Tensor:
     """The least that can be saved: one tensor."""
 
-    def __init__(self, value: float = 0.0) -> None:
+    def __init__(self, value: float = 0.0, model: str = "a model") -> None:
         self.value = torch.tensor([value])
+        self.model = model
+
+    def signature(self) -> str:
+        return self.model
 
     def save(self, folder: Path) -> None:
         (folder / "engine").mkdir()
@@ -108,14 +112,49 @@ class TestRoundTrip:
         assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
     def test_same_step_again_replaces_a_torn_one(self, root: Path, world: World) -> None:
-        (checkpoint.newest(root) or (root, {}))[0].joinpath("engine", "tensor.pt").unlink()
+        (root / "step-0001-000009" / "engine" / "tensor.pt").unlink()
         checkpoint.save(root, Tensor(4), TrainState(1, 9), world, keep=9)
         assert restored(root, world) == 4
 
-    @pytest.mark.parametrize("size", [2, 4])
-    def test_another_world_size_is_refused(self, size: int, root: Path, world: World) -> None:
-        with pytest.raises(UserError, match=rf"step-0001-000009: written by 1 processes, this run has {size}"):
-            checkpoint.restore(root, Tensor(), replace(world, size=size))
+    def test_fewer_ranks_go_on(self, root: Path, world: World) -> None:
+        engine = Tensor()
+        assert checkpoint.restore(root, engine, replace(world, size=2)).step_in_epoch == 9
+        assert engine.value.item() == 3
+
+    def test_a_rank_more_draws_numbers_of_its_own(self, root: Path) -> None:
+        drawn = []
+        for rank in (0, 1, 2):
+            torch.manual_seed(rank)
+            drawn.append(torch.rand(1).item())  # when training began
+            checkpoint.restore_random_numbers(root / "step-0001-000009", rank, 33)
+            drawn.append(torch.rand(1).item())
+        assert len(set(drawn)) == 6
+
+    def test_state_of_a_run_that_was_begun(self, root: Path, tmp_path: Path) -> None:
+        begun = checkpoint.begun(root)
+        assert begun is not None and (begun.epoch, begun.step_in_epoch) == (1, 9)
+        assert checkpoint.begun(tmp_path / "none") is None
+
+
+class TestAnotherModel:
+    def test_is_passed_over_with_a_warning(self, root: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        checkpoint.save(root, Tensor(4, "another model"), TrainState(2), world, keep=9)
+        assert restored(root, world) == 3
+        assert [r.levelname for r in caplog.records if "step-0002-000000 is of another model" in r.message] == [
+            "WARNING"
+        ]
+
+    def test_neither_counts_nor_is_removed(self, root: Path, world: World) -> None:
+        checkpoint.save(root, Tensor(4, "another model"), TrainState(0, 1), world, keep=1)
+        assert len(names(root)) == 4
+        checkpoint.save(root, Tensor(5), TrainState(1, 20), world, keep=1)
+        assert names(root) == ["step-0000-000001", "step-0001-000020"]
+
+    def test_is_replaced_at_the_same_place(self, root: Path, world: World) -> None:
+        checkpoint.save(root, Tensor(4, "another model"), TrainState(1, 9), world, keep=9)
+        engine = Tensor(0, "another model")
+        checkpoint.restore(root, engine, world)
+        assert engine.value.item() == 4
 
 
 def cut(path: Path) -> None:
@@ -186,8 +225,13 @@ class TestPrune:
         ],
     )
     def test_newest_are_kept(self, keep: int, kept: list[str], root: Path) -> None:
-        checkpoint.prune(root, keep)
+        checkpoint.prune(root, keep, "a model")
         assert names(root) == kept
+
+    def test_a_torn_one_does_not_push_out_a_whole_one(self, root: Path, world: World) -> None:
+        cut(root / "step-0001-000009" / "rng-0.pt")
+        checkpoint.save(root, Tensor(4), TrainState(1, 4), world, keep=1)
+        assert names(root) == ["step-0001-000004"]
 
     def test_saving_prunes(self, root: Path, world: World) -> None:
         checkpoint.save(root, Tensor(4), TrainState(2), world, keep=2)

@@ -22,7 +22,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["log_file"],
     ["logs", "task", "config"],
     ["distributed", "runs", "flags", "ds_config"],
-    ["preemption", "data", "packing", "model", "metrics_file"],
+    ["preemption", "data", "packing", "model", "masters", "metrics_file"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
     ["loop"],
