@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # One thread a test process: the suite runs two at a time, and results do not depend on it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo test fast check format
+.PHONY: setup demo test fast check format faults
 
 setup: $(INSTALLED)
 
@@ -24,6 +24,10 @@ test: check
 
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"
+
+# SIGKILL to a random rank at 30 moments of each kind of run, and the table of how they ended.
+faults: setup
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 check: setup
 	$(BIN)/ruff check .

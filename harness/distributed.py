@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -136,18 +137,35 @@ def broadcast(value: Any) -> Any:
     return box[0]
 
 
+class RaisedOnMain(Exception):
+    """The cause of an error that `on_main` hands to the other ranks: it is rank 0's to report."""
+
+
 def on_main(action: Callable[[], Value]) -> Value:
     """Rank 0 alone acts; every rank gets its value, or raises what it raised."""
+    if dist.get_world_size() == 1:
+        return action()
     outcome: tuple[Value | None, Exception | None] = (None, None)
     if dist.get_rank() == 0:
         try:
             outcome = (action(), None)
         except Exception as error:
-            outcome = (None, error)
+            broadcast((None, _portable(error)))
+            raise
     value, failure = broadcast(outcome)
     if failure is not None:
-        raise failure
+        raise failure from RaisedOnMain("on rank 0")
     return cast(Value, value)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error, or its text where pickle cannot carry it: the other ranks would wait for it for ever."""
+    try:
+        if type(pickle.loads(pickle.dumps(error))) is type(error):
+            return error
+    except Exception:  # whatever an exception's own __reduce__ raises
+        pass
+    return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def agree(flag: bool, device: torch.device) -> bool:

@@ -24,6 +24,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from harness import log_file
+
 if TYPE_CHECKING:
     from typing import Self  # Python 3.10 has none
 
@@ -99,9 +101,7 @@ def setup(is_main: bool, file: Path | None) -> None:
     logger.setLevel(logging.INFO)
     _add(logger, "terminal", _terminal_handler())
     if file is not None:
-        os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600))  # readable by its owner only, whatever the umask
-        kept = logging.FileHandler(file, encoding="utf-8")
-        kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        kept = log_file.open_private(file)
         _add(logger, "file", kept)
         python_warnings.addHandler(kept)
 

@@ -203,6 +203,8 @@ def _columns(entry: dict[str, Any], state: TrainState) -> dict[str, str | float]
 
 
 def _save(run: Training, state: TrainState) -> None:
+    if run.world.is_main:
+        run.folder.check_exists()
     checkpoint.save(run.folder.checkpoints, run.engine, state, run.world, max(1, run.config.keep_checkpoints))
 
 

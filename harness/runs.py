@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_id"
+FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over from an earlier start means nothing
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
 
 
@@ -45,6 +48,18 @@ class RunFolder:
     def prediction(self, split: str) -> Path:
         """Gold and predicted of every example of a split."""
         return Path(self.predictions) / f"{split}.tsv"
+
+    def failure(self, token: str) -> Path:
+        """Made by the first rank that fails in this start of the run (`launch/failures.py`)."""
+        return self.path / f"{FAILURE_FILE}{token}"
+
+    def check_exists(self) -> None:
+        """Raises FileNotFoundError where the folder was taken away while the run was going.
+
+        Without the check the next file that is written would make it anew, as the folder of no run.
+        """
+        if not self.config.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path))
 
     def original(self, name: str) -> Path:
         """A result file under the name that the original scripts gave it."""
@@ -100,8 +115,11 @@ def prepare(config: RunConfig) -> dict[str, Any] | None:
     return None
 
 
-def hold(folder: RunFolder, stack: ExitStack) -> None:
-    """Take the folder's lock until `stack` closes. Raises UserError where another process holds it."""
+def hold(folder: RunFolder, stack: ExitStack) -> str:
+    """Take the folder's lock until `stack` closes, and clear what a killed run left; returns a token for this start.
+
+    Raises UserError where another process holds the lock.
+    """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
@@ -115,18 +133,28 @@ def hold(folder: RunFolder, stack: ExitStack) -> None:
         raise UserError(
             f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder"
         ) from error
-    handle.truncate(0)
-    handle.write(f"process {os.getpid()} on {os.uname().nodename}")
-    handle.flush()
+    try:
+        os.ftruncate(handle.fileno(), 0)
+        os.write(
+            handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode()
+        )  # a buffer would fail twice
+        for claim in folder.path.glob(f"{FAILURE_FILE}*"):
+            claim.unlink(missing_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    for unfinished in Path(folder.checkpoints).glob(".step-*.partial"):  # a full disk may be full of it
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return secrets.token_hex(4)
 
 
 def _not_writable(folder: RunFolder, error: OSError) -> UserError:
-    return UserError(f"--output_dir {folder.path}: cannot be written ({error.strerror}); name a folder of yours")
+    return UserError(f"--output_dir {folder.path}: cannot be written ({error.strerror}); name another folder")
 
 
 def _holds_foreign(folder: RunFolder) -> bool:
     """Something beside the lock and what `write` left behind when it was killed."""
-    return any(p.name != ".lock" and p.suffix != ".partial" for p in folder.path.iterdir())
+    ours = (".lock", FAILURE_FILE)
+    return any(not p.name.startswith(ours) and p.suffix != ".partial" for p in folder.path.iterdir())
 
 
 def _result(folder: RunFolder) -> dict[str, Any]:

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness import UserError, checkpoint, logs, runs, tracking
+from harness import checkpoint, logs, runs, tracking
 from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
-from harness.engine import TrainingFailed
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
@@ -54,11 +53,6 @@ def tracker(run: Run) -> Iterator[Tracker]:
     except Stopped:
         status = "stopped"
         raise
-    except Exception as error:
-        expected = isinstance(error, UserError | TrainingFailed)
-        # The terminal shows it anyway; here it is kept.
-        logger.error("The run failed: %s", error, exc_info=not expected, extra={"file_only": True})
-        raise
     finally:
         last = built.close(status)
         if last:
@@ -97,6 +91,7 @@ def described(run: Run) -> dict[str, Any]:
 
 def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
     """Write result.json, the last file of a run, and show the scores. Rank 0 alone."""
+    run.folder.check_exists()
     result = _result(run, scores, state, seconds)
     runs.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:

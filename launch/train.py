@@ -27,13 +27,14 @@ def run(config: RunConfig) -> dict[str, Any]:
     from harness import distributed, runs
     from harness.runs import RunFolder
     from launch import assembly, record, scoring, training
+    from launch.failures import FirstFailure
 
     started = time.perf_counter()
     os.umask(runs.OWNER_ONLY)
     world = distributed.init(config.no_cuda)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     with ExitStack() as stack:
-        distributed.on_main(lambda: runs.hold(folder, stack))
+        start = distributed.on_main(lambda: runs.hold(folder, stack))
         finished = distributed.on_main(lambda: runs.prepare(config))
         if finished is not None:
             if world.is_main:
@@ -41,8 +42,10 @@ def run(config: RunConfig) -> dict[str, Any]:
             return finished
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)
+        failures = stack.enter_context(FirstFailure(folder, world, start))
         parts = assembly.build(config, world, folder)
         tracker = stack.enter_context(record.tracker(parts))
+        stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
         state = training.train(parts, tracker) if parts.trains else None
         scores = scoring.score(parts, tracker)
         return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
@@ -53,25 +56,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     import torch
 
     logs.quiet_libraries(torch.cuda.is_available())
-    from harness.engine import TrainingFailed
-    from launch import settings
+    from launch import failures, settings
     from launch.training import Stopped
 
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
-        for note in notes:
-            say(note)
-        run(config)
-        return 0
-    except UserError as error:
+    except UserError as error:  # the same on all ranks
         say(f"error: {error}")
         return EXIT_USER
-    except TrainingFailed as error:
-        say(f"error: {error}")
-        return EXIT_FAILED
+    for note in notes:
+        say(note)
+    try:
+        run(config)
+        return 0
     except Stopped as stop:
         say(str(stop))
         return EXIT_STOPPED
+    except Exception as error:
+        return failures.report(error)
 
 
 def say(message: str) -> None:

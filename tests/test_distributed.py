@@ -143,6 +143,17 @@ def _refuse() -> None:
     raise UserError("no")
 
 
+class Stubborn(Exception):
+    """Its copy cannot be made: pickle calls the class with the message alone."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def _refuse_stubbornly() -> None:
+    raise Stubborn("by", "no means")
+
+
 def _rank(rank: int, port: int, folder: str) -> None:
     """What one of two ranks sees; written down as JSON."""
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
@@ -161,6 +172,11 @@ def _rank(rank: int, port: int, folder: str) -> None:
         distributed.on_main(_refuse)
     except UserError as error:
         seen["error"] = str(error)
+        seen["of another rank"] = isinstance(error.__cause__, distributed.RaisedOnMain)
+    try:
+        distributed.on_main(_refuse_stubbornly)
+    except Exception as error:
+        seen["stubborn"] = f"{type(error).__name__}: {error}"
     distributed.barrier()
     distributed.close()
     Path(folder, f"{rank}.json").write_text(json.dumps({**seen, "left": not dist.is_initialized()}))
@@ -187,6 +203,8 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ("on_main", ["from 0"] * 2),
         ("acted", [[0], []]),
         ("error", ["no"] * 2),
+        ("of another rank", [False, True]),
+        ("stubborn", ["Stubborn: by no means", "RuntimeError: Stubborn: by no means"]),
         ("left", [True] * 2),
     ],
 )

@@ -1,0 +1,39 @@
+"""A run's train.log as a handler of Python's logging."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+
+def open_private(path: Path) -> logging.Handler:
+    """A handler that appends to `path`, with times; a file that it makes is readable by its owner only."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))  # whatever the umask
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written any more is no reason to end a run, nor to fill the screen: one warning, no more."""
+
+    broken = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.broken:
+            self.broken = True
+            reason = error.strerror
+            logging.getLogger("harness").warning(
+                "%s: cannot be written (%s); going on without", self.baseFilename, reason
+            )
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what was left to write has no place
+            self.broken = True
