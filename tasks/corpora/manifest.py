@@ -14,7 +14,7 @@ from tasks.corpora.records import Options
 from tasks.corpora.sentences import splitter_version
 from tasks.corpora.sources import Source
 
-__all__ = ["FILE", "describe", "is_whole", "read", "without_versions"]
+__all__ = ["FILE", "describe", "describes", "is_whole", "read", "without_versions"]
 
 FILE = "manifest.json"
 LIBRARIES = ("blue-harness", "lxml", "python-docx")
@@ -56,6 +56,15 @@ def read(folder: Path) -> dict[str, Any] | None:
 def without_versions(content: Mapping[str, Any]) -> dict[str, Any]:
     """What two runs of the same command agree in, on whatever machine."""
     return {name: value for name, value in content.items() if name != "versions"}
+
+
+def describes(content: Mapping[str, Any]) -> bool:
+    """Whether it has the form that `describe` gives it, as far as `is_whole` needs it."""
+    splits = content.get("splits")
+    return isinstance(splits, dict) and all(
+        isinstance(split, dict) and all(isinstance(split.get(name), str) for name in ("file", "sha256"))
+        for split in splits.values()
+    )
 
 
 def is_whole(folder: Path, content: Mapping[str, Any]) -> bool:
