@@ -219,6 +219,12 @@ def test_nobody_listens(server: Server, tmp_path: Path) -> None:
     assert "refused" in complaint(lambda: download(nowhere, tmp_path, NOW)).lower()
 
 
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "corpus.zip", "http://[x/", "https://"])
+def test_what_is_no_address(tmp_path: Path, url: str) -> None:
+    complaint(lambda: download(Offer(url, "corpus.zip", "open"), tmp_path, ()))
+    assert not (tmp_path / "corpus.zip").exists()
+
+
 class TestCommand:
     def test_terms_come_first(self, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = ["fetch", "hoc", "--out", str(tmp_path / "raw"), "--address", server.url]

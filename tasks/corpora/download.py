@@ -70,6 +70,8 @@ def _check_there(target: Path, known: str | None) -> None:
 
 def _gather(url: str, part: Path, waits: tuple[float, ...]) -> None:
     """Bytes until there are as many as promised; a broken transfer is taken up again a few times."""
+    if not url.startswith(("https://", "http://")):
+        raise UserError(f"--address {url}: no address that starts with https://")
     wrong = ""
     for wait in (0.0, *waits):
         time.sleep(wait)
@@ -83,6 +85,8 @@ def _gather(url: str, part: Path, waits: tuple[float, ...]) -> None:
             elif error.code < 500:
                 raise UserError(f"{url}: answers {error.code} ({error.reason}); try a mirror with --address") from None
             wrong = f"answers {error.code}"
+        except ValueError as error:
+            raise UserError(f"--address {url}: no address ({_one_line(str(error))})") from None
         except BROKEN as error:
             wrong = str(getattr(error, "reason", None) or error or type(error).__name__)
     raise UserError(f"{url}: {_one_line(wrong)}, {1 + len(waits)} times; the same command goes on where it stopped")

@@ -113,7 +113,7 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
                 raise source.error(f"no examples of {task} {split} in it", f"give {corpus.expects}")
             splits[split] = _described(tasks.get(task).filenames[split], file, options.rules[split])
         contents[task] = manifest.describe(task, splits, source, options)
-        text = json.dumps(contents[task], indent=2, ensure_ascii=False) + "\n"
+        text = json.dumps(contents[task], indent=2) + "\n"
         with open(aside / task / manifest.FILE, "w", encoding="utf-8", opener=_private) as stream:
             stream.write(text)
     return contents

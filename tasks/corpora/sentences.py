@@ -24,6 +24,7 @@ Span = tuple[int, int]  # first character, character after the last
 CLOSED = re.compile(r"[.?!][\"'\u201d\u2019)\]}]*\s*\Z")  # quotes and brackets may close after the full stop
 OPENED = re.compile(r"[\"'\u201c\u2018(\[{]*(\w)")
 BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*")
+MODEL = "en_core_web_sm"  # of spaCy
 NEAR = 12  # characters before a boundary that CLOSED looks at
 
 
@@ -48,8 +49,9 @@ def sentences(text: str, whole: Sequence[Span] = (), splitter: str = "rules") ->
 
 def splitter_version(splitter: str) -> str:
     """The library behind a splitter with its version, for manifests."""
-    packages = {"rules": ("syntok",), "spacy": ("spacy", "en-core-web-sm")}[splitter]
-    return ", ".join(f"{name} {metadata.version(name)}" for name in packages)
+    if splitter == "rules":
+        return f"syntok {metadata.version('syntok')}"
+    return f"spacy {metadata.version('spacy')}, {MODEL} {_pipeline().meta['version']}"
 
 
 def _is_boundary(text: str, start: int) -> bool:
@@ -98,7 +100,11 @@ def _tokenizer() -> Any:
 
 
 def _spacy(text: str) -> Iterator[int]:
-    for sentence in _pipeline()(text).sents:
+    try:
+        document = _pipeline()(text)
+    except ValueError:  # spaCy's limit is a million characters
+        raise UserError(f"--splitter spacy: a text of {len(text)} characters is too long for it; use rules") from None
+    for sentence in document.sents:
         yield sentence.start_char
 
 
@@ -107,10 +113,10 @@ def _pipeline() -> Any:
     try:
         import spacy
 
-        return spacy.load("en_core_web_sm")
+        return spacy.load(MODEL)
     except (ImportError, OSError) as error:
         raise UserError(
-            "--splitter spacy: spaCy with en_core_web_sm is not installed; pip install it, or leave the flag away"
+            f"--splitter spacy: spaCy with {MODEL} is not installed; install both, or leave the flag out"
         ) from error
 
 

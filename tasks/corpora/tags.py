@@ -11,8 +11,9 @@ from tasks.corpora.sentences import Span, sentences
 
 __all__ = ["tagged", "tags", "words"]
 
-# Letters and digits together, any other character alone, rules such as ____ and **** as one.
-WORD = re.compile(r"[^\W_]+|([_*=~#.|-])\1+|[^\w\s]|_")
+# Letters and digits together, any other character alone, rules such as ____ and **** as one. A byte order mark in the
+# middle of a text is white space: at the start of a file it would be taken for the file's own.
+WORD = re.compile(r"[^\W_]+|([_*=~#.|-])\1+|[^\w\s\ufeff]|_")
 
 
 def words(text: str, start: int, end: int) -> list[Span]:
