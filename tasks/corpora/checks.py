@@ -1,0 +1,238 @@
+"""Is a task's data what it should be? Counts, duplicates, balance, characters and mentions; no text in any answer.
+
+`quick` is for training, before a model is loaded: it needs the examples that are read anyway, and a second or two for
+a hundred thousand of them. `Survey` is all of it, split by split.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from harness.task import SPLITS, Example, Task
+from tasks.corpora.published import PUBLISHED, RELATIONS, Size
+
+__all__ = ["Finding", "Survey", "quick"]
+
+MOST_SHARED = 0.05  # of a split's rows that are in another one: more is of weight
+MOST_CONTRADICTED = 0.01  # of rows whose text is there again with another label
+MOST_ODD = 0.01  # of rows with characters that no text should have
+LEAST_WORDS = 8  # headings and stock phrases may come again, in tasks of single sentences of a document
+MOST_IDS = 5  # named in a finding
+MARK = re.compile(r"@[A-Za-z_]+(-[A-Za-z_]+)?\$")
+ODD = ("Cc", "Cs", "Co", "Cn")  # control, half of a pair, private use, not assigned
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed."""
+
+    weighty: bool  # the data is probably not what the task's scores are about; else only worth knowing
+    text: str  # one line, without text of the examples
+
+
+@dataclass
+class _Split:
+    rows: int = 0
+    documents: set[str] = field(default_factory=set)
+    labels: Counter[str] = field(default_factory=Counter)
+    odd: Counter[str] = field(default_factory=Counter)  # name of the character -> rows
+    odd_rows: int = 0
+    again: int = 0  # rows whose text and label are in the split already
+    contradicted: list[str] = field(default_factory=list)  # ids of rows whose text has another label already
+    shared: dict[str, list[str]] = field(default_factory=dict)  # earlier split -> ids of rows whose text it has
+    unmarked: list[str] = field(default_factory=list)
+    overlapping: int = 0
+    disjoint: int = 0
+    headless: int = 0
+
+
+class Survey:
+    """Examples in, split by split in the order of SPLITS; figures and findings out.
+
+    Of a row only a hash of 16 bytes is kept, so that memory hardly grows with the data.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.splits: dict[str, _Split] = {}
+        self._seen: dict[bytes, tuple[str, int]] = {}  # hash of a text -> (first split, hash of its label)
+
+    def add(self, split: str, examples: Iterable[Example]) -> None:
+        """Look at examples of a split; may be called several times for a split."""
+        found = self.splits.setdefault(split, _Split())
+        for example in examples:
+            found.rows += 1
+            if self.task.family == "multilabel":
+                found.documents.add(example.group)
+            found.labels.update(self._labels(example))
+            self._characters(found, example)
+            self._repeated(found, split, example)
+            if self.task.family == "tagging":
+                _tags(found, example)
+            elif self.task.name in RELATIONS:
+                _marks(found, example)
+
+    def size(self, split: str, what: str) -> int:
+        """The figure that a published one is about."""
+        found = self.splits[split]
+        if what in ("rows", "documents"):
+            return found.rows if what == "rows" else len(found.documents)
+        if what == "mentions":
+            return found.labels["B"]
+        if what == "positive":
+            return sum(count for label, count in found.labels.items() if "false" not in label)
+        return found.labels[what]
+
+    def sizes(self) -> tuple[Size, ...]:
+        """The published figures of the task; none for a task of the user's own."""
+        return PUBLISHED.get(self.task.name, ())
+
+    def findings(self) -> list[Finding]:
+        """What is worth knowing, the weighty first."""
+        found = [
+            *self._of_sizes(),
+            *self._of_labels(),
+            *self._of_repetitions(),
+            *self._of_characters(),
+            *self._of_mentions(),
+        ]
+        return sorted(found, key=lambda finding: not finding.weighty)
+
+    def _labels(self, example: Example) -> Iterable[str]:
+        if self.task.family == "multilabel":
+            return [label for label, value in zip(self.task.labels, example.label, strict=True) if value] or ["none"]
+        if self.task.family == "similarity":
+            return [str(int(example.label // 1))]
+        return example.label if self.task.family == "tagging" else [example.label]
+
+    @staticmethod
+    def _characters(found: _Split, example: Example) -> None:
+        odd = {
+            char
+            for text in example.texts
+            if not (text.isascii() and text.isprintable())
+            for char in text
+            if char == "\ufffd" or unicodedata.category(char) in ODD
+        }
+        found.odd.update(f"U+{ord(char):04X}" for char in odd)
+        found.odd_rows += bool(odd)
+
+    def _repeated(self, found: _Split, split: str, example: Example) -> None:
+        words = len(example.texts) if self.task.family == "tagging" else len(example.texts[0].split())
+        if self.task.family in ("tagging", "multilabel") and words < LEAST_WORDS:
+            return
+        text = hashlib.blake2b("\t".join(example.texts).encode("utf-8", "replace"), digest_size=16).digest()
+        label = hash(example.label)
+        if text not in self._seen:
+            self._seen[text] = (split, label)
+            return
+        first, first_label = self._seen[text]
+        if first != split:
+            found.shared.setdefault(first, []).append(example.id)
+        elif first_label == label:
+            found.again += 1
+        if first_label != label:
+            found.contradicted.append(example.id)
+
+    def _of_sizes(self) -> Iterator[Finding]:
+        for size in self.sizes():
+            here = {split: self.size(split, size.what) for split in self.splits}
+            published = {split: getattr(size, split) for split in self.splits}
+            far = [split for split in here if not _near(here[split], published[split], size.tolerance)]
+            if not far:
+                continue
+            redrawn = _same_sum(far, here, published, size.tolerance)
+            figures = ", ".join(f"{split} {here[split]} (published {published[split]})" for split in far)
+            why = "; the sum agrees: another split of the same documents" if redrawn else ""
+            yield Finding(not redrawn, f"{size.what}: {figures}{why}")
+
+    def _of_labels(self) -> Iterator[Finding]:
+        known = () if self.task.family == "similarity" else self.task.labels
+        for split, found in self.splits.items():
+            missing = [label for label in known if not found.labels[label]]
+            if missing:
+                yield Finding(split == "train", f"{split}: no example of {', '.join(missing)}")
+            if len(found.labels) == 1:
+                yield Finding(True, f"{split}: all examples have the same label")
+
+    def _of_repetitions(self) -> Iterator[Finding]:
+        for split, found in self.splits.items():
+            for first, ids in found.shared.items():
+                share = len(ids) / found.rows
+                text = f"{split}: {len(ids)} rows ({share:.1%}) have a text of {first}, e.g. {_named(ids)}"
+                yield Finding(share > MOST_SHARED, text)
+            if found.again:
+                yield Finding(False, f"{split}: {found.again} rows are there twice or more, with the same label")
+            if found.contradicted:
+                share = len(found.contradicted) / found.rows
+                named = _named(found.contradicted)
+                text = f"{split}: {len(found.contradicted)} rows have a text that another label has too, e.g. {named}"
+                yield Finding(share > MOST_CONTRADICTED, text)
+
+    def _of_characters(self) -> Iterator[Finding]:
+        for split, found in self.splits.items():
+            if found.odd_rows:
+                kinds = ", ".join(f"{name} in {count}" for name, count in found.odd.most_common(MOST_IDS))
+                text = f"{split}: {found.odd_rows} rows hold odd characters ({kinds})"
+                yield Finding(found.odd_rows > MOST_ODD * found.rows, text)
+
+    def _of_mentions(self) -> Iterator[Finding]:
+        for split, found in self.splits.items():
+            if found.unmarked:
+                text = f"{split}: {len(found.unmarked)} rows without two marked mentions, e.g. {_named(found.unmarked)}"
+                yield Finding(True, text)
+            if found.overlapping:
+                yield Finding(False, f"{split}: {found.overlapping} rows of two mentions that overlap")
+            if found.disjoint:
+                yield Finding(False, f"{split}: {found.disjoint} times a mention goes on after a gap (I after O)")
+            if found.headless:
+                yield Finding(False, f"{split}: {found.headless} examples start inside a mention (I)")
+
+
+def _tags(found: _Split, example: Example) -> None:
+    tags: Sequence[str] = example.label
+    found.disjoint += sum(pair == ("O", "I") for pair in pairwise(tags))
+    found.headless += tags[0] == "I"
+
+
+def _marks(found: _Split, example: Example) -> None:
+    marks = list(MARK.finditer(example.texts[0]))
+    joint = any(mark[1] for mark in marks)
+    found.overlapping += joint
+    if len(marks) < 2 and not joint:
+        found.unmarked.append(example.id)
+
+
+def _same_sum(far: Sequence[str], here: Mapping[str, int], published: Mapping[str, int], tolerance: float) -> bool:
+    """Whether the same is only split in another way: over train and dev where test agrees, else over all three."""
+    together = ("train", "dev") if "test" not in far else SPLITS
+    if not set(together) <= here.keys():
+        return False
+    return _near(sum(here[split] for split in together), sum(published[split] for split in together), tolerance)
+
+
+def _near(one: int, other: int, tolerance: float) -> bool:
+    return abs(one - other) <= tolerance * max(one, other)
+
+
+def _named(ids: Sequence[str]) -> str:
+    """The first few ids; an id that could be running text is left out."""
+    plain = [name for name in ids[:MOST_IDS] if len(name) <= 60 and len(name.split()) == 1]
+    return ", ".join(plain) or "(ids not shown)"
+
+
+def quick(task: Task, examples: Mapping[str, Sequence[Example]]) -> list[str]:
+    """Warnings about the splits that were read, weighty ones only, a line each: sizes far from the published ones,
+    labels that train lacks, and texts that are in two splits."""
+    survey = Survey(task)
+    empty = [f"{split}: no examples" for split, rows in examples.items() if not rows]
+    for split in SPLITS:
+        if examples.get(split):
+            survey.add(split, examples[split])
+    return empty + [finding.text for finding in survey.findings() if finding.weighty]

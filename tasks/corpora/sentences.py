@@ -1,0 +1,123 @@
+"""Where the sentences of a text are: the one place that knows a sentence splitter.
+
+The default, syntok, is rule based, keeps offsets and takes time in proportion to the text. A boundary that it proposes
+counts only where the published data has one too: after `.`, `?` or `!`, before a capital letter or a digit, and
+outside every mention.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib import metadata
+from itertools import pairwise
+from typing import Any
+
+from harness.task import UserError
+
+__all__ = ["SPLITTERS", "Span", "sentences", "splitter_version"]
+
+Span = tuple[int, int]  # first character, character after the last
+
+CLOSED = re.compile(r"[.?!][\"'\u201d\u2019)\]}]*\s*\Z")  # quotes and brackets may close after the full stop
+OPENED = re.compile(r"[\"'\u201c\u2018(\[{]*(\w)")
+BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*")
+MODEL = "en_core_web_sm"  # of spaCy
+NEAR = 12  # characters before a boundary that CLOSED looks at
+
+
+def sentences(text: str, whole: Sequence[Span] = (), splitter: str = "rules") -> list[Span]:
+    """The sentences of a text in order, without the white space around them; together they hold every other character.
+
+    Args:
+        whole: spans that no sentence may end in, such as mentions; in any order, overlapping or not.
+        splitter: a name in SPLITTERS.
+
+    Raises UserError where the splitter is not installed.
+    """
+    starts = {0}
+    for start in SPLITTERS[splitter](text):
+        if splitter != "rules" or _is_boundary(text, start):
+            starts.add(start)
+    starts.update(match.end() for match in BLANK_LINE.finditer(text))
+    edges = [*_outside(sorted(starts), whole), len(text)]
+    spans = (_trimmed(text, start, end) for start, end in pairwise(edges))
+    return [span for span in spans if span[0] < span[1]]
+
+
+def splitter_version(splitter: str) -> str:
+    """The library behind a splitter with its version, for manifests."""
+    if splitter == "rules":
+        return f"syntok {metadata.version('syntok')}"
+    return f"spacy {metadata.version('spacy')}, {MODEL} {_pipeline().meta['version']}"
+
+
+def _is_boundary(text: str, start: int) -> bool:
+    following = OPENED.match(text, start)
+    return (
+        CLOSED.search(text[max(0, start - NEAR) : start]) is not None
+        and following is not None
+        and (following[1].isupper() or following[1].isdigit())
+    )
+
+
+def _outside(starts: Sequence[int], whole: Sequence[Span]) -> Iterator[int]:
+    """The starts that lie inside none of the spans; both sides are walked once."""
+    spans = sorted(whole)
+    reach = 0  # the furthest end of the spans that begin before the start at hand
+    position = 0
+    for start in starts:
+        until = bisect_left(spans, (start, 0), position)
+        reach = max([reach, *(end for _, end in spans[position:until])])
+        position = until
+        if start >= reach:
+            yield start
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    while start < end and text[start].isspace():
+        start += 1
+    while end > start and text[end - 1].isspace():
+        end -= 1
+    return start, end
+
+
+def _rules(text: str) -> Iterator[int]:
+    from syntok import segmenter
+
+    for sentence in segmenter.split(iter(_tokenizer().split(text))):
+        yield sentence[0].offset
+
+
+@cache
+def _tokenizer() -> Any:
+    from syntok.tokenizer import Tokenizer
+
+    # Contractions would be replaced by other words, and offsets would be lost.
+    return Tokenizer(emit_hyphen_or_underscore_sep=True, replace_not_contraction=False)
+
+
+def _spacy(text: str) -> Iterator[int]:
+    try:
+        document = _pipeline()(text)
+    except ValueError:  # spaCy's limit is a million characters
+        raise UserError(f"--splitter spacy: a text of {len(text)} characters is too long for it; use rules") from None
+    for sentence in document.sents:
+        yield sentence.start_char
+
+
+@cache
+def _pipeline() -> Any:
+    try:
+        import spacy
+
+        return spacy.load(MODEL)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"--splitter spacy: spaCy with {MODEL} is not installed; install both, or leave the flag out"
+        ) from error
+
+
+SPLITTERS: dict[str, Callable[[str], Iterator[int]]] = {"rules": _rules, "spacy": _spacy}
