@@ -17,7 +17,8 @@ from harness.engine import TrainingFailed
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
-from launch.assembly import SAMPLE_BANNER, Run
+from launch.assembly import Run
+from launch.settings import SAMPLE_BANNER
 from launch.training import Stopped
 
 logger = logging.getLogger("harness.launch")
