@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import UserError, runs
-from launch.reporting import formats, gather, leaderboard, significance
+from launch.reporting import formats, gather, leaderboard, page, significance
 from launch.reporting.leaderboard import Leaderboard
+from launch.reporting.page import Report
 from launch.reporting.significance import Test
 from launch.reporting.terminal import Parser, guarded
 
@@ -32,6 +33,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write report.html and leaderboard.md, .tex, .csv, .json here"
     )
+    parser.add_argument(
+        "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
+    )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
     return parser
 
@@ -44,7 +48,9 @@ def _main(argv: Sequence[str] | None) -> int:
     tests = significance.compare(board, baseline) if baseline else []
     _show(board, tests, baseline.label if baseline else "")
     if given.out is not None:
-        _write(given.out, board, tests, baseline.label if baseline else "")
+        _write(given.out, Report(found, board, tests, baseline.label if baseline else "", given.with_text))
+    elif given.with_text:
+        raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     return 0
 
 
@@ -61,12 +67,14 @@ def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def _write(folder: Path, board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
+def _write(folder: Path, report: Report) -> None:
+    board, tests, baseline = report.board, report.tests, report.baseline
     files = {
         "leaderboard.md": formats.markdown(board, tests, baseline, significance.METHOD),
         "leaderboard.tex": formats.latex(board, tests, baseline, significance.METHOD),
         "leaderboard.csv": formats.comma_separated(board),
         "leaderboard.json": formats.as_json(board, tests, baseline),
+        "report.html": page.build(report),
     }
     for name, text in files.items():
         try:

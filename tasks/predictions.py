@@ -14,7 +14,7 @@ from tasks.multilabel import SENTENCE_INDEX, label_text
 from tasks.tables import Row, is_number, read_rows, read_table, shown
 from tasks.tagging import TAGS
 
-__all__ = ["Answers", "check", "read"]
+__all__ = ["Answers", "check", "read", "whole_sentences"]
 
 HEADER = "index gold prediction"
 WORD_HEADER = ("token", "gold", "prediction")
@@ -117,7 +117,7 @@ def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -
     `source` is the file that `gold` was read from, named in the message.
     """
     is_tagging = task.family == "tagging"
-    wanted = _whole_sentences(gold) if is_tagging else list(gold)
+    wanted = whole_sentences(gold) if is_tagging else list(gold)
     compare = _word_mismatch if is_tagging else _row_mismatch
     fail = partial(_mismatch, answers.path, source)
     for line, ours, theirs in zip(answers.lines, answers.examples, wanted, strict=False):
@@ -155,7 +155,7 @@ def _word_mismatch(ours: Example, theirs: Example) -> tuple[int, str] | None:
     return None
 
 
-def _whole_sentences(examples: Sequence[Example]) -> list[Example]:
+def whole_sentences(examples: Sequence[Example]) -> list[Example]:
     """The pieces of a cut sentence joined again."""
     whole = []
     for name, pieces in groupby(examples, key=lambda example: example.group or example.id):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tasks import hoc
 from tasks.recipes import RECIPES, Mean
 
-__all__ = ["ROWS", "SEEDS", "SOURCE", "TITLES"]
+__all__ = ["LABEL_TITLES", "ROWS", "SEEDS", "SOURCE", "TITLES"]
 
 SOURCE = "sy-wada/blue_benchmark_with_transformers: test scores, mean (standard deviation) over five seeds"
 SEEDS = 5
@@ -23,6 +24,9 @@ TITLES: Mapping[str, str] = {
     "hoc": "HoC",
     "mednli": "MedNLI",
 }
+
+# What labels stand for, where their names do not say it: task -> in the order of its labels.
+LABEL_TITLES: Mapping[str, tuple[str, ...]] = {"hoc": hoc.HALLMARKS}
 
 # Title of the encoder -> task, and "total" -> score times 100.
 ROWS: Mapping[str, Mapping[str, Mean]] = {

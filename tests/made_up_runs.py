@@ -83,10 +83,11 @@ def spoil(task: Task, example: Example, skill: float, generator: np.random.Gener
     if task.family == "similarity":
         return Prediction(float(example.label + (1 - skill) * 3 * generator.normal()))
     if task.family == "tagging":
-        tags = [tag if generator.random() < skill else "O" for tag in example.label]
-        return Prediction(tuple(tags))
+        claimed = [str(generator.choice(("B", "O", "O", "O"))) if tag == "O" else "O" for tag in example.label]
+        kept = generator.random(len(claimed)) < np.where(np.array(example.label) == "O", 0.8 + 0.2 * skill, skill)
+        return Prediction(tuple(tag if k else c for k, tag, c in zip(kept, example.label, claimed, strict=True)))
     if task.family == "multilabel":
-        scores = [np.clip(abs(v - (1 - skill)) + 0.35 * generator.normal(), 0.01, 0.99) for v in example.label]
+        scores = [np.clip(0.15 + 0.7 * v + 0.8 * (1 - skill) * generator.normal(), 0.01, 0.99) for v in example.label]
         return Prediction(tuple(int(score > 0.5) for score in scores), tuple(map(float, scores)))
     right = generator.random() < skill
     value = example.label if right else str(generator.choice(task.labels))

@@ -69,7 +69,7 @@ def terminal(board: Leaderboard, width: int) -> Table:
     for row in board.rows:
         lines.append([Text(row.label), Text(str(len(row.seeds))), *(_cell(board, row, c) for c in COLUMNS)])
     for title, scores in published.ROWS.items():
-        texts = [_published(scores[column]) for column in COLUMNS]
+        texts = [beside(scores[column]) for column in COLUMNS]
         lines.append([Text(text, "dim") for text in (f"{title} (published)", str(published.SEEDS), *texts)])
     table = Table(title="Leaderboard", title_justify="left", caption=caption(board), caption_justify="left")
     if width < WIDE:
@@ -90,7 +90,8 @@ def _cell(board: Leaderboard, row: Row, column: str) -> Text:
     return Text.assemble((text, style), f" {marks}" if marks else "", count)
 
 
-def _published(mean: Mean) -> str:
+def beside(mean: Mean) -> str:
+    """A published score, as `cell` shows ours."""
     return f"{mean.mean:.1f} ({mean.std:.1f})"
 
 
@@ -130,7 +131,7 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "",
     for row in board.rows:
         lines.append(_line([_plain(row.label), str(len(row.seeds)), *(_markdown_cell(board, row, c) for c in COLUMNS)]))
     for title, scores in published.ROWS.items():
-        texts = [_published(scores[column]) for column in COLUMNS]
+        texts = [beside(scores[column]) for column in COLUMNS]
         lines.append(_line([f"*{title}, published*", str(published.SEEDS), *texts]))
     text = "\n".join(lines) + f"\n\n{caption(board)} Published rows: {published.SOURCE}.\n"
     if tests:
@@ -172,7 +173,7 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", me
         lines.append(" & ".join(cells) + r" \\")
     lines.append(r"\midrule")
     for title, scores in published.ROWS.items():
-        texts = [_published(scores[column]) for column in COLUMNS]
+        texts = [beside(scores[column]) for column in COLUMNS]
         lines.append(" & ".join([rf"\textit{{{tex(title)}}}", str(published.SEEDS), *texts]) + r" \\")
     said = [caption(board), f"In italics, published: {published.SOURCE}.", *(f"{text}." for text in _marks(board))]
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(' '.join(said))}}}", r"\end{table*}"]
@@ -252,13 +253,13 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         }
         total = row.total and {"mean": row.total.mean, "std": row.total.std, "marks": row.total.marks}
         rows.append({"model": row.label, "seeds": row.seeds, "total": total, "tasks": cells})
-    beside = {
+    rows_beside = {
         title: {column: {"mean": round(s.mean / 100, 4), "std": round(s.std / 100, 4)} for column, s in means.items()}
         for title, means in published.ROWS.items()
     }
     values = {
         "rows": rows,
-        "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": beside},
+        "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": rows_beside},
         "marks": board.marks,
         "significance": as_dict(tests, baseline) if tests else None,
         "left_out": [{"folder": str(run.folder), "why": why} for run, why in board.left_out],

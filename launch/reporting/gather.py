@@ -51,7 +51,12 @@ class Run:
     @property
     def is_counted(self) -> bool:
         """Finished on real data, with a test score."""
-        return self.status == "finished" and self.data == "given" and "test" in self.result["scores"]
+        return self.is_scored and self.data == "given"
+
+    @property
+    def is_scored(self) -> bool:
+        """Finished, with a test score."""
+        return self.status == "finished" and "test" in self.result["scores"]
 
     @property
     def test_score(self) -> float | None:
