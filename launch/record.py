@@ -18,6 +18,7 @@ from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
 from launch.assembly import Run
+from launch.reporting import card
 from launch.settings import SAMPLE_BANNER
 from launch.training import Stopped
 
@@ -98,8 +99,9 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
-    """Write result.json, the last file of a run, and show the scores. Rank 0 alone."""
+    """Write the model card and result.json, the last file of a run, and show the scores. Rank 0 alone."""
     result = _result(run, scores, state, seconds)
+    card.write(run.folder, run.config, result)
     runs.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
         shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
