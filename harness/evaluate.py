@@ -91,8 +91,11 @@ def _loss(logits: list[np.ndarray], encoded: Encoded, task: Task) -> float:
 
 
 def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:
-    """predictions/<split>.tsv, and the results under their original names. Rank 0 alone."""
+    """predictions/<split>.tsv, <split>_probabilities.tsv where the head has them, and the results under their original
+    names. Rank 0 alone."""
     write(folder.prediction(split.name), "\n".join(task.rows(split.examples, evaluation.predictions)) + "\n")
+    if all(prediction.scores is not None for prediction in evaluation.predictions):
+        write(folder.prediction(f"{split.name}_probabilities"), _probabilities(evaluation, split, task))
     files = task.files(split.name, split.examples, evaluation.predictions, evaluation.report)
     for name, text in files.items():
         if name.endswith(OPTIONAL_FILES) and not config.output_all_logits:
@@ -100,3 +103,11 @@ def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFol
         if name.endswith("_results.txt"):
             text = text.rstrip("\n") + f"\nloss = {evaluation.loss}\n"
         write(folder.original(name), text)
+
+
+def _probabilities(evaluation: Evaluation, split: Split, task: Task) -> str:
+    """`index` and a column a label: what calibration is drawn from."""
+    lines = ["\t".join(["index", *task.labels])]
+    for example, prediction in zip(split.examples, evaluation.predictions, strict=True):
+        lines.append("\t".join([example.id, *(f"{score:.6f}" for score in prediction.scores or ())]))
+    return "\n".join(lines) + "\n"

@@ -60,7 +60,7 @@ def save(
         "standard_class": standard,
     }
     (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-    (aside / "README.md").write_text(_card(standard, model.pooling), encoding="utf-8")
+    (aside / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed here
     if folder.exists():
@@ -110,7 +110,8 @@ def _rename(name: str, names: Mapping[str, str]) -> str:
     return f"{names[first]}.{rest}" if first in names else name
 
 
-def _card(standard: str | None, pooling: str | None) -> str:
+def loading(standard: str | None, pooling: str | None) -> str:
+    """Markdown that says how `model/` is loaded; `standard` and `pooling` as in HEAD_FILE."""
     auto = "AutoModelForTokenClassification" if pooling is None else "AutoModelForSequenceClassification"
     if standard:
         how = f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")'
@@ -124,4 +125,9 @@ def _card(standard: str | None, pooling: str | None) -> str:
             f"{pooling or 'one row a word'}):\n`{auto}` would start with a random head: load it as above.\n"
         )
     )
-    return f"# Fine-tuned encoder\n\n```python\n{how}\n```\n\n{why}"
+    return f"```python\n{how}\n```\n" + (f"\n{why}" if why else "")
+
+
+def plain_card(standard: str | None, pooling: str | None) -> str:
+    """README.md of a model whose scores are not known yet."""
+    return f"# Fine-tuned encoder\n\n{loading(standard, pooling)}"

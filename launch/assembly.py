@@ -16,10 +16,9 @@ from harness.evaluate import Split
 from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Task
 from launch import settings
+from launch.settings import SAMPLE_BANNER
 
 logger = logging.getLogger("harness.launch")
-
-SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from harness.data import steps_per_epoch
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
-from launch.assembly import SAMPLE_BANNER, Run
+from launch.assembly import Run
+from launch.reporting import card
+from launch.settings import SAMPLE_BANNER
 from launch.training import Stopped
 
 logger = logging.getLogger("harness.launch")
@@ -90,9 +92,10 @@ def described(run: Run) -> dict[str, Any]:
 
 
 def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
-    """Write result.json, the last file of a run, and show the scores. Rank 0 alone."""
+    """Write the model card and result.json, the last file of a run, and show the scores. Rank 0 alone."""
     run.folder.check_exists()
     result = _result(run, scores, state, seconds)
+    card.write(run.folder, run.config, result)
     runs.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
         shutil.rmtree(run.folder.checkpoints, ignore_errors=True)

@@ -16,6 +16,7 @@ from harness.model import EMBEDDED
 from tasks import recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
+SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
 
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:

@@ -181,7 +181,8 @@ class TestFiles:
         folder = self.folder(tmp_path)
         evaluate.write_files(found, split, task, folder, RunConfig(output_all_logits=True))
         files = task.files("test", split.examples, found.predictions, found.report)
-        assert self.names(folder) == {"predictions/test.tsv", *(f"x_{file}" for file in files)}
+        extra = {"predictions/test_probabilities.tsv"} if task.family in ("multiclass", "multilabel") else set()
+        assert self.names(folder) == {"predictions/test.tsv", *extra, *(f"x_{file}" for file in files)}
         rows = (tmp_path / "predictions" / "test.tsv").read_text(encoding="utf-8")
         assert rows == "\n".join(task.rows(split.examples, found.predictions)) + "\n"
         assert rows.startswith("token\tgold" if task.family == "tagging" else "index\t")
@@ -203,6 +204,18 @@ class TestFiles:
             for example, prediction in zip(split.examples, found.predictions, strict=True)
         ]
         assert [line.split("\t")[:3] for line in lines] == expected
+
+    def test_probabilities_of_each_label(self, built: dict[str, Any], world: World, tmp_path: Path) -> None:
+        split, task, _, _ = built["mednli"]
+        found = evaluation(built, world, "mednli")
+        evaluate.write_files(found, split, task, self.folder(tmp_path), RunConfig())
+        header, *lines = (tmp_path / "predictions" / "dev_probabilities.tsv").read_text().splitlines()
+        assert header.split("\t") == ["index", *task.labels] and len(lines) == len(split.examples)
+        for line, example, prediction in zip(lines, split.examples, found.predictions, strict=True):
+            name, *values = line.split("\t")
+            scores = [float(value) for value in values]
+            assert name == example.id and scores == pytest.approx(prediction.scores, abs=1e-6)
+            assert task.labels[scores.index(max(scores))] == prediction.value
 
     def test_all_logits_only_where_asked(self, built: dict[str, Any], world: World, tmp_path: Path) -> None:
         split, task, _, _ = built["hoc"]

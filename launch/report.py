@@ -1,0 +1,88 @@
+"""Run folders to a leaderboard and a page to look at.
+
+python launch/report.py runs --out report --baseline biobert-base-cased-v1.1
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from harness import UserError, runs
+from launch.reporting import formats, gather, leaderboard, page, significance
+from launch.reporting.leaderboard import Leaderboard
+from launch.reporting.page import Report
+from launch.reporting.significance import Test
+from launch.reporting.terminal import Parser, guarded
+
+PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 reported, 2 a mistake of the user's."""
+    return guarded(lambda: _main(argv))
+
+
+def _parser() -> Parser:
+    parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write report.html and leaderboard.md, .tex, .csv, .json here"
+    )
+    parser.add_argument(
+        "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
+    )
+    parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    given = _parser().parse_args(argv)
+    found = gather.find(given.runs)
+    board = leaderboard.build(found)
+    baseline = significance.choose(board, given.baseline) if given.baseline else None
+    tests = significance.compare(board, baseline) if baseline else []
+    _show(board, tests, baseline.label if baseline else "")
+    if given.out is not None:
+        _write(given.out, Report(found, board, tests, baseline.label if baseline else "", given.with_text))
+    elif given.with_text:
+        raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
+    return 0
+
+
+def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    if board.rows:
+        console.print(formats.terminal(board, console.width))
+    else:
+        console.print("No run counts for a leaderboard.")
+    if tests:
+        console.print(formats.tests_table(tests, baseline))
+        console.print(Text(significance.METHOD), soft_wrap=True)
+    for note in formats.notes(board):
+        console.print(Text(note), soft_wrap=True)
+
+
+def _write(folder: Path, report: Report) -> None:
+    board, tests, baseline = report.board, report.tests, report.baseline
+    files = {
+        "leaderboard.md": formats.markdown(board, tests, baseline, significance.METHOD),
+        "leaderboard.tex": formats.latex(board, tests, baseline, significance.METHOD),
+        "leaderboard.csv": formats.comma_separated(board),
+        "leaderboard.json": formats.as_json(board, tests, baseline),
+        "report.html": page.build(report),
+    }
+    for name, text in files.items():
+        try:
+            runs.write(folder / name, text)
+        except OSError as error:
+            raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from error
+        print(folder / name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of launch/score.py, launch/report.py and launch/predict.py."""

@@ -1,0 +1,234 @@
+"""Run folders to runs: what each one is, how far it came, and why it cannot be counted where it cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import UserError
+from harness.config import RunConfig
+from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
+from launch import settings
+from tasks.recipes import recipe_for
+
+NOT_RUNS = (*OWN_FOLDERS, "submitit", "code", ".git", ".venv")  # nothing below is a run folder
+ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
+FAILURE = re.compile(r"^\S+ \S+ ERROR The run failed: (.*)$", re.M)  # as launch/record.py writes it
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `status` is finished, running, stopped (may be taken up), failed or broken (unreadable)."""
+
+    folder: Path
+    status: str
+    reason: str = ""  # why it is not finished
+    task: str = ""
+    model: str = ""  # name or path, as it was given
+    variant: str = ""  # settings that differ from the recipe's, as `name=value`
+    seed: int = 0
+    data: str = "given"  # or sample
+    config: RunConfig | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Sequence[Mapping[str, float]] = ()  # epoch, train_loss, dev_loss, dev_score: where known
+    rates: Mapping[str, float] = field(default_factory=dict)  # medians of examples and tokens a second
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Runs of one row differ in task and seed alone."""
+        return self.model, self.variant
+
+    @property
+    def is_counted(self) -> bool:
+        """Finished on real data, with a test score."""
+        return self.is_scored and self.data == "given"
+
+    @property
+    def is_scored(self) -> bool:
+        """Finished, with a test score."""
+        return self.status == "finished" and "test" in self.result["scores"]
+
+    @property
+    def test_score(self) -> float | None:
+        """A fraction; None where test was not predicted."""
+        return self.score("test")
+
+    def score(self, split: str) -> float | None:
+        """A fraction, of the reported weights; None where the split was not scored."""
+        values = self.result.get("scores", {}).get(split)
+        return None if values is None else float(values["score"])
+
+    @property
+    def device_hours(self) -> float | None:
+        """Hours of training and evaluation times devices, a resumed run's earlier parts included."""
+        timing = self.result.get("timing", {})
+        parts = timing.get("train_seconds", 0.0) + timing.get("evaluation_seconds", 0.0)
+        seconds = max(timing.get("total_seconds", 0.0), parts)
+        return seconds * self.result.get("world_size", 1) / 3600 if seconds else None
+
+
+def find(roots: Sequence[Path]) -> list[Run]:
+    """All runs in and below the folders, by path. Raises UserError for a folder that is not there or holds none."""
+    folders: list[Path] = []
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder; name run folders, or a folder that holds them")
+        folders += [path for path in _run_folders(root) if path not in folders]
+    if not folders:
+        raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
+    return [read(folder) for folder in folders]
+
+
+def _run_folders(root: Path) -> Iterator[Path]:
+    for place, below, names in os.walk(root.absolute()):
+        own = {"result.json", METRICS_FILE} & set(names) or ("config.json" in names and {*below} & {*OWN_FOLDERS})
+        if own:
+            yield Path(place)
+        below[:] = sorted(name for name in below if name not in NOT_RUNS and not (own and name == "model"))
+
+
+def read(folder: Path) -> Run:
+    """The run in a folder; one that cannot be read is `broken`, with the reason."""
+    try:
+        return _read(folder)
+    except UserError as error:
+        return Run(folder, "broken", str(error))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        return Run(folder, "broken", f"{folder}: not a run's files ({type(error).__name__}: {error})")
+
+
+def _read(folder: Path) -> Run:
+    paths = RunFolder(folder)
+    config = RunConfig.from_dict(_json(paths.config))
+    tasks.get(config.task)
+    data = "sample" if config.data_dir is None else "given"
+    epochs, rates = _figures(paths.metrics)
+    common: dict[str, Any] = {
+        "task": config.task, "model": config.model_name_or_path, "variant": variant(config), "seed": config.seed,
+        "config": config, "epochs": epochs, "rates": rates,
+    }  # fmt: skip
+    if not paths.result.is_file():
+        status, reason = _unfinished(paths, epochs)
+        return Run(folder, status, reason, data=data, **common)
+    result = _json(paths.result)
+    _check(result, config, paths.result)
+    if result["data"] == "sample":
+        data = "sample"
+    return Run(folder, "finished", data=data, result=result, **common)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: missing; without it nobody knows what was run")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); the run must be done again") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: no JSON object; the run must be done again")
+    return values
+
+
+def _check(result: Mapping[str, Any], config: RunConfig, path: Path) -> None:
+    """Raises UserError where the result is not that of the folder's config, or holds no finite scores."""
+    for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
+        if result.get(name) != expected:
+            raise UserError(f"{path}: its {name} is {result.get(name)!r}, config.json says {expected!r}")
+    if result.get("data") not in ("given", "sample"):
+        raise UserError(f"{path}: data is {result.get('data')!r}, neither given nor sample")
+    for split, values in result["scores"].items():
+        score = values["score"]
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise UserError(f"{path}: the score of {split} is {score!r}, no number")
+
+
+def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """(figures by epoch, median rates) of metrics.jsonl; a line that a kill cut short is left out."""
+    names = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
+    epochs: dict[float, dict[str, float]] = {}
+    rates: dict[str, list[float]] = {"examples": [], "tokens": []}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            record = json.loads(line)
+            values = {name: value for name, value in record["values"].items() if isinstance(value, int | float)}
+            if record["kind"] == "epoch":
+                found = {ours: values[name] for name, ours in names.items() if name in values}
+                epochs[float(record["epoch"])] = {"epoch": float(record["epoch"]), **found}
+            for name, seen in rates.items():
+                if f"train/{name}_per_second" in values:
+                    seen.append(values[f"train/{name}_per_second"])
+    medians = {name: sorted(seen)[len(seen) // 2] for name, seen in rates.items() if seen}
+    return [epochs[key] for key in sorted(epochs)], medians
+
+
+def _unfinished(paths: RunFolder, epochs: Sequence[Mapping[str, float]]) -> tuple[str, str]:
+    """(status, reason) of a run without a result, from its lock and the end of its log."""
+    reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
+    if _is_held(paths.lock):
+        return "running", reached
+    log = paths.log.read_text(encoding="utf-8", errors="replace") if paths.log.is_file() else ""
+    last = log[max(0, log.rfind(" INFO task    ")) :]  # what the newest start of the run wrote
+    failures = FAILURE.findall(last)
+    if failures:
+        return "failed", failures[-1]
+    return "stopped", f"no result.json, {reached}; the same command goes on"
+
+
+def _is_held(lock: Path) -> bool:
+    """Whether a process of this machine (on some file systems: of any) is at the run."""
+    try:
+        with open(lock, encoding="utf-8") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+# ---- settings
+def _differences(config: RunConfig, recipe: str | None) -> dict[str, Any]:
+    """Settings of the run that `launch/train.py --task T --model_name_or_path M` would not have had."""
+    given = {"task": config.task, "model_name_or_path": config.model_name_or_path, "output_dir": "unused"}
+    usual = RunConfig(**settings.complete({**given, "recipe": recipe, "data_dir": config.data_dir})).identity()
+    own = config.identity()
+    return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
+
+
+def variant(config: RunConfig) -> str:
+    """What sets the run apart from its model's own recipe, as `name=value`; empty where nothing does."""
+    own = recipe_for(config.model_name_or_path)
+    parts = [] if config.recipe in (None, own) else [f"recipe={config.recipe}"]
+    parts += [f"{name}={_text(value)}" for name, value in _differences(config, config.recipe).items()]
+    return ", ".join(parts)
+
+
+def command(run: Run) -> str:
+    """What repeats the run, from the root of the code."""
+    config = run.config
+    assert config is not None, "a broken run has no command"
+    devices = run.result.get("world_size", 1)
+    words = ["deepspeed", *(["--num_gpus", str(devices)] if devices > 1 else []), "launch/train.py"]
+    words += ["--task", config.task, "--model_name_or_path", config.model_name_or_path, "--seed", str(config.seed)]
+    words += ["--recipe", config.recipe] if config.recipe else []
+    words += ["--data_dir", config.data_dir] if config.data_dir else []
+    for name, value in _differences(config, config.recipe).items():
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", _text(value)]
+    return shlex.join([*words, "--output_dir", config.output_dir])
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,72 @@
+"""Score the predictions of any system by a task's published metric; no model is needed.
+
+python launch/score.py --task mednli --predictions predictions/test.tsv --data_dir ~/blue/mednli
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import UserError
+from harness.task import SPLITS, Task
+from launch.reporting.terminal import Parser, guarded
+from launch.settings import SAMPLE_BANNER
+from tasks import predictions
+
+
+def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "test") -> dict[str, Any]:
+    """The figures of result.json's `scores`, but for what needs probabilities (loss, ROC AUC). Fractions.
+
+    Without `data_dir` the file's own gold column counts; with it the file must agree with the split's data file.
+    Raises UserError naming file and line.
+    """
+    answers = predictions.read(task, path)
+    if data_dir is not None:
+        predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
+    report = task.metric(answers.examples, answers.predictions)
+    is_sample = data_dir is not None and data_dir.resolve() == tasks.sample_dir(task.name).resolve()
+    return {
+        "task": task.name,
+        "score": report.score,
+        "metric": report.metric,
+        **report.values,
+        "per_class": {label: dict(figures) for label, figures in report.per_class.items()},
+        "warnings": list(report.warnings),
+        "gold": "the predictions file" if data_dir is None else str(data_dir / task.filenames[split]),
+        **({"note": SAMPLE_BANNER} if is_sample else {}),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 scored, 2 a mistake of the user's."""
+    return guarded(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--task", required=True, help="task name, one of the ten")
+    parser.add_argument(
+        "--predictions",
+        required=True,
+        metavar="FILE",
+        help="`index gold prediction`, tab separated, with that header; labels of several hallmarks as 0_0,1_1,...; "
+        "tagging `token gold prediction` with an empty line between sentences",
+    )
+    parser.add_argument("--data_dir", metavar="DIR", help="the task's folder: checks the rows against its gold labels")
+    parser.add_argument("--split", choices=SPLITS, help="split of --data_dir [test]")
+    given = parser.parse_args(argv)
+    if given.split and not given.data_dir:
+        raise UserError(f"--split {given.split}: names a file of --data_dir, which is missing; give both or neither")
+    data_dir = Path(given.data_dir) if given.data_dir else None
+    task = tasks.get(tasks.resolve(given.task, data_dir))
+    print(json.dumps(score(task, Path(given.predictions), data_dir, given.split or "test"), indent=2, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

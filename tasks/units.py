@@ -1,0 +1,118 @@
+"""What each unit of a split adds to its score: the form in which two systems can be compared by exchanging answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+
+from harness.task import Task
+from tasks.mentions import mentions
+from tasks.predictions import Answers
+
+__all__ = ["Units", "units"]
+
+Score = Callable[[np.ndarray], np.ndarray]
+"""Sums over units [..., k] -> scores [...]."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """`score(values.sum(0))` is the task's primary metric."""
+
+    name: str  # what a unit is: example | document | sentence
+    gold: list[object]  # of each unit: equal where two systems answered the same questions
+    values: np.ndarray  # [units, k] float64
+    score: Score
+
+
+def units(task: Task, answers: Answers) -> Units:
+    """The units of one system's answers."""
+    return FAMILIES[task.family](task, answers)
+
+
+def _f1(sums: np.ndarray) -> np.ndarray:
+    """From sums of true positives, false positives and false negatives."""
+    hits, wrong, missed = np.moveaxis(sums, -1, 0)
+    below = 2 * hits + wrong + missed
+    return np.asarray(np.divide(2 * hits, below, out=np.zeros_like(below), where=below > 0))
+
+
+def _classes(task: Task, answers: Answers) -> Units:
+    """Counts without the negative class. Where no class is negative, their F1 is the accuracy."""
+    counts: dict[tuple[str, str], tuple[float, ...]] = {}
+    rows = []
+    for example, prediction in zip(answers.examples, answers.predictions, strict=True):
+        key = example.label, prediction.value
+        if key not in counts:
+            figures = task.metric([example], [prediction]).values
+            counts[key] = figures["TP"], figures["FP"], figures["FN"]
+        rows.append(counts[key])
+    gold: list[object] = [(example.id, example.label) for example in answers.examples]
+    return Units("example", gold, np.array(rows, dtype=np.float64), _f1)
+
+
+def _documents(task: Task, answers: Answers) -> Units:
+    """Precision and recall of each document; documents lie together in the file, or are brought together here."""
+    together: dict[str, list[int]] = {}
+    for number, example in enumerate(answers.examples):
+        together.setdefault(example.group, []).append(number)
+    rows, gold = [], []
+    for document, numbers in together.items():
+        examples = [answers.examples[number] for number in numbers]
+        report = task.metric(examples, [answers.predictions[number] for number in numbers])
+        rows.append((report.values["precision"], report.values["recall"]))
+        gold.append((document, tuple(example.label for example in examples)))
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        precision, recall = np.moveaxis(sums, -1, 0) / len(together)
+        below = precision + recall
+        return np.asarray(np.divide(2 * precision * recall, below, out=np.zeros_like(below), where=below > 0))
+
+    return Units("document", list(gold), np.array(rows, dtype=np.float64), score)
+
+
+def _sentences(task: Task, answers: Answers) -> Units:
+    """Counts of mentions, each counted in the sentence where it begins."""
+    ends = np.cumsum([len(example.label) for example in answers.examples])
+    found = [
+        mentions(chain.from_iterable(tags))
+        for tags in (
+            (example.label for example in answers.examples),
+            (prediction.value for prediction in answers.predictions),
+        )
+    ]
+    gold, predicted = found
+    values = np.zeros((len(answers.examples), 3))
+    for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
+        starts = [mention[0] for mention in group]
+        np.add.at(values[:, column], np.searchsorted(ends, starts, side="right"), 1)
+    return Units("sentence", [(example.texts, example.label) for example in answers.examples], values, _f1)
+
+
+def _pairs(task: Task, answers: Answers) -> Units:
+    """Gold, prediction, their squares and their product."""
+    gold = np.array([example.label for example in answers.examples], dtype=np.float64)
+    predicted = np.array([prediction.value for prediction in answers.predictions], dtype=np.float64)
+    count, middle = len(gold), gold.mean()
+    x, y = gold - middle, predicted - middle  # a correlation does not change, and less is lost to rounding
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        sx, sy, sxx, syy, sxy = np.moveaxis(sums, -1, 0)
+        spread = np.clip(count * sxx - sx**2, 0, None) * np.clip(count * syy - sy**2, 0, None)
+        return np.asarray(
+            np.divide(count * sxy - sx * sy, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0)
+        )
+
+    names: list[object] = [(example.id, example.label) for example in answers.examples]
+    return Units("example", names, np.stack([x, y, x * x, y * y, x * y], axis=1), score)
+
+
+FAMILIES: dict[str, Callable[[Task, Answers], Units]] = {
+    "similarity": _pairs,
+    "tagging": _sentences,
+    "multilabel": _documents,
+    "multiclass": _classes,
+}

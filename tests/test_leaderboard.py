@@ -1,0 +1,255 @@
+"""The leaderboard of launch/report.py against numbers worked out by hand, and what must never be averaged over."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made_up_runs import made_up
+
+import tasks
+from launch import report
+from launch.reporting import formats, gather, leaderboard
+from launch.reporting.leaderboard import Leaderboard
+
+SCORES = {  # test scores of two seeds; the means are 0.82, 0.84, ... 1.00, each with a deviation of 0.01 * sqrt(2)
+    task: (0.81 + 0.02 * number, 0.83 + 0.02 * number) for number, task in enumerate(tasks.TASKS)
+}
+
+
+def ten(root: Path, model: str = "encoder-a", lower: float = 0.0, **more: Any) -> None:
+    for task, scores in SCORES.items():
+        for seed, score in zip((1, 2), scores, strict=True):
+            made_up(root / task / model / f"seed-{seed}", task, model, seed, score=score - lower, rows=4, **more)
+
+
+def board(root: Path) -> Leaderboard:
+    return leaderboard.build(gather.find([root]))
+
+
+def only(root: Path, label: str = "encoder-a") -> leaderboard.Row:
+    return next(row for row in board(root).rows if row.label == label)
+
+
+class TestNumbers:
+    def test_mean_deviation_and_total(self, tmp_path: Path) -> None:
+        ten(tmp_path)
+        row = only(tmp_path)
+        assert formats.cell(row.cells["medsts"].mean, row.cells["medsts"].std) == "82.0 (1.4)"
+        assert formats.cell(row.cells["mednli"].mean, row.cells["mednli"].std) == "100.0 (1.4)"
+        assert row.cells["ddi2013"].mean == pytest.approx(0.92) and len(row.cells["ddi2013"].runs) == 2
+        assert row.total is not None  # of the seeds' own totals 0.90 and 0.92
+        assert row.total.mean == pytest.approx(0.91) and row.total.std == pytest.approx(0.01 * 2**0.5)
+
+    def test_every_form_says_the_same(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        ten(tmp_path / "runs")
+        ten(tmp_path / "runs", "encoder-b", lower=0.1)
+        assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if line.startswith("│ encoder-a"))
+        assert [cell.strip() for cell in line.split("│")[2:5]] == ["2", "91.0 (1.4)", "82.0 (1.4) t"]
+        assert "84.9 (0.5)" in next(line for line in shown.splitlines() if "BioBERT-Base v1.1" in line)
+        markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+        assert "| encoder-a | 2 | **91.0 (1.4)** | **82.0 (1.4)**<sup>t</sup> |" in markdown
+        assert "| encoder-b | 2 | 81.0 (1.4) | 72.0 (1.4)<sup>t</sup> |" in markdown
+        with open(tmp_path / "out" / "leaderboard.csv", newline="") as file:
+            rows = {(row["model"], row["task"]): row for row in csv.DictReader(file)}
+        assert float(rows["encoder-b", "total"]["mean"]) == pytest.approx(0.81)
+        assert rows["encoder-a", "medsts"]["scores"] == "0.81 0.83" and rows["encoder-a", "medsts"]["seeds"] == "1 2"
+        assert rows["encoder-a", "medsts"]["best"] == "1" and rows["encoder-b", "medsts"]["best"] == "0"
+        assert rows["ouBioBERT-Base", "biosses"]["mean"] == "0.923"
+        values = json.loads((tmp_path / "out" / "leaderboard.json").read_text())
+        assert [row["model"] for row in values["rows"]] == ["encoder-a", "encoder-b"]
+        assert values["rows"][0]["tasks"]["hoc"]["scores"] == {"1": SCORES["hoc"][0], "2": SCORES["hoc"][1]}
+        assert {path.stat().st_mode & 0o077 for path in (tmp_path / "out").iterdir()} == {0}
+
+    def test_a_narrow_terminal_gets_a_column_a_model(self, tmp_path: Path) -> None:
+        from rich.console import Console
+
+        ten(tmp_path)
+        console = Console(width=110, record=True, file=open(os.devnull, "w"))
+        console.print(formats.terminal(board(tmp_path), console.width))
+        lines = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines()]
+        assert next(line for line in lines if "MedNLI" in line)[1:3] == ["MedNLI", "100.0 (1.4) t"]
+
+    def test_equal_to_the_decimal_that_is_shown_are_both_best(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", "encoder-a", score=0.81234)
+        made_up(tmp_path / "b", "mednli", "encoder-b", score=0.81201)
+        found = board(tmp_path)
+        assert [found.is_best("mednli", row.cells["mednli"].mean) for row in found.rows] == [True, True]
+        assert [row.cells["mednli"].std for row in found.rows] == [None, None]
+
+
+class TestNothingIsAveragedOverSilently:
+    def test_no_total_without_all_ten(self, tmp_path: Path) -> None:
+        for task in list(tasks.TASKS)[:9]:
+            made_up(tmp_path / task, task, score=0.8, rows=4)
+        assert only(tmp_path).total is None
+        assert "encoder-a: no total without MedNLI" in formats.notes(board(tmp_path))
+
+    def test_a_missing_seed_is_marked(self, tmp_path: Path) -> None:
+        ten(tmp_path)
+        made_up(tmp_path / "more", "hoc", seed=3, score=0.7, rows=4)
+        row = only(tmp_path)
+        assert row.seeds == [1, 2, 3] and "s" in row.cells["medsts"].marks and "s" not in row.cells["hoc"].marks
+        assert row.total is not None and row.total.std is None and "s" in row.total.marks
+        assert formats.numbers(row, "medsts") == ("82.0 (1.4)", "ts", " n=2")
+
+    def test_sample_data_never_enters(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        made_up(tmp_path / "a", "mednli", "encoder-a", data_dir=None)
+        assert board(tmp_path).rows == []
+        assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+        assert "No run counts" in capsys.readouterr().out
+        for name in ("md", "tex", "json"):
+            text = (tmp_path / "out" / f"leaderboard.{name}").read_text()
+            assert "SAMPLE DATA" in text and "encoder-a |" not in text and "encoder-a &" not in text
+
+    def test_a_result_that_says_sample_counts_as_sample(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", data="sample")
+        assert board(tmp_path).rows == []
+
+    def test_unfinished_and_failed_runs(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", seed=1, score=0.8)
+        made_up(tmp_path / "b", "mednli", seed=2, finished=False)
+        failed = made_up(tmp_path / "c", "mednli", seed=3, finished=False)
+        (failed / "train.log").write_text(
+            "2026-01-01 10:00:00 INFO task    mednli\n2026-01-01 10:00:01 ERROR The run failed: loss is not a number\n"
+            "2026-01-01 10:00:02 INFO To upload the run's figures: wandb sync x\n"
+        )
+        statuses = {run.folder.name: (run.status, run.reason) for run in gather.find([tmp_path])}
+        assert statuses["b"] == ("stopped", "no result.json, after epoch 4; the same command goes on")
+        assert statuses["c"] == ("failed", "loss is not a number")
+        cell = only(tmp_path).cells["mednli"]
+        assert cell.scores == [0.8] and "u" in cell.marks
+        with open(failed / "train.log", "a") as log:  # taken up again, and no word of a failure since
+            log.write("2026-01-01 11:00:00 INFO task    mednli\n")
+        assert gather.read(failed).status == "stopped"
+
+    def test_a_run_that_goes_on_is_running(self, tmp_path: Path) -> None:
+        from contextlib import ExitStack
+
+        from harness import runs
+
+        made_up(tmp_path / "a", "mednli", finished=False)
+        with ExitStack() as stack:
+            runs.hold(runs.RunFolder(tmp_path / "a"), stack)
+            assert gather.read(tmp_path / "a").status == "running"
+        assert gather.read(tmp_path / "a").status == "stopped"
+
+    def test_other_settings_are_another_row(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", score=0.8)
+        made_up(tmp_path / "b", "mednli", seed=13, score=0.7, flags=["--learning_rate", "1e-4"])
+        made_up(tmp_path / "c", "mednli", "x/encoder-a", score=0.6)
+        labels = {row.label: row.cells["mednli"].scores for row in board(tmp_path).rows}
+        assert labels == {"encoder-a": [0.8], "encoder-a [learning_rate=0.0001]": [0.7], "x/encoder-a": [0.6]}
+
+    def test_a_repeated_seed_counts_once(self, tmp_path: Path) -> None:
+        older, newer = made_up(tmp_path / "z", "mednli", score=0.8), made_up(tmp_path / "a", "mednli", score=0.7)
+        os.utime(older / "result.json", (1, 1))
+        found = board(tmp_path)
+        cell = found.rows[0].cells["mednli"]
+        assert cell.scores == [0.7] and "r" in cell.marks
+        assert [(run.folder, why) for run, why in found.left_out] == [(older, f"seed 12 was run again in {newer}")]
+
+    def test_marks_of_dev(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "bc5cdr_chem", rows=120)
+        made_up(tmp_path / "b", "mednli", rows=120)
+        row = only(tmp_path)
+        assert row.cells["bc5cdr_chem"].marks == "dt" and row.cells["mednli"].marks == ""
+
+    def test_few_positive_ones_are_a_tiny_dev_set(self, tmp_path: Path) -> None:
+        folder = made_up(tmp_path / "a", "i2b2_2010", rows=120)
+        result = json.loads((folder / "result.json").read_text())
+        assert result["scores"]["dev"]["examples"] >= 100
+        result["scores"]["dev"] |= {"TP": 8, "FN": 2}
+        (folder / "result.json").write_text(json.dumps(result))
+        assert only(tmp_path).cells["i2b2_2010"].marks == "t"
+
+    def test_batches_of_another_size_are_marked(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", seed=1, rows=120)
+        made_up(tmp_path / "b", "mednli", seed=2, rows=120, examples_per_step=64)
+        assert only(tmp_path).cells["mednli"].marks == "x"
+
+
+BROKEN = {
+    "no JSON": ("result.json", "{", "result.json: not JSON"),
+    "a list": ("result.json", "[]", "result.json: no JSON object"),
+    "empty": ("result.json", "{}", "its task is None"),
+    "no score": ("result.json", {"scores": {"test": {}}}, "KeyError"),
+    "not a number": ("result.json", {"scores": {"test": {"score": None}}}, "score of test is None"),
+    "another seed": ("result.json", {"seed": 13}, "its seed is 13, config.json says 12"),
+    "no settings": ("config.json", None, "config.json: missing"),
+    "settings of a later version": ("config.json", {"later": 1}, "later"),
+    "an unknown task": ("config.json", {"task": "mednly"}, "mednli"),
+    "binary": ("result.json", b"\xff\xfe", "not JSON"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_run_is_reported(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, change, expected = BROKEN[kind]
+    made_up(tmp_path / "good", "mednli", score=0.8)
+    path = made_up(tmp_path / "bad", "mednli", score=0.2) / name
+    if change is None:
+        path.unlink()
+    elif isinstance(change, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    else:
+        path.write_bytes(change if isinstance(change, bytes) else change.encode())
+    assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    note = next(line for line in out.splitlines() if line.startswith("left out:"))
+    assert str(tmp_path / "bad") in note and "broken" in note and expected in note
+    assert [row.label for row in board(tmp_path).rows] == ["encoder-a"]
+    assert only(tmp_path).cells["mednli"].mean == 0.8
+
+
+def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, expected in ((tmp_path / "none", "no such folder"), (tmp_path, "no run folder")):
+        assert report.main([str(folder)]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+
+
+def test_the_model_folder_of_a_run_is_no_run(tmp_path: Path) -> None:
+    folder = made_up(tmp_path / "a", "mednli")
+    for name in ("model", "code/x", "checkpoints/1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "config.json").write_text("{}")
+    assert [run.folder for run in gather.find([tmp_path, folder])] == [folder]
+
+
+def test_the_command_repeats_the_run(tmp_path: Path) -> None:
+    import shlex
+
+    from launch import settings
+
+    flags = ["--learning_rate", "1e-4", "--train_splits", "train", "--select", "best_dev", "--precision", "fp32"]
+    folder = made_up(tmp_path / "a b", "clefe", "some/oubiobert-base", 7, flags=flags, world_size=2)
+    run = gather.read(folder)
+    words = shlex.split(gather.command(run))
+    assert words[:4] == ["deepspeed", "--num_gpus", "2", "launch/train.py"]
+    config, _ = settings.parse(words[4:])
+    assert run.config is not None and config.identity() == run.config.identity()
+    assert config.output_dir == str(folder)
+
+
+def test_latex_is_whole(tmp_path: Path) -> None:
+    from pylatexenc.latexwalker import LatexEnvironmentNode, LatexWalker
+
+    ten(tmp_path)
+    made_up(tmp_path / "x", "mednli", "odd_50%&#{x}~^\\ <model>", seed=1, score=0.5)
+    text = formats.latex(board(tmp_path))
+    nodes, _, _ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
+    tables = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
+    assert [table.environmentname for table in tables] == ["table*"]
+    inner = next(n for n in tables[0].nodelist if isinstance(n, LatexEnvironmentNode))
+    rows = [line for line in inner.latex_verbatim().splitlines() if line.endswith(r"\\")]
+    assert len(rows) == 1 + 2 + 4  # head, ours, published
+    plain = [line.replace(r"\&", "").replace(r"\textbackslash{}", "") for line in rows]
+    assert {line.count("&") for line in plain} == {12}
+    assert r"\textbf{82.0 (1.4)}" in text and r"odd\_50\%" in text

@@ -1,0 +1,159 @@
+"""launch/score.py: any system's predictions scored as a run scores its own, and errors that name the line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import tasks
+from launch import score
+
+if TYPE_CHECKING:
+    from finished_runs import Finished
+
+pytest_plugins = ("finished_runs",)
+pytestmark = pytest.mark.xdist_group("runs")
+
+
+def scored(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert score.main(argv) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    capsys.readouterr()
+    assert score.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize("task", tasks.TASKS)
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_it_agrees_with_the_run(
+    task: str, split: str, ten_runs: dict[str, Finished], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = ten_runs[task]
+    of_run = json.loads((run.folder / "result.json").read_text())["scores"][split]
+    argv = ["--task", task, "--predictions", str(run.folder / "predictions" / f"{split}.tsv")]
+    for more in ([], ["--data_dir", str(run.data), "--split", split]):
+        found = scored(capsys, *argv, *more)
+        unknown = {"loss", "examples", "micro_roc_auc", "warnings"}  # need probabilities, or the pieces of a sentence
+        assert of_run.keys() - unknown <= found.keys()
+        for name in of_run.keys() - unknown - {"per_class"}:
+            assert found[name] == of_run[name], name
+        for label, figures in of_run["per_class"].items():
+            assert found["per_class"][label] == {k: v for k, v in figures.items() if k != "roc_auc"}
+
+
+RELATIONS = """index\tgold\tprediction
+a\tDDI-int\tDDI-int
+b\tDDI-false\tDDI-effect
+c\tDDI-advise\tDDI-false
+d\tDDI-false\tDDI-false
+e\tDDI-effect\tDDI-effect
+"""
+
+
+def test_a_file_made_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "f.tsv").write_text(RELATIONS)
+    found = scored(capsys, "--task", "DDI2013", "--predictions", str(tmp_path / "f.tsv"))
+    assert (found["TP"], found["FP"], found["FN"]) == (2, 1, 1)
+    assert found["score"] == pytest.approx(2 / 3) and found["metric"] == "micro F1 without DDI-false"
+    assert found["accuracy"] == 0.6 and found["per_class"]["DDI-advise"]["recall"] == 0.0
+    assert "sample" not in json.dumps(found).lower()
+
+
+def test_disjoint_mentions_and_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An I that joins the B before an O, and two sentences of one document."""
+    (tmp_path / "n.tsv").write_text(
+        "token\tgold\tprediction\nleft\tB\tB\natrium\tI\tI\nis\tO\tO\ndilated\tI\tO\n\npain\tB\tB\n"
+    )
+    found = scored(capsys, "--task", "clefe", "--predictions", str(tmp_path / "n.tsv"))
+    assert found["score"] == 0.5 and (found["TP"], found["FP"], found["FN"]) == (1, 1, 1)
+    labels = {name: ",".join(f"{i}_{int(i == name)}" for i in range(10)) for name in (0, 1, 2)}
+    rows = [("7_s0", labels[0], labels[1]), ("7_s1", labels[1], labels[0]), ("8_s0", labels[2], labels[1])]
+    (tmp_path / "h.tsv").write_text("index\tgold\tprediction\n" + "".join("\t".join(row) + "\n" for row in rows))
+    found = scored(capsys, "--task", "hoc", "--predictions", str(tmp_path / "h.tsv"))
+    assert found["score"] == 0.5 and found["documents"] == 2 and found["sentence_micro_f1"] == 0.0
+
+
+def test_numbers_that_a_diverged_model_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "s.tsv").write_text("index\tgold\tprediction\n0\t1.0\tnan\n1\t2.0\t1.5\n")
+    found = scored(capsys, "--task", "biosses", "--predictions", str(tmp_path / "s.tsv"))
+    assert found["score"] == 0 and "not finite" in found["warnings"][0]
+
+
+WRONG = {
+    "no file": ("ddi2013", None, "f.tsv: cannot be read"),
+    "empty": ("ddi2013", "", "f.tsv:1: the file is empty"),
+    "no header": ("ddi2013", RELATIONS.split("\n", 1)[1], "f.tsv:1: the header is missing"),
+    "unknown label": ("ddi2013", RELATIONS.replace("c\tDDI-advise", "c\tDDI-advice"), "f.tsv:4: unknown label"),
+    "another task's": ("ddi2013", "index\tgold\tprediction\n0\t1.0\t1.0\n", "f.tsv:2: unknown label '1.0'"),
+    "two columns": ("ddi2013", RELATIONS.replace("b\t", ""), "f.tsv:3: 2 column(s)"),
+    "no number": ("medsts", "index\tgold\tprediction\n0\t1.0\thigh\n", "f.tsv:2: score 'high'"),
+    "gold without a number": ("medsts", "index\tgold\tprediction\n0\tnan\t1.0\n", "f.tsv:2: score 'nan'"),
+    "tag": ("clefe", "token\tgold\tprediction\na\tB\tB-X\n", "f.tsv:2: unknown label 'B-X'"),
+    "words without a header": ("clefe", "a\tB\tB\n", "f.tsv:1: the header is missing"),
+    "label set": ("hoc", "index\tgold\tprediction\n1_s0\t0_1\t0_1\n", "f.tsv:2: labels '0_1' not of the form"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_file(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, text, expected = WRONG[kind]
+    if text is not None:
+        (tmp_path / "f.tsv").write_text(text)
+    assert expected in complaint(capsys, "--task", task, "--predictions", str(tmp_path / "f.tsv"))
+
+
+def test_wrong_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'mednli'" in complaint(capsys, "--task", "mednly", "--predictions", "x")
+    assert "--predictions" in complaint(capsys, "--task", "mednli")
+    assert "--data_dir" in complaint(capsys, "--task", "mednli", "--predictions", "x", "--split", "dev")
+
+
+class TestGold:
+    """With the data file given, a row that is not its row is named."""
+
+    def check(self, task: str, spoil: Any, run: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+        lines = (run.folder / "predictions" / "test.tsv").read_text().split("\n")
+        (tmp_path / "f.tsv").write_text("\n".join(spoil(lines)))
+        argv = ["--task", task, "--predictions", str(tmp_path / "f.tsv"), "--data_dir", str(run.data)]
+        return complaint(capsys, *argv)
+
+    def test_rows(self, ten_runs: dict[str, Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = ten_runs["mednli"]
+
+        def relabelled(lines: list[str]) -> list[str]:
+            cells = lines[5].split("\t")
+            other = "neutral" if cells[1] != "neutral" else "entailment"
+            return [*lines[:5], "\t".join([cells[0], other, cells[2]]), *lines[6:]]
+
+        for spoil, expected in (
+            (lambda lines: lines[:4] + lines[5:], "f.tsv:5: index 'test-4' where gold has 'test-3'"),
+            (lambda lines: [*lines[:-3], ""], "f.tsv:39: the file ends after 38 rows, gold has 40"),
+            (relabelled, "f.tsv:6: gold label of 'test-4' differs"),
+        ):
+            said = self.check("mednli", spoil, run, tmp_path, capsys)
+            assert expected in said and str(run.data / "test.tsv") in said
+
+    def test_words(self, ten_runs: dict[str, Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run = ten_runs["bc5cdr_chem"]
+        for spoil, expected in (
+            (lambda lines: [*lines[:3], "zzz\tO\tO", *lines[4:]], "f.tsv:4: token 'zzz' where gold has"),
+            (lambda lines: [*lines[:4], "", *lines[4:]], "f.tsv:5: a sentence of 3 words, gold has"),
+        ):
+            assert expected in self.check("bc5cdr_chem", spoil, run, tmp_path, capsys)
+
+    def test_sample_data_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = tasks.sample_dir("biosses")
+        rows = [(e.id, repr(e.label)) for e in tasks.get("biosses").read(folder, "test")]
+        (tmp_path / "f.tsv").write_text("index\tgold\tprediction\n" + "".join(f"{i}\t{g}\t{g}\n" for i, g in rows))
+        argv = ["--task", "biosses", "--predictions", str(tmp_path / "f.tsv"), "--data_dir", str(folder)]
+        assert "SAMPLE DATA" in scored(capsys, *argv)["note"]
