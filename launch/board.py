@@ -110,7 +110,8 @@ class Board:
         self.shown = time.monotonic()
         for row in self.rows:
             if row.state == "running":
-                print(f"    {self.name(row)}: {_progress(row.config, states.figures(row.folder))}", flush=True)
+                said = _progress(row.config, states.figures(row.folder)) or "starting"
+                print(f"    {self.name(row)}: {said}", flush=True)
 
     def summary(self) -> None:
         """After the last run: the table of all, and how to go on."""

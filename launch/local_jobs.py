@@ -227,7 +227,9 @@ def _devices(request: Request) -> list[str | None]:
 
 @contextlib.contextmanager
 def _stop_signals(queue: Queue) -> Iterator[None]:
-    before = {number: signal.signal(number, queue.request_stop) for number in STOPS}
+    # What nohup, or a shell for what it puts into the background, has told this process to ignore stays ignored.
+    heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, queue.request_stop) for number in heard}
     try:
         yield
     finally:

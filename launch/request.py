@@ -50,9 +50,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where")
     group.add_argument("--cluster", choices=("auto", "slurm", "local", "debug"), default="auto",
                        help="auto: slurm where it answers, else local; debug: in this process [auto]")  # fmt: skip
-    group.add_argument("--nodes", type=int, default=1, help="machines for each run [1]")
-    group.add_argument("--gpus_per_node", type=int, help="devices a machine; 0: none, train on its CPUs [1]")
-    group.add_argument("--tasks_per_node", type=int, help="processes a machine, where gpus_per_node is 0 [1]")
+    group.add_argument("--nodes", type=int, default=1, metavar="N", help="machines for each run [1]")
+    group.add_argument(
+        "--gpus_per_node", type=int, metavar="N", help="devices a machine; 0: none, train on its CPUs [1]"
+    )
+    group.add_argument(
+        "--tasks_per_node", type=int, metavar="N", help="processes a machine, where gpus_per_node is 0 [1]"
+    )
     group.add_argument("--profile", metavar="FILE", help="facts of the cluster, see slurm/cluster.example.toml")
     group.add_argument(
         "--jobs", type=int, metavar="N", help="local: runs side by side, the CPUs shared out [one a device]"

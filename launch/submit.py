@@ -34,9 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return commands.main(words, start)
         options, rest = build_parser().parse_known_args(words)
         if options.help:
-            build_parser().print_help()
-            flags.build_parser().print_help()
-            return 0
+            return _help()
         configs, notes = suites.expand(_suite(options), rest)
         where = request.from_options(options, options.print)
         for note in notes:
@@ -49,13 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this command alone; every other word belongs to launch/train.py."""
+    lines = [f"  submit.py {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
     parser = request.Parser(
         allow_abbrev=False,
         add_help=False,
-        usage="submit.py --task T | --suite NAME [where] [flags of launch/train.py]\n"
-        f"       submit.py {'|'.join(commands.COMMANDS)} RUNS...",
-        description="Send runs to a SLURM cluster, or do them here, one after another on each device.",
-        epilog="Finished runs are skipped, others go on from their last checkpoint. Then the flags of each run:",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="submit.py --task T | --suite NAME [which runs] [where] [flags of launch/train.py]",
+        description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
+        "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
+        epilog="afterwards:\n" + "\n".join(lines),
     )
     parser.add_argument("-h", "--help", action="store_true", help="this text, then the flags of the run")
     parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, start nothing")
@@ -68,6 +68,15 @@ def build_parser() -> argparse.ArgumentParser:
                        help="values of a setting, for example learning_rate=3e-5,5e-5")  # fmt: skip
     request.add_flags(parser)
     return parser
+
+
+def _help() -> int:
+    build_parser().print_help()
+    run = flags.build_parser()
+    run.usage, run.description = argparse.SUPPRESS, "Flags of each run, as of launch/train.py:"
+    print()
+    run.print_help()
+    return 0
 
 
 def _suite(options: argparse.Namespace) -> Suite:
