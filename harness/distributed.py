@@ -11,21 +11,24 @@ import logging
 import os
 import pickle
 import re
-import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from harness import UserError
 
 Value = TypeVar("Value")
 
 TIMEOUT = datetime.timedelta(minutes=30)  # of one collective: rank 0 may write a model or wait for wandb meanwhile
+
+MEETING_SECONDS = 300.0  # ranks wait so long for rank 0's address; they start within seconds of each other
 
 
 @dataclass(frozen=True)
@@ -58,59 +61,101 @@ def from_environment(environment: Mapping[str, str]) -> tuple[int, int, int, int
     return 0, 1, 0, 1
 
 
-def init(no_cuda: bool = False) -> World:
+def init(no_cuda: bool = False, shared: Path | None = None) -> World:
     """Join the process group (gloo on CPU, nccl on CUDA), once a process; a single process needs no port.
 
-    Raises UserError where a rank has no device.
+    `shared`: a folder that all ranks see; where the launcher gave no port, rank 0 tells there where it listens.
+    Raises UserError where a rank has no device, or does not hear from rank 0.
     """
     rank, size, local_rank, local_size = from_environment(os.environ)
     cuda = torch.cuda.is_available() and not no_cuda
-    if cuda and local_rank >= torch.cuda.device_count():
+    number = device_number(local_rank, torch.cuda.device_count(), os.environ) if cuda else local_rank
+    if number is None:
         raise UserError(
             f"--num_gpus: rank {rank} needs GPU number {local_rank}, but this machine shows "
             f"{torch.cuda.device_count()}; ask for fewer, or check CUDA_VISIBLE_DEVICES"
         )
-    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", number) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     elif "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    _export(rank, size, local_rank, local_size)
+    # The variables that DeepSpeed and torch read themselves; DeepSpeed takes LOCAL_RANK for the device's number.
+    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": local_size}
+    for name, value in names.items():
+        os.environ.setdefault(name, str(value))
     if not dist.is_initialized():
-        backend = "nccl" if cuda else "gloo"
-        if size == 1:
-            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-        else:
-            dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+        _join("nccl" if cuda else "gloo", rank, size, shared)
     return World(rank, size, local_rank, local_size, device)
 
 
-def _export(rank: int, size: int, local_rank: int, local_size: int) -> None:
-    """The variables that DeepSpeed and torch read themselves; under srun they are ours to set."""
-    names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": local_size}
-    for name, value in names.items():
-        os.environ.setdefault(name, str(value))
-    if size > 1:
-        if "MASTER_ADDR" not in os.environ:
-            os.environ["MASTER_ADDR"] = _first_host()
-        # Two jobs on one node have different ids; within a job, steps differ.
-        job, step = int(os.environ.get("SLURM_JOB_ID", 0)), int(os.environ.get("SLURM_STEP_ID", 0))
-        os.environ.setdefault("MASTER_PORT", str(20000 + (job * 61 + step) % 12000))  # below Linux's ephemeral ports
+def device_number(local_rank: int, visible: int, environment: Mapping[str, str]) -> int | None:
+    """Which of the `visible` GPUs a rank has; None where there is none for it.
+
+    Under `--gpus-per-task=1` SLURM shows each rank its own GPU alone, as number 0. One GPU on a node that has no more
+    for the job looks the same, but is one GPU for all its ranks.
+    """
+    if local_rank < visible:
+        return local_rank
+    bound = "SLURM_STEP_ID" in environment and environment.get("CUDA_VISIBLE_DEVICES", "") != ""
+    return 0 if visible == 1 and bound and environment.get("SLURM_GPUS_ON_NODE") != "1" else None
 
 
-def _first_host() -> str:
-    """A host of rank 0 that every rank can reach: under srun the step's first node, else this machine."""
-    nodes = os.environ.get("SLURM_STEP_NODELIST")
-    if nodes is None or os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1":
-        return "127.0.0.1"
-    # Not SLURM_LAUNCH_NODE_IPADDR: that is where srun was typed, which may be a login node.
+def _join(backend: str, rank: int, size: int, shared: Path | None) -> None:
+    if size == 1:
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+    elif "MASTER_PORT" in os.environ:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+    elif shared is None:
+        raise UserError("MASTER_PORT: not set by the launcher, and there is no folder in which rank 0 could tell it")
+    else:
+        place = shared / meeting_file(os.environ)
+        store = _listen(place, size) if rank == 0 else _look_for(place, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        if rank == 0:
+            place.unlink(missing_ok=True)  # every rank has joined
+
+
+def meeting_file(environment: Mapping[str, str]) -> str:
+    """Where rank 0 tells its address: a name that no other job, step or restart of the job has."""
+    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    return ".".join((".meeting", *(environment.get(name, "0") for name in names), "partial"))
+
+
+def _listen(place: Path, size: int) -> TCPStore:
+    """Rank 0's store, on a port that the system knows to be free; nobody has to guess or to agree on one."""
+    one_machine = os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
+    name = "127.0.0.1" if one_machine else os.environ.get("SLURMD_NODENAME", os.uname().nodename)
+    host = os.environ.setdefault("MASTER_ADDR", name)
+    store = TCPStore(host, 0, size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
+    os.environ["MASTER_PORT"] = str(store.port)
+    aside = place.with_name(f"{place.name}.{os.getpid()}.partial")
     try:
-        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-        return listed.stdout.split()[0]
-    except (OSError, subprocess.CalledProcessError, IndexError) as error:  # in a container there may be no scontrol
-        raise UserError(
-            f"SLURM_STEP_NODELIST {nodes}: scontrol cannot expand it; set MASTER_ADDR to the first node"
-        ) from error
+        place.parent.mkdir(parents=True, exist_ok=True)
+        aside.write_text(f"{host} {store.port}", encoding="utf-8")
+        os.replace(aside, place)  # nobody reads half of it
+    except OSError as error:
+        raise UserError(f"--output_dir {place.parent}: cannot be written ({error.strerror})") from error
+    return store
+
+
+def _look_for(place: Path, size: int) -> TCPStore:
+    until = time.monotonic() + MEETING_SECONDS
+    while time.monotonic() < until:
+        try:
+            os.listdir(place.parent)  # a network file system may else remember for long that the file was not there
+            host, port = place.read_text(encoding="utf-8").split()
+        except OSError:
+            time.sleep(0.1)
+            continue
+        os.environ.setdefault("MASTER_ADDR", host)
+        os.environ["MASTER_PORT"] = port
+        return TCPStore(host, int(port), size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
+    raise UserError(
+        f"--output_dir {place.parent}: no word there of rank 0 within {MEETING_SECONDS:.0f} s; "
+        "it must be a folder that all nodes see"
+    )
 
 
 def barrier() -> None:

@@ -46,7 +46,7 @@ def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]
     flags.pop("local_rank", None)
     path = flags.pop("config", None)
     file = {} if path is None else _read_file(path, faults)
-    given = _convert(file, f"--config {path}: ", faults) | _convert(flags, "--", faults)
+    given = convert(file, f"--config {path}: ", faults) | convert(flags, "--", faults)
     if not given.get("task"):
         faults.append("--task is missing: name one of the ten tasks, for example --task mednli")
     if faults:
@@ -127,7 +127,8 @@ def known_names() -> list[str]:
     return [f.name for f in dataclasses.fields(RunConfig)] + [*ALIASES, *FLAG_VALUES, "config"]
 
 
-def _convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
+def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
+    """Values as their settings' types, under the settings' own names; faults go to `faults`, each after `where`."""
     hints = typing.get_type_hints(RunConfig)
     fields = {f.name: f for f in dataclasses.fields(RunConfig)}
     converted: dict[str, Any] = {}

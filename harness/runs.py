@@ -10,12 +10,13 @@ import secrets
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from harness import UserError
 from harness.config import RunConfig
@@ -23,6 +24,10 @@ from harness.config import RunConfig
 METRICS_FILE = "metrics.jsonl"
 WANDB_ID_FILE = "wandb_id"
 FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over from an earlier start means nothing
+SUBMISSION_FILE = "submission.json"
+ATTEMPT_FILE = "attempt.json"
+SUBMITIT = "submitit"  # of a run that was submitted alone; a suite has one for all its runs, above them
+LOCK_SECONDS = 1.0  # somebody who only looks whether the lock is free has it for a moment
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
 
 
@@ -43,6 +48,8 @@ class RunFolder:
     predictions = property(lambda self: self.path / "predictions")
     model = property(lambda self: self.path / "model")
     result = property(lambda self: self.path / "result.json")
+    submission = property(lambda self: self.path / SUBMISSION_FILE)
+    attempt = property(lambda self: self.path / ATTEMPT_FILE)
     dev_results = property(lambda self: self.original("dev_results.txt"))
 
     def prediction(self, split: str) -> Path:
@@ -67,7 +74,15 @@ class RunFolder:
 
 
 OWN_FOLDERS = ("checkpoints", "predictions", "model", "wandb")
-OWN_FILES = ("config.json", METRICS_FILE, "train.log", WANDB_ID_FILE, "result.json")
+OWN_FILES = (
+    "config.json",
+    SUBMISSION_FILE,
+    ATTEMPT_FILE,
+    METRICS_FILE,
+    "train.log",
+    WANDB_ID_FILE,
+    "result.json",
+)
 ORIGINAL_FILES = (
     "dev_results.txt",
     "eval_results.txt",
@@ -125,19 +140,11 @@ def hold(folder: RunFolder, stack: ExitStack) -> str:
         handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
     except OSError as error:
         raise _not_writable(folder, error) from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.seek(0)
-        owner = handle.read().strip() or "another process"
-        raise UserError(
-            f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder"
-        ) from error
+    _lock(folder, handle)
     try:
         os.ftruncate(handle.fileno(), 0)
-        os.write(
-            handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode()
-        )  # a buffer would fail twice
+        # Not through the buffer, whose failure would come a second time when the file is closed.
+        os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         for claim in folder.path.glob(f"{FAILURE_FILE}*"):
             claim.unlink(missing_ok=True)
     except OSError as error:
@@ -145,6 +152,36 @@ def hold(folder: RunFolder, stack: ExitStack) -> str:
     for unfinished in Path(folder.checkpoints).glob(".step-*.partial"):  # a full disk may be full of it
         shutil.rmtree(unfinished, ignore_errors=True)
     return secrets.token_hex(4)
+
+
+def _lock(folder: RunFolder, handle: TextIO) -> None:
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if time.monotonic() < until:
+                time.sleep(LOCK_SECONDS / 10)
+                continue
+            handle.seek(0)
+            owner = handle.read().strip() or "another process"
+            raise UserError(
+                f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder"
+            ) from error
+
+
+def holder(folder: RunFolder) -> str | None:
+    """Who has the folder's lock, as `process N on HOST`; None where nobody has."""
+    try:
+        with open(folder.lock, encoding="utf-8") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return handle.read().strip() or "another process"
+    except OSError:  # no lock, or a file system that has none
+        pass
+    return None
 
 
 def _not_writable(folder: RunFolder, error: OSError) -> UserError:

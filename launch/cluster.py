@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,32 @@ from typing import Any
 from harness import UserError
 from harness.config import nearest
 
+RUNTIMES = ("pyxis", "apptainer")
+ALWAYS_PASSED = ("HOME", "PATH", "USER", "LANG")  # beside what `environment` names
+EXCLUSIVE = (("cpus_per_task", "cpus_per_gpu"), ("mem_gb", "mem_per_gpu_gb"))
+
 
 @dataclass(frozen=True)
 class Profile:
-    """Facts of one cluster, from a TOML file; None: the cluster's default. See slurm/cluster.example.toml."""
+    """Facts of one cluster; None: the cluster's default. See slurm/cluster.example.toml."""
 
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
     cpus_per_task: int | None = None  # a device
+    cpus_per_gpu: int | None = None  # the same as sbatch's --cpus-per-gpu
     mem_gb: int | None = None  # a node
+    mem_per_gpu_gb: int | None = None
     time: int = 240  # minutes
     signal_delay_s: int = 90  # the stop request comes so long before the time limit
+    array_parallelism: int | None = None  # runs of a suite at once
     setup: list[str] = dataclasses.field(default_factory=list)
+    environment: list[str] | None = None  # what reaches the job: NAME, or NAME=value; None: all
+    container: str | None = None
+    container_runtime: str = "pyxis"
+    container_mounts: list[str] = dataclasses.field(default_factory=list)
+    container_python: str = "python"
     additional_parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -53,8 +66,74 @@ class Profile:
                 faults.append(f"{name} = {value!r}: must be a whole number above 0")
             elif kinds[name] == "str" and not isinstance(value, str):
                 faults.append(f"{name} = {value!r}: must be text in quotes")
-            elif name == "setup" and not (isinstance(value, list) and all(isinstance(line, str) for line in value)):
-                faults.append(f"{name} = {value!r}: must be a list of shell lines")
+            elif kinds[name] == "list[str]" and not _is_list_of_text(value):
+                what = "shell lines" if name == "setup" else "text in quotes"
+                faults.append(f"{name} = {value!r}: must be a list of {what}")
             elif name == "additional_parameters" and not isinstance(value, dict):
                 faults.append(f"{name} = {value!r}: must be a table of sbatch options")
+        faults += [f"{one}, {other}: give one of the two" for one, other in EXCLUSIVE if {one, other} <= values.keys()]
+        runtime = values.get("container_runtime", RUNTIMES[0])
+        if isinstance(runtime, str) and runtime not in RUNTIMES:
+            faults.append(f"container_runtime = {runtime!r}: must be one of {', '.join(RUNTIMES)}")
         return faults
+
+    def cpus(self, gpus_per_node: int) -> int | None:
+        """CPUs of a process; without GPUs, a process's share is what a GPU's would be."""
+        return self.cpus_per_task if gpus_per_node else self.cpus_per_task or self.cpus_per_gpu
+
+    def memory(self, tasks_per_node: int, gpus_per_node: int) -> str | None:
+        """Of a node, as sbatch's --mem; None where it is said for each GPU, or not at all."""
+        if self.mem_gb is None and self.mem_per_gpu_gb is not None and not gpus_per_node:
+            return f"{self.mem_per_gpu_gb * tasks_per_node}GB"
+        return None if self.mem_gb is None else f"{self.mem_gb}GB"
+
+    def sbatch_options(self, gpus_per_node: int) -> dict[str, Any]:
+        """Options that submitit has no name for, or would warn of; the site's own come last and win."""
+        options: dict[str, Any] = {}
+        if gpus_per_node and self.cpus_per_gpu is not None:
+            options["cpus-per-gpu"] = self.cpus_per_gpu
+        if gpus_per_node and self.mem_per_gpu_gb is not None:
+            options["mem-per-gpu"] = f"{self.mem_per_gpu_gb}GB"
+        if self.environment is not None:
+            names = [word for word in self.environment if "=" not in word]
+            options["export"] = ",".join(dict.fromkeys((*ALWAYS_PASSED, *names)))
+        return {**options, **self.additional_parameters}
+
+    def setup_lines(self) -> list[str]:
+        """Shell lines before the project's own."""
+        pairs = [word.partition("=") for word in self.environment or [] if "=" in word]
+        return [*(f"export {name}={shlex.quote(value)}" for name, _, value in pairs), *self.setup]
+
+    def srun_args(self, gpus_per_node: int, mounts: Sequence[Path], code: Path) -> list[str]:
+        """Options of the srun inside the job."""
+        words = []
+        cpus = self.cpus(gpus_per_node)
+        if cpus is not None:
+            words.append(f"--cpus-per-task={cpus}")  # since SLURM 22.05 srun does not inherit it
+        if self.environment is not None:
+            words.append("--export=ALL")  # else it repeats sbatch's --export, and what setup exports is lost
+        if self.container is not None and self.container_runtime == "pyxis":
+            words.append(f"--container-image={self.container}")
+            words.append(f"--container-mounts={','.join(self._mounts(mounts))}")
+            words.append(f"--container-workdir={code}")
+        return words
+
+    def python(self, mounts: Sequence[Path], code: Path) -> str | None:
+        """The shell command that starts Python in the job; None: the one that submits."""
+        if self.container is None:
+            return None
+        if self.container_runtime == "pyxis":
+            return self.container_python
+        binds = [word for mount in self._mounts(mounts) for word in ("--bind", mount)]
+        words = ["apptainer", "exec", "--nv", *binds, "--pwd", str(code), self.container]
+        return f"{shlex.join(words)} {self.container_python}"
+
+    def _mounts(self, paths: Sequence[Path]) -> list[str]:
+        """`from:to`; a path inside another one needs no mount of its own."""
+        outer = [path for path in paths if not any(other != path and path.is_relative_to(other) for other in paths)]
+        own = [mount if ":" in mount else f"{mount}:{mount}" for mount in self.container_mounts]
+        return list(dict.fromkeys([*own, *(f"{path}:{path}" for path in outer)]))
+
+
+def _is_list_of_text(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

@@ -7,7 +7,6 @@ again after a node failure, is as good as that of the last requeue.
 from __future__ import annotations
 
 import atexit
-import hashlib
 import os
 import shlex
 import shutil
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from launch.train import say
+from launch import submission
+from launch.train import EXIT_USER, say
 
 WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+RETRIES = 2  # of a run that failed, before the others go on without it
 HANDOVER_SECONDS = 120.0  # the other ranks wait so long for SLURM to end them
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("launch", "harness", "tasks", "ds_configs")  # what a run reads of this project
 ENDING = ("CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT")  # states of a job that is not ours to requeue
 
 
@@ -38,8 +37,6 @@ class TrainJob:
     def __call__(self) -> dict[str, Any]:
         """Outcome and scores, small enough for any pickle. Ends the process where the run failed or is requeued."""
         os.chdir(os.environ.get(WORK_DIR, "."))
-        if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit ignores it; while training, StopRequest has it
         import torch
 
         from harness import UserError, distributed, logs
@@ -49,19 +46,23 @@ class TrainJob:
         from launch import train
         from launch.training import Stopped
 
+        folder = Path(self.config["output_dir"])
+        if submission.is_cancelled(folder):  # SLURM starts a job again whose node has failed, cancelled or not
+            say("the run was cancelled")
+            return {"status": "stopped"}
         try:
-            result = train.run(RunConfig.from_dict(self.config))
+            with submission.recorded(folder):
+                result = train.run(RunConfig.from_dict(self.config))
         except Stopped as stop:
             say(str(stop))
-            return _hand_over()
+            return _hand_over(folder)
         except UserError as error:
             say(f"error: {error}")
             distributed.leave(train.EXIT_USER)
         except TrainingFailed as error:
             say(f"error: {error}")
             distributed.leave(train.EXIT_FAILED)
-        if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-            atexit.register(distributed.leave, 0)  # after submitit has written the result; see there for the reason
+        _leave_at_exit()
         return {"status": "finished", "folder": self.config["output_dir"], "scores": _small(result["scores"])}
 
     def checkpoint(self) -> Any:
@@ -75,16 +76,23 @@ def _small(scores: dict[str, Any]) -> dict[str, Any]:
     return {split: {name: values[name] for name in ("metric", "score")} for split, values in scores.items()}
 
 
-def _hand_over() -> dict[str, Any]:
+def _hand_over(folder: Path) -> dict[str, Any]:
     """After a stop at a checkpoint: under SLURM the job is requeued, by submitit's own handler on rank 0.
 
-    That handler counts the timeouts, renews the pickle, calls `scontrol requeue` and ends the process. Elsewhere, and
-    in a job that someone cancelled or that SLURM requeues itself, the stop is the end.
+    That handler counts the timeouts, renews the pickle, calls `scontrol requeue` and ends the process; in a container
+    without SLURM's commands, the batch script requeues. Elsewhere, and in a job that someone cancelled or that SLURM
+    requeues itself, the stop is the end.
     """
     stopped = {"status": "stopped"}
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return stopped
-    if os.environ.get("SLURM_PROCID", "0") == "0":
+    in_container = shutil.which("scontrol") is None
+    if in_container or submission.is_cancelled(folder):
+        if submission.rank() == 0 and not submission.is_cancelled(folder):
+            requeue_mark(Path(os.environ["SUBMITIT_FOLDER"]), os.environ["SLURM_JOB_ID"]).touch()
+        _leave_at_exit()
+        return stopped
+    if submission.rank() == 0:
         state = _job_state()
         if state in ENDING:
             say(f"the job is {state}: not requeued from here")
@@ -97,6 +105,14 @@ def _hand_over() -> dict[str, Any]:
     return stopped
 
 
+def _leave_at_exit() -> None:
+    """With several ranks: after submitit has written the result. See `distributed.leave` for the reason."""
+    from harness import distributed
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        atexit.register(distributed.leave, 0)
+
+
 def _job_state() -> str:
     """The job's state in SLURM's words; "" where it cannot be found out."""
     command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}"]
@@ -106,7 +122,7 @@ def _job_state() -> str:
         return ""
 
 
-# ---- the code that the job runs
+# ---- the batch script around it
 def setup_lines(code: Path) -> list[str]:
     """Shell lines before srun. Python puts the current folder before PYTHONPATH, so that has to be the snapshot too."""
     quoted = shlex.quote(str(code))
@@ -118,50 +134,25 @@ def setup_lines(code: Path) -> list[str]:
     ]
 
 
-def snapshot_folder(run: Path) -> Path:
-    """Where the code as it is now is kept in a run folder; the same code has the same place."""
-    digest = hashlib.sha256()
-    for path in _sources():
-        digest.update(str(path).encode() + b"\0" + (ROOT / path).read_bytes())
-    return run / "code" / digest.hexdigest()[:12]
+def requeue_mark(folder: Path, job: str) -> Path:
+    """A file that asks the batch script of that job to requeue it."""
+    return folder / f"{job}.requeue"
 
 
-def snapshot(run: Path) -> Path:
-    """Copy the code into the run folder, so that a waiting job does not see later changes. Returns the copy's folder.
+def teardown_lines(folder: Path) -> list[str]:
+    """Shell lines after srun: a failed run is tried again in the same job, but not what only its user can mend.
 
-    COMMIT and changes.diff in it say where it came from. A copy is complete or not there.
+    A job that is not RUNNING any more was requeued already, or cancelled.
     """
-    target = snapshot_folder(run)
-    if target.is_dir():
-        return target
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    for path in _sources():
-        (aside / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, aside / path)
-    commit = _git("rev-parse", "HEAD")
-    (aside / "COMMIT").write_text(commit or "outside a git checkout\n", encoding="utf-8")
-    if commit is not None:
-        (aside / "changes.diff").write_text(_git("diff", "HEAD") or "", encoding="utf-8")
-    aside.rename(target)
-    return target
-
-
-def _sources() -> list[Path]:
-    """Relative to ROOT: what git tracks or would, so that a new file is there before it is committed."""
-    listed = _git("ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PACKAGES)
-    if listed:
-        found = {Path(name) for name in listed.split("\0") if name}
-    else:
-        found = {path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*")}
-    return sorted(path for path in found if (ROOT / path).is_file() and "__pycache__" not in path.parts)
-
-
-def _git(*words: str) -> str | None:
-    """What git says about this checkout; None outside one."""
-    if not (ROOT / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+    mark = shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID"'
+    return [
+        "status=$?",
+        f"if [ -e {mark}.requeue ]; then",
+        f'  rm {mark}.requeue && scontrol requeue "$SLURM_JOB_ID"',
+        f'elif [ "$status" -ne 0 ] && [ "$status" -ne {EXIT_USER} ] &&',
+        '  [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then',
+        f'  echo "exit status $status on $(hostname)" >>{mark}.failures',
+        f'  [ "$(wc -l <{mark}.failures)" -gt {RETRIES} ] || scontrol requeue "$SLURM_JOB_ID"',
+        "fi",
+        'exit "$status"',
+    ]

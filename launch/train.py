@@ -31,8 +31,8 @@ def run(config: RunConfig) -> dict[str, Any]:
 
     started = time.perf_counter()
     os.umask(runs.OWNER_ONLY)
-    world = distributed.init(config.no_cuda)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
+    world = distributed.init(config.no_cuda, shared=folder.path)
     with ExitStack() as stack:
         start = distributed.on_main(lambda: runs.hold(folder, stack))
         finished = distributed.on_main(lambda: runs.prepare(config))

@@ -66,53 +66,66 @@ class TestEnvironment:
         assert distributed.from_environment(environment) == place
 
 
-class TestAddress:
-    def test_one_machine_is_its_own_host(self) -> None:
-        distributed._export(1, 2, 1, 2)
-        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+class TestMeeting:
+    """Rank 0 listens where it likes and tells the others in a folder that all see."""
 
-    def test_one_node_of_a_job_is_its_own_host(self) -> None:
-        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node7", "SLURM_STEP_NUM_NODES": "1"})
-        distributed._export(1, 2, 1, 2)
-        assert os.environ["MASTER_ADDR"] == "127.0.0.1"
+    def test_name_is_that_of_one_start_of_one_step(self) -> None:
+        base = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
+        others = ({"SLURM_JOB_ID": "78"}, {"SLURM_STEP_ID": "1"}, {"SLURM_RESTART_COUNT": "1"})
+        names = {distributed.meeting_file({**base, **other}) for other in ({}, *others)}
+        assert len(names) == 4 and all(name.endswith(".partial") for name in names)
 
-    def test_first_node_of_the_step(self, tmp_path: Path) -> None:
-        (tmp_path / "scontrol").write_text("#!/bin/sh\necho node3\necho node4\n")
-        (tmp_path / "scontrol").chmod(0o755)
-        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
-        os.environ["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
-        distributed._export(1, 2, 0, 1)
-        assert os.environ["MASTER_ADDR"] == "node3"
+    def test_the_others_find_rank_0(self, tmp_path: Path) -> None:
+        place = tmp_path / "run" / "meeting"
+        store = distributed._listen(place, 2)
+        store.set("who", "rank 0")
+        del os.environ["MASTER_PORT"]
+        assert distributed._look_for(place, 2).get("who") == b"rank 0"
+        assert os.environ["MASTER_PORT"] == str(store.port)
 
-    @pytest.mark.parametrize("script", [None, "#!/bin/sh\nexit 1\n", "#!/bin/sh\n"])
-    def test_nodes_that_cannot_be_expanded(self, script: str | None, tmp_path: Path) -> None:
-        if script:
-            (tmp_path / "scontrol").write_text(script)
-            (tmp_path / "scontrol").chmod(0o755)
-        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
-        os.environ["PATH"] = str(tmp_path)
-        with pytest.raises(UserError, match=r"node\[3-4\]: scontrol cannot expand it; set MASTER_ADDR"):
-            distributed._export(1, 2, 0, 1)
+    def test_two_jobs_on_a_machine_do_not_meet(self, tmp_path: Path) -> None:
+        one, other = (distributed._listen(tmp_path / name, 2) for name in ("one", "other"))
+        assert one.port != other.port
 
-    def test_address_that_is_set_is_taken(self, tmp_path: Path) -> None:
-        os.environ.update({**SRUN, "SLURM_STEP_NODELIST": "node[3-4]", "SLURM_STEP_NUM_NODES": "2"})
-        os.environ.update({"PATH": str(tmp_path), "MASTER_ADDR": "node9"})
-        distributed._export(1, 2, 0, 1)
-        assert os.environ["MASTER_ADDR"] == "node9"
+    @pytest.mark.parametrize(
+        ("environment", "host"),
+        [({}, "127.0.0.1"), ({"SLURM_STEP_NUM_NODES": "2"}, "localhost"), ({"MASTER_ADDR": "127.0.0.2"}, "127.0.0.2")],
+    )
+    def test_address(self, environment: dict[str, str], host: str, tmp_path: Path) -> None:
+        os.environ.update({**SRUN, "SLURMD_NODENAME": "localhost", **environment})
+        distributed._listen(tmp_path / "meeting", 2)
+        assert (tmp_path / "meeting").read_text().split()[0] == host
 
-    def test_ports_of_two_jobs_on_a_node_differ(self) -> None:
-        ports = set()
-        for job in ("77", "78"):
-            os.environ.pop("MASTER_PORT", None)
-            os.environ["SLURM_JOB_ID"] = job
-            distributed._export(0, 2, 0, 2)
-            ports.add(os.environ["MASTER_PORT"])
-        assert len(ports) == 2
+    def test_a_folder_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.3)
+        with pytest.raises(UserError, match=r"no word there of rank 0 within .* all nodes see"):
+            distributed._look_for(tmp_path / "meeting", 2)
 
-    def test_port_of_the_launcher_is_kept(self) -> None:
-        os.environ["MASTER_PORT"] = "29555"
-        distributed._export(0, 2, 0, 2)
-        assert os.environ["MASTER_PORT"] == "29555"
+    def test_nowhere_to_meet(self) -> None:
+        with pytest.raises(UserError, match="MASTER_PORT: not set by the launcher"):
+            distributed._join("gloo", 1, 2, None)
+
+
+class TestDevice:
+    @pytest.mark.parametrize(
+        ("local_rank", "visible", "environment", "number"),
+        [
+            pytest.param(1, 4, {}, 1, id="all shown"),
+            pytest.param(2, 1, {"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "2"}, 0, id="one bound to each rank"),
+            pytest.param(2, 1, {"CUDA_VISIBLE_DEVICES": "2"}, None, id="not SLURM"),
+            pytest.param(2, 1, {"SLURM_STEP_ID": "0"}, None, id="a machine with one"),
+            pytest.param(2, 2, {"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0,1"}, None, id="too few"),
+            pytest.param(
+                1,
+                1,
+                {"SLURM_STEP_ID": "0", "CUDA_VISIBLE_DEVICES": "0", "SLURM_GPUS_ON_NODE": "1"},
+                None,
+                id="one for two ranks",
+            ),
+        ],
+    )
+    def test_number(self, local_rank: int, visible: int, environment: dict[str, str], number: int | None) -> None:
+        assert distributed.device_number(local_rank, visible, environment) == number
 
 
 class TestOneProcess:

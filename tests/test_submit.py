@@ -16,7 +16,7 @@ from encoders import tiny_encoder
 from running import arguments, clean_environment, cut
 
 from harness import UserError
-from launch import job, settings, submit
+from launch import settings, snapshot, submit
 from launch.cluster import Profile
 from launch.job import TrainJob
 
@@ -120,8 +120,8 @@ class TestWithoutACluster:
         assert type(config).from_dict(sent.config) == config
 
     def test_snapshot_holds_what_a_run_reads(self, tmp_path: Path) -> None:
-        code = job.snapshot(tmp_path)
-        assert code == job.snapshot_folder(tmp_path) == job.snapshot(tmp_path)
+        code = snapshot.snapshot(tmp_path)
+        assert code == snapshot.snapshot_folder(tmp_path) == snapshot.snapshot(tmp_path)
         for name in ("launch/job.py", "harness/loop.py", "ds_configs/fp32.json", "tasks/samples/mednli/train.tsv"):
             assert (code / name).read_bytes() == (ROOT / name).read_bytes()
         assert len((code / "COMMIT").read_text().strip()) == 40 and (code / "changes.diff").is_file()

@@ -1,0 +1,185 @@
+"""What can be done with runs that are there already, from their folders alone: status, cancel, logs, requeue."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from harness import UserError, logs, runs
+from harness.config import RunConfig
+from harness.runs import RunFolder
+from launch import board, request, states, submission
+from launch.cluster import Profile
+from launch.request import Request
+from launch.states import RunState
+from launch.submission import Submission
+from launch.train import EXIT_STOPPED
+
+COMMANDS = {
+    "status": "how far runs are",
+    "cancel": "stop runs at a checkpoint; they do not come back by themselves",
+    "logs": "the end of a run's log",
+    "requeue": "send again what has stopped or failed, to where it was sent before",
+}
+FOLLOW_SECONDS = 0.3
+Start = Callable[[Request, Sequence[RunConfig]], int]
+
+
+def main(words: Sequence[str], start: Start) -> int:
+    """`words`: a command and its arguments; `start` starts runs. Returns the exit status; raises UserError."""
+    name = words[0]
+    parser = request.Parser(prog=f"submit.py {name}", description=COMMANDS[name], allow_abbrev=False)
+    parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
+    if name == "status":
+        parser.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
+    if name == "logs":
+        parser.add_argument("--rank", type=int, default=0, help="of this rank [0]")
+        parser.add_argument("--lines", type=int, default=40, help="so many from the end [40]")
+        parser.add_argument("--follow", action="store_true", help="go on with what comes, until the run ends")
+    options = parser.parse_args(words[1:])
+    found = states.read_all(states.find(options.runs))
+    if name == "status":
+        return _status(found, options.json)
+    if name == "cancel":
+        return _cancel(found)
+    return _logs(found, options) if name == "logs" else _requeue(found, start)
+
+
+def _status(found: Sequence[RunState], as_json: bool) -> int:
+    if as_json:
+        for state in found:
+            values = {**dataclasses.asdict(state), "folder": str(state.folder), "task": state.config.task}
+            print(json.dumps({name: value for name, value in values.items() if name != "config"}))
+        return 0
+    base = Path(os.path.commonpath([state.folder for state in found]))
+    rows = []
+    for state in found:
+        name = str(state.folder.relative_to(base)) if state.folder != base else base.name
+        cells = board.line(name, state.state, state.config, state.figures, state.reason)
+        note = cells.pop("note")
+        rows.append({**cells, "job": state.job, "node": state.node, "reason": note})
+    logs.setup(True, None)
+    logs.print_table(str(base), rows)
+    logs.close()
+    return 0
+
+
+def _cancel(found: Sequence[RunState]) -> int:
+    """Queued runs leave the queue; running ones are asked to stop at a checkpoint. Exit status 0 all asked, else 1."""
+    refused = False
+    for state in found:
+        if state.state not in ("queued", "running"):
+            print(f"{state.folder}: {state.state}, nothing to cancel")
+            continue
+        sent = submission.read_submission(state.folder)
+        if sent is not None:  # read by the job: a stop that was asked for is not followed by a requeue
+            dataclasses.replace(sent, cancelled=True).write(state.folder)
+        said = _cancel_job(state) if state.job else _cancel_process(state)
+        print(f"{state.folder}: {said or 'asked to stop at its next step'}")
+        refused |= said is not None and not said.startswith("taken")
+    return int(refused)
+
+
+def _cancel_job(state: RunState) -> str | None:
+    """What to tell; None where the run was asked to stop. A job that waits has nothing to save."""
+    waits = state.state == "queued"
+    command = ["scancel", *([] if waits else ["--signal=USR2"]), state.job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"cannot be asked to stop: {error}"
+    if done.returncode != 0:
+        return f"cannot be asked to stop: {' '.join(done.stderr.split())}"
+    return f"taken out of the queue (job {state.job})" if waits else None
+
+
+def _cancel_process(state: RunState) -> str | None:
+    """The same on this machine."""
+    if state.state == "queued":
+        return "taken out of the queue"
+    owner = states.process_of(runs.holder(RunFolder(state.folder)) or "")
+    if owner is None:
+        return "has just ended"
+    process, node = owner
+    if node != os.uname().nodename:
+        return f"cannot be asked to stop: runs on {node}, cancel it there"
+    try:
+        os.kill(process, signal.SIGTERM)
+    except OSError as error:
+        return f"cannot be asked to stop: {error}"
+    return None
+
+
+def _logs(found: Sequence[RunState], options: argparse.Namespace) -> int:
+    if len(found) > 1:
+        raise UserError(f"logs: {len(found)} runs there, name one of them: {found[0].folder}, ...")
+    folder = found[0].folder
+    path = _log_file(folder, options.rank)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    print(f"==> {path}", file=sys.stderr)
+    print("\n".join(lines[-options.lines :]) if options.lines > 0 else "", flush=True)
+    if not options.follow:
+        return 0
+    with open(path, encoding="utf-8", errors="replace") as file:
+        file.seek(0, os.SEEK_END)
+        going = True
+        try:
+            while going:
+                going = states.read_all([folder])[0].state in ("queued", "running")
+                print(file.read(), end="", flush=True)
+                time.sleep(FOLLOW_SECONDS)
+        except KeyboardInterrupt:
+            pass  # of the follower, not of the run
+    return 0
+
+
+def _log_file(folder: Path, rank: int) -> Path:
+    """What a rank printed, of the newest submission; without one, the run's own log."""
+    sent = submission.read_submission(folder)
+    printed = None if sent is None else Path(sent.logs) / f"{sent.job}_{rank}_log.out"
+    own: Path = RunFolder(folder).log
+    if printed is not None and printed.is_file():
+        return printed
+    if rank == 0 and own.is_file():
+        return own
+    looked = printed if printed is not None else own
+    raise UserError(f"{folder}: no log of rank {rank} yet ({looked})")
+
+
+def _requeue(found: Sequence[RunState], start: Start) -> int:
+    """Runs that were sent together to the same place are sent together again."""
+    again: dict[str, list[tuple[RunState, Submission]]] = {}
+    for state in found:
+        sent = submission.read_submission(state.folder)
+        if state.state not in ("stopped", "failed"):
+            print(f"{state.folder}: {state.state}, left alone")
+        elif sent is None:
+            print(f"{state.folder}: was not submitted; the command that started it goes on", file=sys.stderr)
+        else:
+            key = json.dumps([sent.request, sent.work_dir], sort_keys=True)
+            again.setdefault(key, []).append((state, sent))
+    statuses = []
+    for group in again.values():
+        sent = group[0][1]
+        if sent.work_dir and Path(sent.work_dir).is_dir():
+            os.chdir(sent.work_dir)  # relative paths in the settings start there
+        configs = [dataclasses.replace(state.config, output_dir=str(state.folder)) for state, _ in group]
+        statuses.append(start(_request(sent), configs))
+    return max((status for status in statuses if status != EXIT_STOPPED), default=0) or (
+        EXIT_STOPPED if EXIT_STOPPED in statuses else 0
+    )
+
+
+def _request(sent: Submission) -> Request:
+    try:
+        return Request.from_dict(sent.request)
+    except (TypeError, KeyError):  # of another version of this program
+        return Request(cluster=sent.cluster, profile=Profile())

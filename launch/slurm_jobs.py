@@ -1,0 +1,122 @@
+"""Runs on a SLURM cluster: one job for one run, one job array for several, through submitit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness import UserError, runs
+from harness.config import RunConfig
+from launch import submission
+from launch.job import TrainJob, setup_lines, teardown_lines
+from launch.request import Request
+from launch.snapshot import snapshot, snapshot_folder
+from launch.submission import Submission
+
+REQUEUES = 1000  # submitit takes any stop of a job shorter than 10 minutes for a timeout; the site's limit is SLURM's
+
+
+def home(configs: Sequence[RunConfig]) -> Path:
+    """Where the pickles, logs and the copy of the code of a submission lie: the run's folder, or the one above all."""
+    return Path(os.path.commonpath([config.output_dir for config in configs]))
+
+
+def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> dict[str, Any]:
+    """What submitit's SlurmExecutor is told; what the profile leaves open is the cluster's own default."""
+    profile, first, place = request.profile, configs[0], home(configs)
+    name = f"{first.task}-{first.model_label}-{first.seed}" if len(configs) == 1 else first.wandb_group or "blue"
+    values: dict[str, Any] = {
+        "job_name": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "time": profile.time,
+        "nodes": request.nodes,
+        "ntasks_per_node": request.tasks_per_node,
+        "gpus_per_node": request.gpus_per_node or None,
+        "cpus_per_task": profile.cpus(request.gpus_per_node),
+        "mem": profile.memory(request.tasks_per_node, request.gpus_per_node),
+        "array_parallelism": profile.array_parallelism,
+        "signal_delay_s": profile.signal_delay_s,
+        "stderr_to_stdout": True,
+        "setup": [*profile.setup_lines(), *setup_lines(code)],
+        "teardown": teardown_lines(place / runs.SUBMITIT),
+        "srun_args": [
+            "--kill-on-bad-exit=1",  # a dead rank ends all
+            "--open-mode=append",  # a requeued job's log goes on
+            *profile.srun_args(request.gpus_per_node, _mounts(configs, code), code),
+        ],
+        "additional_parameters": {"requeue": True, **profile.sbatch_options(request.gpus_per_node)},
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _mounts(configs: Sequence[RunConfig], code: Path) -> list[Path]:
+    """What a container has to see beside the site's own: runs, data and models, the code, the current folder."""
+    names = [config.data_dir for config in configs] + [config.model_name_or_path for config in configs]
+    given = [Path(name) for name in names if name and Path(name).is_absolute()]
+    return list(dict.fromkeys([home(configs), code.parent.parent, Path.cwd(), *given]))
+
+
+def sbatch_text(request: Request, configs: Sequence[RunConfig]) -> str:
+    """The batch script that would be submitted, also on a machine without SLURM."""
+    from submitit.slurm import slurm  # SlurmExecutor itself refuses where there is no srun
+
+    place = home(configs)
+    code, folder = snapshot_folder(place), place / runs.SUBMITIT
+    command = f"{_python(request, configs, code)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    values = parameters(request, configs, code)
+    count = len(configs) if len(configs) > 1 else None
+    return str(slurm._make_sbatch_string(command=command, folder=folder, map_count=count, **values))
+
+
+def _python(request: Request, configs: Sequence[RunConfig], code: Path) -> str:
+    """The interpreter as a shell command."""
+    return request.profile.python(_mounts(configs, code), code) or shlex.quote(sys.executable)
+
+
+def submit(request: Request, configs: Sequence[RunConfig]) -> int:
+    """Send the runs and say where they are. Exit status 0. Raises UserError where sbatch refuses."""
+    import submitit
+
+    if shutil.which("sbatch") is None:
+        raise UserError("--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local")
+    place = home(configs)
+    code, folder = snapshot(place), place / runs.SUBMITIT
+    python = _python(request, configs, code)
+    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=REQUEUES, python=python)
+    executor.update_parameters(**parameters(request, configs, code))
+    for config in configs:
+        submission.forget(Path(config.output_dir))  # now: the job may start before the file of the new one is there
+    # Nothing of a job that this command may itself run in; but clean_env would also take what users set for sbatch.
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or name.startswith("SBATCH_")}
+    try:
+        with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept), executor.batch():
+            jobs = [executor.submit(TrainJob(config.to_dict())) for config in configs]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        said = " ".join(str(error).split()) or "no reason given"
+        raise UserError(f"sbatch refused the job: {said}; --print shows the script") from error
+    for job, config in zip(jobs, configs, strict=True):
+        sent = Submission("slurm", job.job_id, str(folder), os.uname().nodename, work_dir=str(Path.cwd()),
+                          request=request.to_dict())  # fmt: skip
+        sent.write(Path(config.output_dir))
+    _tell(jobs, place, code)
+    return 0
+
+
+def _tell(jobs: Sequence[Any], place: Path, code: Path) -> None:
+    number = jobs[0].job_id.split("_")[0]
+    count = f" ({len(jobs)} runs)" if len(jobs) > 1 else ""
+    log = str(jobs[0].paths.stdout) if len(jobs) == 1 else f"{jobs[0].paths.folder}/{number}_<run>_0_log.out"
+    print(f"job     {number}{count}")
+    print(f"folder  {place}")
+    print(f"code    {code}")
+    print(f"queue   squeue -j {number}")
+    print(f"log     tail -F {shlex.quote(log)}" if len(jobs) == 1 else f"log     {log}")
+    print(f"state   python launch/submit.py status {shlex.quote(str(place))}")

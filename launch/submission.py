@@ -1,0 +1,150 @@
+"""The two small files that a submitted run has in its folder, and that `status`, `cancel` and `requeue` go by.
+
+submission.json is the submitter's: where the run was sent, and whether somebody has cancelled it since.
+attempt.json is the job's own: where the newest attempt runs, and how it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import UserError, runs
+from harness.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where a run was sent. `request`: a launch.request.Request's `to_dict`, enough to send it again."""
+
+    cluster: str  # slurm | local
+    job: str  # SLURM's id, of an array's run `<array>_<index>`; local: the process of the queue
+    logs: str  # folder of `<job>_<rank>_log.out`
+    node: str  # the machine that it was sent from
+    started: str = ""  # local: when the process of the queue began, since its number may be another's by now
+    work_dir: str = ""
+    request: dict[str, Any] = field(default_factory=dict)
+    cancelled: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Into the run folder."""
+        runs.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The newest attempt at a run, as rank 0 wrote it down."""
+
+    state: str  # running | stopped | failed | finished
+    reason: str = ""
+    node: str = ""
+    process: int = 0
+    job: str = ""
+    time: float = 0.0  # of this line, seconds since 1970
+
+
+def forget(folder: Path) -> None:
+    """Before a new submission: what was said about earlier ones, a cancellation too, holds no longer."""
+    RunFolder(folder).submission.unlink(missing_ok=True)
+    RunFolder(folder).attempt.unlink(missing_ok=True)
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """None for a run that was not submitted, or where the file cannot be read."""
+    values = _values(RunFolder(folder).submission)
+    try:
+        return None if values is None else Submission(**values)
+    except TypeError:
+        return None
+
+
+def read_attempt(folder: Path) -> Attempt | None:
+    """None where no submitted attempt was made."""
+    values = _values(RunFolder(folder).attempt)
+    try:
+        return None if values is None else Attempt(**values)
+    except TypeError:
+        return None
+
+
+def _values(path: Path) -> dict[str, Any] | None:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def is_cancelled(folder: Path) -> bool:
+    """Whether somebody cancelled the run after its last submission."""
+    found = read_submission(folder)
+    return found is not None and found.cancelled
+
+
+@contextlib.contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
+    from harness.engine import TrainingFailed
+    from launch.training import Stopped
+
+    main = rank() == 0
+    if main:
+        _write(folder, "running")
+    try:
+        yield
+    except Stopped as stop:
+        if main:
+            _write(folder, "stopped", str(stop))
+        raise
+    except (UserError, TrainingFailed) as error:  # all ranks have the same
+        if main:
+            _write(folder, "failed", str(error))
+        raise
+    except BaseException as error:
+        text = next(iter(str(error).splitlines()), "")
+        where = "" if main else f"rank {rank()} on {os.uname().nodename}: "
+        _write(folder, "failed", f"{where}{type(error).__name__}: {text}")
+        raise
+    if main:
+        _write(folder, "finished")
+
+
+def close(folder: Path, state: str, reason: str) -> None:
+    """In the name of an attempt that ended without a word."""
+    attempt = read_attempt(folder)
+    if attempt is not None and attempt.state == "running":
+        ended = dataclasses.replace(attempt, state=state, reason=reason, time=round(time.time(), 3))
+        with contextlib.suppress(OSError):
+            runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
+
+
+def rank() -> int:
+    """Of this process, also before it has joined the others."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def _write(folder: Path, state: str, reason: str = "") -> None:
+    attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3))
+    with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+        runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
+
+
+def job_id() -> str:
+    """The SLURM job that this process belongs to, as submitit writes it; "" outside one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+def process_start(process: int) -> str:
+    """When a process of this machine began, in the kernel's ticks; "" where there is none, or no /proc."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""

@@ -1,0 +1,108 @@
+"""Suites on a real SLURM (see slurm_cluster.sh): arrays, retries, cancel and requeue."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from encoders import tiny_encoder
+from running import SMALL, cut
+
+from launch import submit
+
+if TYPE_CHECKING:
+    from slurm_fixture import Slurm
+
+pytest_plugins = ("slurm_fixture",)
+pytestmark = pytest.mark.slurm
+
+SCRIPT = Path(submit.__file__)
+PROFILE = 'partition = "debug"\ncpus_per_task = 1\ntime = 30\nenvironment = ["SLURM_CONF", "OMP_NUM_THREADS=1"]\n'
+
+
+def line(tmp_path: Path, text: str) -> list[str]:
+    """The command line of a suite of tiny runs, without SLURM's part."""
+    if not (tmp_path / "data").exists():
+        cut("biosses", tmp_path / "data", 40)
+        tiny_encoder(tmp_path / "tiny", dropout=0.1)
+    (tmp_path / "suite.toml").write_text(
+        f'tasks = ["biosses"]\nmodels = ["{tmp_path}/tiny"]\n{text}[overrides.biosses]\ndata_dir = "{tmp_path}/data"\n'
+    )
+    (tmp_path / "cluster.toml").write_text(PROFILE)
+    return ["--suite", str(tmp_path / "suite.toml"), "--output_dir", str(tmp_path / "out"), *SMALL]
+
+
+def command(slurm: Slurm, *words: str) -> str:
+    return slurm.run(sys.executable, str(SCRIPT), *words, timeout=300)
+
+
+def send(slurm: Slurm, tmp_path: Path, words: list[str], *where: str) -> str:
+    """The id of the array."""
+    said = command(slurm, *words, "--cluster", "slurm", "--gpus_per_node", "0", "--profile",
+                   str(tmp_path / "cluster.toml"), *where)  # fmt: skip
+    return next(row.split()[1] for row in said.splitlines() if row.startswith("job "))
+
+
+def states(slurm: Slurm, tmp_path: Path) -> dict[str, dict[str, object]]:
+    """What `status` says, by seed."""
+    rows = [json.loads(text) for text in command(slurm, "status", str(tmp_path / "out"), "--json").splitlines()]
+    return {Path(row["folder"]).name: row for row in rows}
+
+
+def wait_until(slurm: Slurm, tmp_path: Path, wanted: set[str], seconds: float = 240) -> dict[str, dict[str, object]]:
+    """The states, once there are no others than those wanted."""
+    until = time.monotonic() + seconds
+    while True:
+        found = states(slurm, tmp_path)
+        if {str(row["state"]) for row in found.values()} <= wanted:
+            return found
+        logs = "\n".join(path.read_text() for path in (tmp_path / "out").rglob("*_log.out"))
+        assert time.monotonic() < until, f"{found}\n{logs}"
+        time.sleep(2)
+
+
+def test_an_array_of_six_runs_over_two_nodes(slurm: Slurm, tmp_path: Path) -> None:
+    """Each run has a rank on both nodes, so that all that go on at once share them, and need a port each."""
+    words = line(tmp_path, "seeds = 6\n[overrides]\nmax_steps = 2\n")
+    number = send(slurm, tmp_path, words, "--nodes", "2")
+    assert set(states(slurm, tmp_path)) == {f"seed-{seed}" for seed in range(12, 18)}
+    again = command(slurm, *words, "--cluster", "slurm", "--gpus_per_node", "0", "--nodes", "2")
+    assert again.count("left alone: ") == 6 and "job  " not in again  # the same command twice sends nothing twice
+    found = wait_until(slurm, tmp_path, {"finished"})
+    results = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("result.json")]
+    assert len(results) == 6 and {result["world_size"] for result in results} == {2}
+    assert {row["job"] for row in found.values()} == {f"{number}_{index}" for index in range(6)}
+    assert not list((tmp_path / "out").rglob(".meeting*"))
+    said = command(slurm, "logs", str(tmp_path / "out/biosses/tiny/seed-14"), "--rank", "1")
+    assert "Job completed successfully" in said
+
+
+@pytest.mark.slow
+def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_again(
+    slurm: Slurm, tmp_path: Path
+) -> None:
+    words = line(tmp_path, "seeds = [1]\n[overrides]\nmax_steps = 3\n")
+    words = [*words[: words.index("--learning_rate")], *words[words.index("--learning_rate") + 2 :]]
+    number = send(slurm, tmp_path, [*words, "--learning_rate", "1e30"])
+    wait_until(slurm, tmp_path, {"failed"})
+    restarts = slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]
+    assert restarts == "2"
+    assert len((tmp_path / f"out/biosses/tiny/seed-1/submitit/{number}.failures").read_text().splitlines()) == 3
+
+    words = line(tmp_path, "seeds = [2, 3]\n[overrides]\nnum_train_epochs = 40\nlogging_steps = 1\n")
+    send(slurm, tmp_path, words)
+    folder = tmp_path / "out/biosses/tiny/seed-2"
+    until = time.monotonic() + 120
+    while not (folder / "checkpoints").exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    assert "asked to stop at its next step" in command(slurm, "cancel", str(folder))
+    found = wait_until(slurm, tmp_path, {"failed", "stopped", "finished"})
+    assert [found[name]["state"] for name in ("seed-2", "seed-3")] == ["stopped", "finished"]
+    assert "job " in command(slurm, "requeue", str(folder))
+    found = wait_until(slurm, tmp_path, {"failed", "finished"})
+    assert found["seed-2"]["state"] == "finished"
+    assert "Taken up after" in command(slurm, "logs", str(folder), "--lines", "500")

@@ -1,0 +1,215 @@
+"""status, cancel, logs and requeue: from run folders alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import runs
+from harness.config import RunConfig
+from harness.runs import RunFolder
+from launch import commands, request, states, submission, submit
+from launch.cluster import Profile
+from launch.request import Request
+from launch.settings import parse
+from launch.submission import Attempt, Submission
+
+HERE = os.uname().nodename
+SENT = Submission("slurm", "77_1", "/logs", "login", request=Request("slurm", nodes=2).to_dict())
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whatever this machine has: no SLURM answers, unless a test puts one there."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    squeue(tmp_path, "exit 1")
+
+
+def squeue(tmp_path: Path, script: str) -> None:
+    (tmp_path / "bin" / "squeue").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "bin" / "squeue").chmod(0o755)
+
+
+def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None = None) -> Path:
+    """A run folder that was prepared, sent and tried."""
+    config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(folder)])
+    runs.prepare(config)
+    if sent is not None:
+        sent.write(folder)
+    if attempt is not None:
+        runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt)))
+    return folder
+
+
+def state_of(folder: Path) -> tuple[str, str]:
+    (found,) = states.read_all([folder])
+    return found.state, found.reason
+
+
+class TestState:
+    def test_finished(self, tmp_path: Path) -> None:
+        folder = made(tmp_path / "run", SENT, Attempt("running"))
+        result = {"scores": {"dev": {"score": 0.9}, "test": {"score": 0.8}}}
+        runs.write_result(RunFolder(folder), result)
+        (found,) = states.read_all([folder])
+        assert (found.state, found.figures.dev, found.figures.test) == ("finished", 0.9, 0.8)
+
+    def test_somebody_has_the_lock(self, tmp_path: Path) -> None:
+        folder = made(tmp_path / "run")
+        with ExitStack() as stack:
+            runs.hold(RunFolder(folder), stack)
+            assert state_of(folder) == ("running", f"process {os.getpid()} on {HERE}")
+        assert state_of(folder) == ("stopped", "not begun")
+
+    @pytest.mark.parametrize(
+        ("queue", "attempt", "expected"),
+        [
+            ("echo '77_1|PENDING||Priority'", None, ("queued", "Priority")),
+            ("echo '77_1|PENDING||BeginTime'", Attempt("stopped", "at step 3"), ("queued", "BeginTime")),
+            ("echo '77_1|RUNNING|node3|None'", Attempt("running"), ("running", "")),
+            ("echo '77_1|CANCELLED|node3|None'", Attempt("stopped", "at step 3"), ("stopped", "at step 3")),
+            ("echo '77_2|RUNNING|node3|None'", Attempt("failed", "loss"), ("failed", "loss")),
+            ("true", Attempt("running", process=9), ("failed", "ended without a word (process 9 is gone)")),
+            ("exit 1", Attempt("running"), ("running", "as last heard: squeue does not answer here")),
+            ("exit 1", None, ("queued", "as last heard: squeue does not answer here")),
+            ("exit 1", Attempt("failed", "loss"), ("failed", "loss")),
+        ],
+    )
+    def test_on_slurm(self, queue: str, attempt: Attempt | None, expected: tuple[str, str], tmp_path: Path) -> None:
+        squeue(tmp_path, queue)
+        assert state_of(made(tmp_path / "run", SENT, attempt)) == expected
+
+    def test_in_a_queue_of_this_machine(self, tmp_path: Path) -> None:
+        me = os.getpid()
+        sent = Submission("local", f"{me}_3", "/logs", HERE, submission.process_start(me))
+        assert state_of(made(tmp_path / "run", sent)) == ("queued", f"in the queue of process {me}")
+        gone = dataclasses.replace(sent, started="1")  # the number is another process's now
+        assert state_of(made(tmp_path / "other", gone, Attempt("stopped", "at step 3"))) == ("stopped", "at step 3")
+        assert state_of(made(tmp_path / "third", dataclasses.replace(gone, cancelled=True))) == ("stopped", "cancelled")
+
+
+def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
+    for name in ("a/seed-1", "b/c/seed-2", ".hidden/seed-3", "code/seed-4"):
+        made(tmp_path / "all" / name)
+    (tmp_path / "all/a/seed-1/model").mkdir()
+    (tmp_path / "all/a/seed-1/model/config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "all/b/config.json").write_text('{"model_type": "bert"}')
+    found = states.find([str(tmp_path / "all"), str(tmp_path / "all/a")])
+    assert [str(path.relative_to(tmp_path / "all")) for path in found] == ["a/seed-1", "b/c/seed-2"]
+
+
+def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path / "runs/a/seed-1", SENT, Attempt("failed", "loss is not finite", node="node3"))
+    made(tmp_path / "runs/b/seed-2")
+    (tmp_path / "runs/b/seed-2/metrics.jsonl").write_text(
+        '{"kind": "epoch", "step": 9, "epoch": 2.0, "values": {"dev/score": 0.525}}\n'
+    )
+    assert submit.main(["status", str(tmp_path / "runs")]) == 0
+    title, header, one, two = capsys.readouterr().out.splitlines()
+    assert title == str(tmp_path / "runs") and header.split() == [
+        "run", "state", "progress", "dev", "test", "job", "node", "reason"
+    ]  # fmt: skip
+    assert one.split() == ["a/seed-1", "failed", "77_1", "node3", "loss", "is", "not", "finite"]
+    assert two.split() == ["b/seed-2", "stopped", "epoch", "2/6", "step", "9", "52.50", "not", "begun"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("status", "/no/where"), "/no/where: no such folder"),
+        (("status", "."), ".: no runs in it"),
+        (("status",), "the following arguments are required: RUNS"),
+        (("logs", "all"), "logs: 2 runs there, name one of them"),
+        (("logs", "all/one"), "no log of rank 0 yet"),
+        (("logs", "all/one", "--rank", "3"), "no log of rank 3 yet"),
+    ],
+)
+def test_mistakes(
+    words: Sequence[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made(tmp_path / "all/one")
+    made(tmp_path / "all/two")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty" if "." in words else tmp_path)
+    assert submit.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_logs_are_those_of_the_newest_submission(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made(tmp_path / "run", dataclasses.replace(SENT, logs=str(tmp_path)), Attempt("failed"))
+    RunFolder(folder).log.write_text("kept\n")
+    assert submit.main(["logs", str(folder)]) == 0 and capsys.readouterr().out == "kept\n"
+    for rank in (0, 1):
+        (tmp_path / f"77_1_{rank}_log.out").write_text("".join(f"rank {rank} line {n}\n" for n in range(50)))
+    assert submit.main(["logs", str(folder), "--rank", "1", "--lines", "2"]) == 0
+    assert capsys.readouterr().out == "rank 1 line 48\nrank 1 line 49\n"
+    assert submit.main(["logs", str(folder), "--follow", "--lines", "1"]) == 0  # ends with the run, which has ended
+
+
+def test_cancel_asks_the_process_that_has_the_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = made(tmp_path / "run")
+    holds = (
+        "import sys, signal; from contextlib import ExitStack; from pathlib import Path; from harness import runs\n"
+        "stack = ExitStack(); runs.hold(runs.RunFolder(Path(sys.argv[1])), stack)\n"
+        "print('has it', flush=True); signal.pause()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holds, str(folder)], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"has it\n"
+    assert submit.main(["cancel", str(folder)]) == 0
+    assert process.wait(timeout=20) == -15
+    assert submit.main(["cancel", str(folder)]) == 0  # nothing to do is no failure
+    said = capsys.readouterr().out
+    assert "asked to stop at its next step" in said and "stopped, nothing to cancel" in said
+
+
+def test_a_cancelled_run_is_marked_so_that_its_job_does_not_come_back(tmp_path: Path) -> None:
+    squeue(tmp_path, "echo '77_1|RUNNING|node3|None'")
+    (tmp_path / "bin" / "scancel").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\n')
+    (tmp_path / "bin" / "scancel").chmod(0o755)
+    folder = made(tmp_path / "run", SENT, Attempt("running"))
+    assert submit.main(["cancel", str(folder)]) == 0
+    assert (tmp_path / "asked").read_text() == "--signal=USR2 77_1\n" and submission.is_cancelled(folder)
+    squeue(tmp_path, "echo '77_1|PENDING||Priority'")
+    assert submit.main(["cancel", str(folder)]) == 0
+    assert (tmp_path / "asked").read_text() == "77_1\n"  # nothing to save yet
+    submission.forget(folder)
+    assert not submission.is_cancelled(folder)
+
+
+def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    squeue(tmp_path, "true")
+    (tmp_path / "all").mkdir()
+    (tmp_path / "home").mkdir()
+    request_of_before = Request("slurm", nodes=2, profile=Profile(partition="gpu", setup=["module load cuda"]))
+    sent = dataclasses.replace(SENT, work_dir=str(tmp_path / "home"), request=request_of_before.to_dict())
+    made(tmp_path / "all/failed", sent, Attempt("failed", "loss"))
+    made(tmp_path / "all/cancelled", dataclasses.replace(sent, cancelled=True), Attempt("stopped"))
+    made(tmp_path / "all/local", Submission("local", "1", "/logs", HERE, "", "", Request("local").to_dict()))
+    made(tmp_path / "all/by-hand")
+    runs.write_result(RunFolder(made(tmp_path / "all/finished", sent)), {"scores": {}})
+    started: list[tuple[Request, list[str], str]] = []
+
+    def start(where: Request, configs: Sequence[RunConfig]) -> int:
+        started.append((where, [Path(config.output_dir).name for config in configs], str(Path.cwd())))
+        return 0
+
+    monkeypatch.chdir(tmp_path)
+    assert commands.main(["requeue", str(tmp_path / "all")], start) == 0
+    assert (request_of_before, ["cancelled", "failed"], str(tmp_path / "home")) in started and len(started) == 2
+    assert [names for where, names, _ in started if where == Request("local")] == [["local"]]
+
+
+def test_a_request_survives_its_file() -> None:
+    values: dict[str, Any] = json.loads(json.dumps(Request("slurm", profile=Profile(environment=["A"])).to_dict()))
+    assert Request.from_dict(values) == Request("slurm", profile=Profile(environment=["A"]))
+    assert request.Request.from_dict(values).profile.time == 240
