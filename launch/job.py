@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from launch import crash
 from launch.train import say
 
 WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
@@ -50,7 +51,8 @@ class TrainJob:
         from launch.training import Stopped
 
         try:
-            result = train.run(RunConfig.from_dict(self.config))
+            with crash.noted(self.config["output_dir"], harmless=Stopped):
+                result = train.run(RunConfig.from_dict(self.config))
         except Stopped as stop:
             say(str(stop))
             return _hand_over()
@@ -85,7 +87,7 @@ def _hand_over() -> dict[str, Any]:
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return stopped
     if os.environ.get("SLURM_PROCID", "0") == "0":
-        state = _job_state()
+        state = crash.job_state()
         if state in ENDING:
             say(f"the job is {state}: not requeued from here")
             return stopped
@@ -97,15 +99,6 @@ def _hand_over() -> dict[str, Any]:
     return stopped
 
 
-def _job_state() -> str:
-    """The job's state in SLURM's words; "" where it cannot be found out."""
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 # ---- the code that the job runs
 def setup_lines(code: Path) -> list[str]:
     """Shell lines before srun. Python puts the current folder before PYTHONPATH, so that has to be the snapshot too."""
@@ -115,6 +108,7 @@ def setup_lines(code: Path) -> list[str]:
         f'export {WORK_DIR}="$PWD"',
         f'export PYTHONPATH={quoted}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         f"cd {quoted}",
+        *crash.batch_lines(code.parent),
     ]
 
 

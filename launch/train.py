@@ -54,14 +54,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     logs.quiet_libraries(torch.cuda.is_available())
     from harness.engine import TrainingFailed
-    from launch import settings
+    from launch import crash, settings
     from launch.training import Stopped
 
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
         for note in notes:
             say(note)
-        run(config)
+        with crash.noted(config.output_dir, harmless=Stopped):
+            run(config)
         return 0
     except UserError as error:
         say(f"error: {error}")
