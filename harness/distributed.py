@@ -26,6 +26,11 @@ from harness import UserError
 
 Value = TypeVar("Value")
 
+PEER_IS_GONE = re.compile(  # what gloo, NCCL and the store say
+    r"gloo.*(?:by peer|Broken pipe|closed|[Tt]imed out|timeout)|got 0 bytes|ncclRemoteError|ncclSystemError|"
+    r"remote process exited",
+    re.DOTALL,
+)
 TIMEOUT = datetime.timedelta(minutes=30)  # of one collective: rank 0 may write a model or wait for wandb meanwhile
 
 MEETING_SECONDS = 300.0  # ranks wait so long for rank 0's address; they start within seconds of each other
@@ -220,6 +225,16 @@ def agree(flag: bool, device: torch.device) -> bool:
     votes = torch.tensor([int(flag)], device=device)
     dist.all_reduce(votes, op=dist.ReduceOp.MAX)
     return bool(votes.item())
+
+
+def lost_peer(error: BaseException) -> bool:
+    """Whether this is what gloo, NCCL or the store raise when another rank is gone: not this rank's own failure."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, dist.DistNetworkError | dist.DistStoreError) or PEER_IS_GONE.search(str(seen)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def close() -> None:

@@ -57,6 +57,10 @@ class MetricsFile(Tracker):
             write(self.path, kept)
         return records
 
+    def rows(self) -> int:
+        """How many lines there are now."""
+        return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
+
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
         self._append("step", step, None, values)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 INIT_SECONDS = 30.0  # to reach the server, where WANDB_INIT_TIMEOUT does not say otherwise
 FINISH_SECONDS = 30.0  # to upload the rest (WANDB_FINISH_TIMEOUT): less than the grace that a preempted job gets
 BEST: Mapping[str, Literal["min", "max"]] = {"dev/score": "max", "dev/loss": "min"}  # what the summary keeps
+ROWS_CLOSED = "rows_closed"  # in the run's wandb folder
 Mode = Literal["online", "offline", "disabled"]
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class WandbTracker(Tracker):
         # Before a resume: a new offline part of the run knows nothing of those epochs.
         self.earlier = {name: [values[name] for values in epochs if values.get(name) is not None] for name in BEST}
         self._guarded(self._define)
+        self._guarded(self._catch_up)
 
     def _define(self) -> None:
         for column in ("global_step", "epoch"):
@@ -78,23 +80,43 @@ class WandbTracker(Tracker):
             self.broken = True
             _give_up(error, f"wandb failed, going on with {METRICS_FILE} only")
 
+    def _catch_up(self) -> None:
+        """Log again what went down with a killed process, whose wandb writes to disk only now and then: the rows since
+        wandb was last closed. Those that did arrive are there twice, the same."""
+        for record in self.metrics.kept[self._rows_closed() :]:
+            values = {name: value for name, value in record["values"].items() if value is not None}
+            if record["kind"] == "step":
+                self._log_step(record["step"], values)
+            else:
+                self._log_epoch(record["epoch"], record["step"], values)
+
+    def _rows_closed(self) -> int:
+        """How many rows of the JSONL file were there when wandb was last closed as it should be."""
+        try:
+            return int((self.folder / "wandb" / ROWS_CLOSED).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
         self.metrics.log_step(step, values)
-        self._guarded(lambda: self.run.log({**values, "global_step": step}))
+        self._guarded(lambda: self._log_step(step, values))
+
+    def _log_step(self, step: int, values: Mapping[str, float]) -> None:
+        self.run.log({**values, "global_step": step})
 
     def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
-        def log() -> None:
-            for name in values:
-                if name.startswith("train/"):  # by its own name it goes before the pattern train/*
-                    self.run.define_metric(name, step_metric="epoch")
-            self.run.log({**values, "epoch": epoch, "global_step": step})
-            for name, seen in self.earlier.items():
-                if seen and name in values:
-                    seen += [values[name]] if math.isfinite(values[name]) else []
-                    self.run.summary.update({name: {BEST[name]: max(seen) if BEST[name] == "max" else min(seen)}})
-
         self.metrics.log_epoch(epoch, step, values)
-        self._guarded(log)
+        self._guarded(lambda: self._log_epoch(epoch, step, values))
+
+    def _log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
+        for name in values:
+            if name.startswith("train/"):  # by its own name it goes before the pattern train/*
+                self.run.define_metric(name, step_metric="epoch")
+        self.run.log({**values, "epoch": epoch, "global_step": step})
+        for name, seen in self.earlier.items():
+            if seen and name in values:
+                seen += [values[name]] if math.isfinite(values[name]) else []
+                self.run.summary.update({name: {BEST[name]: max(seen) if BEST[name] == "max" else min(seen)}})
 
     def chart(self, split: str, report: Report) -> None:
         def log() -> None:
@@ -111,6 +133,7 @@ class WandbTracker(Tracker):
         if status == "stopped":
             self._guarded(self.run.mark_preempting)
         self._guarded(lambda: self.run.finish(exit_code=0 if status == "finished" else 1))
+        self._guarded(lambda: write(self.folder / "wandb" / ROWS_CLOSED, f"{self.metrics.rows()}\n"))
         return self._sync_command()
 
     def _sync_command(self) -> str | None:

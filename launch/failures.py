@@ -21,13 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import torch.distributed as dist
-
 from harness import UserError, log_file
-from harness.distributed import TIMEOUT, RaisedOnMain, World, gather
+from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
 from harness.engine import TrainingFailed
 from harness.runs import RunFolder
-from launch.train import EXIT_FAILED, EXIT_USER
+from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_USER
 from launch.training import Stopped
 
 logger = logging.getLogger("harness.launch")
@@ -35,7 +33,6 @@ logger = logging.getLogger("harness.launch")
 POLL_SECONDS = 1.0  # between two looks for the failure of another rank
 GRACE_SECONDS = 10.0  # for a rank to end by itself then: gloo tells it of a lost peer at once, NCCL may wait for ever
 REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
-LOST_PEER = re.compile(r"gloo.*(?:by peer|Broken pipe|closed|Timed out|timeout)|remote process exited|got 0 bytes")
 SILENT = "reported_by_another_rank"  # attribute of an error
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM)
@@ -67,7 +64,7 @@ class FirstFailure:
         self.stop_watching()
         if not isinstance(error, Exception) or isinstance(error, Stopped):
             return
-        lost = self.world.size > 1 and any(_is_lost_peer(cause) for cause in _causes(error))
+        lost = self.world.size > 1 and lost_peer(error)
         first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(lost)
         told = self._lost_peer() if lost and first else _storage(error, self.folder)
         shown = told or error
@@ -132,7 +129,7 @@ class FirstFailure:
                     told = self._lost_peer()
                     self._keep(told, told)
                     print(f"error: {told}", file=sys.stderr, flush=True)
-                os._exit(EXIT_FAILED)
+                os._exit(EXIT_LOST)
 
     def stop_watching(self) -> None:
         """From here on other ranks may leave before this one."""
@@ -153,12 +150,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     while here is not None:
         yield here
         here = here.__cause__ or here.__context__
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    return isinstance(error, dist.DistNetworkError) or (
-        isinstance(error, RuntimeError) and LOST_PEER.search(str(error)) is not None
-    )
 
 
 def _has_ended(process: int) -> bool:
@@ -211,11 +202,11 @@ def report(error: Exception) -> int:
     One line for a mistake of the user's and for training that cannot go on, else the traceback.
     """
     expected = isinstance(error, UserError | TrainingFailed)
-    status = EXIT_USER if isinstance(error, UserError) else EXIT_FAILED
+    status = EXIT_USER if isinstance(error, UserError) else EXIT_LOST if lost_peer(error) else EXIT_FAILED
     if getattr(error, SILENT, any(isinstance(cause, RaisedOnMain) for cause in _causes(error))):
         time.sleep(REPORT_SECONDS)
         return status
-    if not hasattr(error, SILENT) and any(_is_lost_peer(cause) for cause in _causes(error)):
+    if not hasattr(error, SILENT) and lost_peer(error):
         error, expected = TrainingFailed("another rank ended before the run had begun; see its own message"), True
     text = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     print(text, file=sys.stderr, flush=True)

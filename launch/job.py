@@ -11,19 +11,18 @@ import os
 import shlex
 import shutil
 import signal
-import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
-from launch import submission
-from launch.train import EXIT_USER, say
+from launch import crash, submission
+from launch.train import say
 
 WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-RETRIES = 2  # of a run that failed, before the others go on without it
 HANDOVER_SECONDS = 120.0  # the other ranks wait so long for SLURM to end them
 ENDING = ("CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT")  # states of a job that is not ours to requeue
 
@@ -39,11 +38,10 @@ class TrainJob:
         os.chdir(os.environ.get(WORK_DIR, "."))
         import torch
 
-        from harness import UserError, distributed, logs
+        from harness import distributed, logs
 
         logs.quiet_libraries(torch.cuda.is_available())
-        from harness.engine import TrainingFailed
-        from launch import train
+        from launch import failures, train
         from launch.training import Stopped
 
         folder = Path(self.config["output_dir"])
@@ -51,17 +49,13 @@ class TrainJob:
             say("the run was cancelled")
             return {"status": "stopped"}
         try:
-            with submission.recorded(folder):
+            with crash.noted(folder, harmless=Stopped), submission.recorded(folder):
                 result = train.run(RunConfig.from_dict(self.config))
         except Stopped as stop:
             say(str(stop))
             return _hand_over(folder)
-        except UserError as error:
-            say(f"error: {error}")
-            distributed.leave(train.EXIT_USER)
-        except TrainingFailed as error:
-            say(f"error: {error}")
-            distributed.leave(train.EXIT_FAILED)
+        except Exception as error:
+            distributed.leave(failures.report(error))
         _leave_at_exit()
         return {"status": "finished", "folder": self.config["output_dir"], "scores": _small(result["scores"])}
 
@@ -93,7 +87,7 @@ def _hand_over(folder: Path) -> dict[str, Any]:
         _leave_at_exit()
         return stopped
     if submission.rank() == 0:
-        state = _job_state()
+        state = crash.job_state()
         if state in ENDING:
             say(f"the job is {state}: not requeued from here")
             return stopped
@@ -113,23 +107,18 @@ def _leave_at_exit() -> None:
         atexit.register(distributed.leave, 0)
 
 
-def _job_state() -> str:
-    """The job's state in SLURM's words; "" where it cannot be found out."""
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-
-
 # ---- the batch script around it
-def setup_lines(code: Path) -> list[str]:
-    """Shell lines before srun. Python puts the current folder before PYTHONPATH, so that has to be the snapshot too."""
+def setup_lines(code: Path, folder: Path) -> list[str]:
+    """Shell lines before srun; `folder` is the submission's.
+
+    Python puts the current folder before PYTHONPATH, so that has to be the snapshot too.
+    """
     quoted = shlex.quote(str(code))
     return [
         f"unset {' '.join(LAUNCHER_VARIABLES)}",
         f'export {WORK_DIR}="$PWD"',
         f'export PYTHONPATH={quoted}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+        f"export {crash.ATTEMPTS}={shlex.quote(str(folder))}/$SLURM_JOB_ID.attempts",
         f"cd {quoted}",
     ]
 
@@ -140,19 +129,14 @@ def requeue_mark(folder: Path, job: str) -> Path:
 
 
 def teardown_lines(folder: Path) -> list[str]:
-    """Shell lines after srun: a failed run is tried again in the same job, but not what only its user can mend.
-
-    A job that is not RUNNING any more was requeued already, or cancelled.
-    """
-    mark = shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID"'
+    """Shell lines after srun: a stop in a container is followed by a requeue, a failure by crash.py's verdict."""
+    mark = shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID".requeue'
     return [
         "status=$?",
-        f"if [ -e {mark}.requeue ]; then",
-        f'  rm {mark}.requeue && scontrol requeue "$SLURM_JOB_ID"',
-        f'elif [ "$status" -ne 0 ] && [ "$status" -ne {EXIT_USER} ] &&',
-        '  [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then',
-        f'  echo "exit status $status on $(hostname)" >>{mark}.failures',
-        f'  [ "$(wc -l <{mark}.failures)" -gt {RETRIES} ] || scontrol requeue "$SLURM_JOB_ID"',
+        f"if [ -e {mark} ]; then",
+        f'  rm {mark} && scontrol requeue "$SLURM_JOB_ID"',
+        'elif [ "$status" -ne 0 ]; then',
+        f'  {shlex.quote(sys.executable)} -m launch.crash "$status"',
         "fi",
         'exit "$status"',
     ]

@@ -23,7 +23,8 @@ from harness import runs
 from harness.config import RunConfig
 from launch import submission
 from launch.board import Board, Row
-from launch.job import LAUNCHER_VARIABLES, RETRIES
+from launch.crash import RETRIES
+from launch.job import LAUNCHER_VARIABLES
 from launch.request import Request
 from launch.slurm_jobs import home
 from launch.snapshot import snapshot

@@ -45,7 +45,7 @@ def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> di
         "array_parallelism": profile.array_parallelism,
         "signal_delay_s": profile.signal_delay_s,
         "stderr_to_stdout": True,
-        "setup": [*profile.setup_lines(), *setup_lines(code)],
+        "setup": [*profile.setup_lines(), *setup_lines(code, place / runs.SUBMITIT)],
         "teardown": teardown_lines(place / runs.SUBMITIT),
         "srun_args": [
             "--kill-on-bad-exit=1",  # a dead rank ends all

@@ -16,7 +16,7 @@ from typing import Any
 from harness import UserError, logs
 from harness.config import RunConfig
 
-EXIT_FAILED, EXIT_USER, EXIT_STOPPED = 1, 2, 75  # 75: EX_TEMPFAIL, the same command goes on
+EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, 75, 76  # 75: EX_TEMPFAIL, the same command goes on
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -52,11 +52,11 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 finished, 1 training failed, 2 a mistake of the user's, 75 stopped and ready to go on."""
+    """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank."""
     import torch
 
     logs.quiet_libraries(torch.cuda.is_available())
-    from launch import failures, settings
+    from launch import crash, failures, settings
     from launch.training import Stopped
 
     try:
@@ -67,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for note in notes:
         say(note)
     try:
-        run(config)
+        with crash.noted(Path(config.output_dir), harmless=Stopped):
+            run(config)
         return 0
     except Stopped as stop:
         say(str(stop))

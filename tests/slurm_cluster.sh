@@ -3,16 +3,25 @@
 #
 #   tests/slurm_cluster.sh up [NODES]   start it (1 to 4 nodes, default 2); prints what to export
 #   tests/slurm_cluster.sh status       0 if it answers, 3 if not
+#   tests/slurm_cluster.sh kill NODE    SIGKILL to all that runs on node1, node2, ...; `up` brings it back
+#   tests/slurm_cluster.sh cut NODE     the same with its cable cut first: no other node hears of it
 #   tests/slurm_cluster.sh down         end its jobs and daemons, remove its state folder
 #
 # Everything it writes lies in $SLURM_TEST_DIR (default /tmp/blue-slurm); a SLURM that the machine
 # already has is left alone. Missing packages are installed, unless SLURM_TEST_INSTALL=no.
+# Each node has a network namespace of its own, on a bridge with the controller; where the machine
+# does not allow that (or SLURM_TEST_NETWORK=loopback), an address of its own on the loopback device.
 # Exit 77, with one line that says why: this machine cannot or may not have such a cluster.
 set -euo pipefail
 
 DIR=$(realpath -m "${SLURM_TEST_DIR:-/tmp/blue-slurm}")
 CONF=$DIR/etc/slurm.conf
 MARK=BLUE_SLURM_DIR=$DIR # in the environment of every daemon: how we know our own processes
+# The bridge, the network namespaces and their addresses are named after the folder: what a killed
+# session left behind is found again, and two clusters do not meet.
+SUM=$(cksum <<<"$DIR" | cut -d' ' -f1)
+BRIDGE=$(printf 'blue%06x' $((SUM % 16777216)))
+SUBNET=10.$((200 + SUM % 50)).$((SUM / 50 % 256))
 PATH=$PATH:/usr/sbin:/sbin
 
 skip() {
@@ -107,6 +116,65 @@ end_processes() {
   die "cannot end: $pids"
 }
 
+# ---- network
+connect() { # nodes: what of bridge, namespaces and cables is not there yet
+  local i name
+  if ! ip link show "$BRIDGE" >/dev/null 2>&1; then
+    ! ip -4 route show match "$SUBNET.1" | grep -v ^default || return 1 # somebody's addresses
+    ip link add "$BRIDGE" type bridge && ip addr add "$SUBNET.254/24" dev "$BRIDGE" || return 1
+    ip link set "$BRIDGE" up || return 1
+  fi
+  for ((i = 1; i <= $1; i++)); do
+    name=$BRIDGE-$i
+    [[ -e /run/netns/$name ]] || ip netns add "$name" || return 1
+    if ! ip link show "$name" >/dev/null 2>&1; then
+      ip link add "$name" type veth peer name eth0 netns "$name" || return 1
+      ip link set "$name" master "$BRIDGE" && ip -n "$name" link set lo up || return 1
+      ip -n "$name" addr add "$SUBNET.$i/24" dev eth0 && ip -n "$name" link set eth0 up || return 1
+    fi
+    ip link set "$name" up || return 1
+  done
+}
+
+reaches() { # address, whence (a path): an answer, if only that nothing listens; a firewall gives none
+  local said try
+  for try in 1 2 3; do
+    said=$(timeout 2 nsenter --net="$2" bash -c ": </dev/tcp/$1/9" 2>&1) && return 0
+    [[ $said != *refused* ]] || return 0
+  done
+  echo "no answer from $1 to $2" && return 1
+}
+
+all_reached() { # nodes
+  local i
+  for ((i = 1; i <= $1; i++)); do
+    reaches "$SUBNET.$i" /proc/self/ns/net && reaches "$SUBNET.254" "/run/netns/$BRIDGE-$i" || return 1
+    reaches "$SUBNET.1" "/run/netns/$BRIDGE-$i" || return 1
+  done
+}
+
+disconnect() {
+  local i
+  command -v ip >/dev/null || return 0
+  for i in {1..4}; do
+    [[ ! -e /run/netns/$BRIDGE-$i ]] || ip netns del "$BRIDGE-$i" || true
+    ip link del "$BRIDGE-$i" 2>/dev/null || true # else it would live as long as its last process
+  done
+  ip link del "$BRIDGE" 2>/dev/null || true
+}
+
+choose_network() { # nodes: the address without its last number, where the nodes have theirs
+  if [[ ${SLURM_TEST_NETWORK:-} != loopback ]] &&
+    { connect "$1" && all_reached "$1"; } >>"$DIR/log/network.out" 2>&1; then
+    echo "$SUBNET" >"$DIR/etc/network"
+  else
+    disconnect
+    echo 127.0.1 >"$DIR/etc/network"
+  fi
+}
+
+has_cables() { [[ $(<"$DIR/etc/network") == "$SUBNET" ]]; }
+
 # ---- configuration
 free_ports() { # how many: the first of that many unused ports in a row, below the ephemeral range
   local base port
@@ -120,16 +188,19 @@ free_ports() { # how many: the first of that many unused ports in a row, below t
 }
 
 write_conf() { # nodes
-  local nodes=$1 base i
+  local nodes=$1 base i network controller
   base=$(free_ports $((nodes + 2)))
+  network=$(<"$DIR/etc/network")
+  controller=127.0.0.1
+  ! has_cables || controller=$network.254
   (umask 077 && mungekey --create --keyfile="$DIR/etc/munge.key")
-  # Each node has a loopback address of its own, and inside the nodes its name resolves to it: what
-  # a training script does with the first name of its node list must work as on a real cluster.
-  for ((i = 1; i <= nodes; i++)); do echo "127.0.1.$i node$i"; done >"$DIR/etc/hosts"
+  # Inside the nodes their names resolve to their own addresses: what a training script does with
+  # the first name of its node list must work as on a real cluster.
+  for ((i = 1; i <= nodes; i++)); do echo "$network.$i node$i"; done >"$DIR/etc/hosts"
   cat /etc/hosts >>"$DIR/etc/hosts"
   cat >"$CONF" <<END
 ClusterName=blue
-SlurmctldHost=$(uname -n | cut -d. -f1)(127.0.0.1)
+SlurmctldHost=$(uname -n | cut -d. -f1)($controller)
 SlurmctldPort=$base
 SlurmUser=root
 # A requeued job waits until its old credential has expired: 120 s by default.
@@ -154,7 +225,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
 KillWait=5
 InactiveLimit=0
 MinJobAge=120
-SlurmdTimeout=30
+SlurmdTimeout=10
 UnkillableStepTimeout=30
 ReturnToService=2
 # A job in "urgent" preempts one in "debug": that one's steps get its --signal, and GraceTime later
@@ -164,13 +235,13 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
+AccountingStorageHost=$controller
 AccountingStoragePort=$((base + 1))
 # With munge this names the socket: clients of slurmdbd do not look at AuthInfo.
 AccountingStoragePass=$DIR/munge/socket
 END
   for ((i = 1; i <= nodes; i++)); do
-    echo "NodeName=node$i NodeAddr=127.0.1.$i Port=$((base + 1 + i)) CPUs=4 RealMemory=16000"
+    echo "NodeName=node$i NodeAddr=$network.$i Port=$((base + 1 + i)) CPUs=4 RealMemory=16000"
   done >>"$CONF"
   cat >>"$CONF" <<END
 PartitionName=debug Nodes=ALL Default=YES DefaultTime=10 PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
@@ -178,7 +249,7 @@ PartitionName=urgent Nodes=ALL DefaultTime=10 PriorityTier=10 PreemptMode=OFF
 END
   (umask 077 && cat >"$DIR/etc/slurmdbd.conf") <<END
 DbdHost=localhost
-DbdAddr=127.0.0.1
+DbdAddr=$controller
 DbdPort=$((base + 1))
 SlurmUser=root
 AuthInfo=socket=$DIR/munge/socket
@@ -220,9 +291,24 @@ start_accounting() {
     die "no cluster in slurmdbd: $DIR/log/sacctmgr.out"
 }
 
-start_node() { # number: a slurmd that sees its own host name and its own /etc/hosts
-  start "node$1" unshare --mount --uts --propagation slave sh -c '
+start_node() { # number: a slurmd that sees its own host name, its own /etc/hosts and its own network
+  local network=()
+  ! has_cables || network=(nsenter --net="/run/netns/$BRIDGE-$1")
+  start "node$1" "${network[@]}" unshare --mount --uts --propagation slave sh -c '
     hostname "$1" && mount --bind "$2" /etc/hosts && exec slurmd -D -N "$1"' sh "node$1" "$DIR/etc/hosts"
+}
+
+kill_node() { # name, whether to cut its cable first
+  local pid space status pids=()
+  [[ $1 =~ ^node[1-4]$ ]] && alive "$1" || die "$1: no such node, or not running"
+  pid=$(<"$DIR/run/$1.pid")
+  [[ $2 != cut ]] || ! has_cables || ip link set "$BRIDGE-${1#node}" down
+  space=$(readlink "/proc/$pid/ns/uts") # slurmd, slurmstepd and tasks share the node's host name
+  for status in /proc/[0-9]*; do
+    [[ $(readlink "$status/ns/uts" 2>/dev/null) != "$space" ]] || pids+=("${status#/proc/}")
+  done
+  kill -KILL "${pids[@]}" 2>/dev/null || true
+  rm -f "$DIR/run/$1.pid"
 }
 
 usable() { # every node may take jobs, idle or not: no DOWN, no "idle*" (does not respond)
@@ -250,6 +336,7 @@ remove() {
   # Through SLURM first: its steps then end as they would, and in their own time.
   ! { alive slurmctld && answers; } || timeout 20 scancel --signal=KILL --full --state=RUNNING || true
   end_processes
+  disconnect
   rm -rf "$DIR"
 }
 
@@ -270,13 +357,16 @@ up() {
     mkdir -p "$DIR"/{etc,log,run,state,spool,munge,db/data} && touch "$DIR/.slurm_cluster"
     chmod 700 "$DIR/db" "$DIR/state"
     install_packages
+    choose_network "${nodes:-2}"
     write_conf "${nodes:-2}"
   fi
+  nodes=$(<"$DIR/etc/nodes")
   # Each of these passes over what is alive: `up` also brings back a daemon that a test has killed.
+  ! has_cables || connect "$nodes" >>"$DIR/log/network.out" 2>&1 || die "no network: $DIR/log/network.out"
   start_munge
   start_accounting
   start slurmctld slurmctld -D
-  for ((i = 1; i <= $(cat "$DIR/etc/nodes"); i++)); do start_node "$i"; done
+  for ((i = 1; i <= nodes; i++)); do start_node "$i"; done
   wait_for 60 "usable nodes" usable
   wait_for 20 "answer of sacct" sacct -X
   echo "export SLURM_CONF=$CONF"
@@ -294,6 +384,7 @@ export SLURM_CONF=$CONF
 case "${1:-}" in
   up) up "${2:-}" ;;
   status) status ;;
+  kill | cut) lock; kill_node "${2:-}" "$1" ;;
   down) ((EUID == 0)) || skip "not root"; lock; remove ;;
-  *) echo "usage: $0 up [NODES] | down | status" >&2; exit 2 ;;
+  *) echo "usage: $0 up [NODES] | status | kill NODE | cut NODE | down" >&2; exit 2 ;;
 esac

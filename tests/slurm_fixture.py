@@ -1,15 +1,21 @@
-"""The session fixture `slurm`: a real SLURM of two or more nodes, from tests/slurm_cluster.sh.
+"""The session fixture `slurm`: a real SLURM of three nodes, from tests/slurm_cluster.sh.
 
-A test file asks for it with `pytest_plugins = ("slurm_fixture",)` and marks its tests `slurm`. A cluster of ours that
-is up already is used and left up; one that the fixture started is taken down at the end of the session. Where the
-script may not start one (exit 77) the tests skip, with its reason.
+A test file asks for it with `pytest_plugins = ("slurm_fixture",)` and marks its tests `slurm`. Sessions take turns: one
+waits until the other has ended. A cluster that someone brought up by hand is used and left up; one that the fixture
+started is taken down at the end of the session, or, where that session was killed, at the beginning of the next. Where
+the script may not start one (exit 77) the tests skip, with its reason.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import re
 import subprocess
-from collections.abc import Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +23,11 @@ import pytest
 from running import clean_environment
 
 SCRIPT = Path(__file__).with_name("slurm_cluster.sh")
+SUBMIT = SCRIPT.parent.parent / "launch" / "submit.py"
 NOT_HERE = 77
+TURN_SECONDS = 540  # less than a test's time limit
+OURS = "started_by_tests"  # in the cluster's folder
+OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "")
 
 
 @dataclass(frozen=True)
@@ -39,30 +49,103 @@ class Slurm:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
+    def cluster(self, *words: str) -> None:
+        """A command of slurm_cluster.sh: `kill node2`, `up`."""
+        done = _script(self.conf.parent.parent, *words)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-def _script(command: str, folder: Path | None) -> subprocess.CompletedProcess[str]:
-    env = dict(os.environ) if folder is None else {**os.environ, "SLURM_TEST_DIR": str(folder)}
-    return subprocess.run(["bash", str(SCRIPT), command], env=env, capture_output=True, text=True, timeout=580)
+    def send(self, line: list[str], profile: Path, *where: str) -> str:
+        """The job id of a run that launch/submit.py sent here."""
+        words = ("--cluster", "slurm", "--gpus_per_node", "0", "--profile", str(profile))
+        said = self.run(sys.executable, str(SUBMIT), *line, *words, *where)
+        found = re.search(r"\bjob\s+(\d+)", said)
+        assert found, said
+        return found.group(1)
+
+    def state(self, job: str) -> str:
+        """In SLURM's words; "" once SLURM has forgotten the job."""
+        return self.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}", check=False).strip()
+
+    def restarts(self, job: str) -> int:
+        """How often the job was requeued."""
+        return int(self.run("scontrol", "show", "job", job).split("Restarts=")[1].split()[0])
+
+    def wait_until(self, job: str, reached: Callable[[], bool], what: str, seconds: float = 200) -> None:
+        """Fails where it takes longer, or where the job is over before."""
+        started = looked = time.monotonic()
+        while not reached():
+            now = time.monotonic()
+            if now - looked > 1:
+                looked, state = now, self.state(job)
+                if state in OVER and not reached():
+                    pytest.fail(f"job {job} is over ({state or 'forgotten'}) before: {what}")
+            if now - started > seconds:
+                self.run("scancel", job, check=False)
+                pytest.fail(f"job {job}: not in {seconds:.0f} s: {what}")
+            time.sleep(0.05)
+
+    def tasks(self, job: str) -> dict[int, int]:
+        """rank -> process id, of the job's tasks: the nodes share this machine's processes."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (folder / "environ").read_bytes().split(b"\0")
+                values = dict(word.decode(errors="replace").split("=", 1) for word in words if b"=" in word)
+                if values.get("SLURM_JOB_ID") != job or "SLURM_STEP_ID" not in values:
+                    continue
+                parent = re.findall(r"PPid:\s+(\d+)", (folder / "status").read_text())[0]
+                if Path(f"/proc/{parent}/comm").read_text().strip() == "slurmstepd":
+                    found[int(values["SLURM_PROCID"])] = int(folder.name)
+            except OSError:
+                continue  # it has ended meanwhile
+        return found
 
 
-def _conf(output: str) -> Path:
-    return Path(output.strip().splitlines()[-1].removeprefix("export SLURM_CONF="))
+def _script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "SLURM_TEST_DIR": str(folder)}
+    return subprocess.run(["bash", str(SCRIPT), *words], env=env, capture_output=True, text=True, timeout=580)
+
+
+def _folder() -> Path:
+    exported = Path(os.environ.get("SLURM_CONF", "")).parent.parent
+    if (exported / ".slurm_cluster").is_file():
+        return exported
+    return Path(os.environ.get("SLURM_TEST_DIR", "/tmp/blue-slurm"))
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """This session alone may use the cluster, or a killed session's lock is free again."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + TURN_SECONDS
+    with open(folder.with_name(f"{folder.name}.turn"), "w", encoding="utf-8") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    pytest.fail(f"another session of tests has had the cluster in {folder} for {TURN_SECONDS} s")
+                time.sleep(1)
+        yield
 
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    exported = Path(os.environ.get("SLURM_CONF", ""))
-    folder = exported.parent.parent if (exported.parent.parent / ".slurm_cluster").is_file() else None
-    running = _script("status", folder)
-    if running.returncode == 0:
-        yield Slurm(_conf(running.stdout))
-        return
-    started = _script("up", folder)
-    if started.returncode == NOT_HERE:
-        pytest.skip(started.stdout.strip())
-    try:
-        if started.returncode != 0:
-            pytest.fail(f"slurm_cluster.sh up: exit {started.returncode}\n{started.stdout}{started.stderr}")
-        yield Slurm(_conf(started.stdout))
-    finally:
-        _script("down", folder)
+    folder = _folder()
+    with _turn(folder):
+        if (folder / OURS).exists():
+            _script(folder, "down")
+        elif _script(folder, "status").returncode == 0:
+            yield Slurm(folder / "etc" / "slurm.conf")
+            return
+        started = _script(folder, "up", "3")
+        if started.returncode == NOT_HERE:
+            pytest.skip(started.stdout.strip())
+        try:
+            if started.returncode != 0:
+                pytest.fail(f"slurm_cluster.sh up: exit {started.returncode}\n{started.stdout}{started.stderr}")
+            (folder / OURS).touch()
+            yield Slurm(folder / "etc" / "slurm.conf")
+        finally:
+            _script(folder, "down")

@@ -91,7 +91,8 @@ def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_a
     wait_until(slurm, tmp_path, {"failed"})
     restarts = slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]
     assert restarts == "2"
-    assert len((tmp_path / f"out/biosses/tiny/seed-1/submitit/{number}.failures").read_text().splitlines()) == 3
+    noted = (tmp_path / f"out/biosses/tiny/seed-1/submitit/{number}.attempts").read_text().splitlines()
+    assert {json.loads(row)["failed"] for row in noted if "failed" in row} == {0, 1, 2}
 
     words = line(tmp_path, "seeds = [2, 3]\n[overrides]\nnum_train_epochs = 40\nlogging_steps = 1\n")
     send(slurm, tmp_path, words)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], profile: str, *wo
     assert submit.main([*line, "--profile", str(tmp_path / "cluster.toml"), "--print", *words]) == 0
     text = capsys.readouterr().out
     code = next(row.removeprefix("cd ") for row in text.splitlines() if row.startswith("cd "))
-    for value, name in ((code, "CODE"), (str(tmp_path / "run"), "RUN"), (str(Path.cwd()), "HERE")):
+    places = ((sys.executable, "PYTHON"), (code, "CODE"), (str(tmp_path / "run"), "RUN"), (str(Path.cwd()), "HERE"))
+    for value, name in places:
         text = text.replace(value, name)
     return text
 
@@ -49,6 +51,7 @@ module load cuda
 unset RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT
 export BLUE_WORK_DIR="$PWD"
 export PYTHONPATH=CODE"${PYTHONPATH:+:$PYTHONPATH}"
+export BLUE_ATTEMPTS=RUN/submitit/$SLURM_JOB_ID.attempts
 cd CODE
 
 # command
@@ -62,10 +65,8 @@ srun --unbuffered --output RUN/submitit/%j_%t_log.out --kill-on-bad-exit=1 --ope
 status=$?
 if [ -e RUN/submitit/"$SLURM_JOB_ID".requeue ]; then
   rm RUN/submitit/"$SLURM_JOB_ID".requeue && scontrol requeue "$SLURM_JOB_ID"
-elif [ "$status" -ne 0 ] && [ "$status" -ne 2 ] &&
-  [ "$(squeue --noheader --format=%T --jobs="$SLURM_JOB_ID")" = RUNNING ]; then
-  echo "exit status $status on $(hostname)" >>RUN/submitit/"$SLURM_JOB_ID".failures
-  [ "$(wc -l <RUN/submitit/"$SLURM_JOB_ID".failures)" -gt 2 ] || scontrol requeue "$SLURM_JOB_ID"
+elif [ "$status" -ne 0 ]; then
+  PYTHON -m launch.crash "$status"
 fi
 exit "$status"
 """

@@ -249,3 +249,21 @@ def test_training_outlives_wandb(
     again.close("finished")
     assert wandb_offline.history(tmp_path)[-1]["dev/score"] == 0.7
     assert capfd.readouterr() == ("", "")
+
+
+def test_rows_that_a_killed_process_had_not_written_are_logged_again(tmp_path: Path) -> None:
+    """All of them after SIGKILL, and none after a proper close."""
+    tracker = build(tmp_path)
+    train(tracker, {1: 0.3})
+    tracker.close("stopped")
+    tracker = build(tmp_path, resumed_step=2)
+    tracker.log_epoch(2, 4, {"dev/score": 0.4, "dev/loss": 0.6})
+    for pid in core_processes():
+        os.kill(pid, signal.SIGKILL)
+    tracker.close("failed")
+    tracker = build(tmp_path, resumed_step=4)
+    tracker.log_epoch(3, 6, {"dev/score": 0.5, "dev/loss": 0.5})
+    tracker.close("finished")
+    epochs = [(row["epoch"], row["dev/score"]) for row in wandb_offline.history(tmp_path) if "dev/score" in row]
+    assert epochs.count((1, 0.3)) == epochs.count((3, 0.5)) == 1
+    assert set(epochs) == {(1, 0.3), (2, 0.4), (3, 0.5)}
