@@ -33,7 +33,7 @@ logger = logging.getLogger("harness.launch")
 POLL_SECONDS = 1.0  # between two looks for the failure of another rank
 GRACE_SECONDS = 10.0  # for a rank to end by itself then: gloo tells it of a lost peer at once, NCCL may wait for ever
 REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
-SILENT = "reported_by_another_rank"  # attribute of an error
+SILENT = "reported_by_another_rank"  # attribute of an error: the log that tells of the failure, "" for one's own
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM)
 BROKEN = (errno.EIO, errno.ESTALE, errno.EROFS)
@@ -68,7 +68,7 @@ class FirstFailure:
         first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(lost)
         told = self._lost_peer() if lost and first else _storage(error, self.folder)
         shown = told or error
-        setattr(shown, SILENT, not first)
+        setattr(shown, SILENT, "" if first else str(self.folder.log))
         if first:
             self._keep(shown, error if lost else shown)
         if told is not None:
@@ -203,7 +203,10 @@ def report(error: Exception) -> int:
     """
     expected = isinstance(error, UserError | TrainingFailed)
     status = EXIT_USER if isinstance(error, UserError) else EXIT_LOST if lost_peer(error) else EXIT_FAILED
-    if getattr(error, SILENT, any(isinstance(cause, RaisedOnMain) for cause in _causes(error))):
+    unmarked = "another rank's output" if any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) else ""
+    if log := getattr(error, SILENT, unmarked):
+        if "SUBMITIT_EXECUTOR" in os.environ:  # its ranks have an output file each, and people look at rank 0's
+            print(f"error: another rank failed first; {log} tells", file=sys.stderr, flush=True)
         time.sleep(REPORT_SECONDS)
         return status
     if not hasattr(error, SILENT) and lost_peer(error):

@@ -24,7 +24,7 @@ def warm() -> None:
     from harness import logs
 
     logs.quiet_libraries(has_cuda=False)
-    import deepspeed  # noqa: F401
+    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - compiled functions: they import half of torch
     import scipy.stats  # noqa: F401
     import sklearn.metrics  # noqa: F401
     import transformers.models.bert.modeling_bert  # noqa: F401

@@ -145,6 +145,15 @@ class TestReport:
         assert failures.report(error) == 2
         assert capsys.readouterr().err == ""
 
+    def test_where_ranks_have_outputs_of_their_own_it_points_to_the_log(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        error = RuntimeError("connection lost")
+        setattr(error, failures.SILENT, "/runs/x/train.log")
+        assert failures.report(error) == 1
+        assert capsys.readouterr().err == "error: another rank failed first; /runs/x/train.log tells\n"
+
     def test_a_peer_that_never_came(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:7048")
         assert failures.report(error) == 1
