@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import UserError, runs
-from launch.reporting import formats, gather, leaderboard, page, significance
+from launch.reporting import formats, gather, leaderboard, page, significance, workspace
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
 from launch.reporting.significance import Test
@@ -37,6 +37,9 @@ def _parser() -> Parser:
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="save a wandb workspace there; offline, say what it would hold"
+    )
     return parser
 
 
@@ -51,6 +54,8 @@ def _main(argv: Sequence[str] | None) -> int:
         _write(given.out, Report(found, board, tests, baseline.label if baseline else "", given.with_text))
     elif given.with_text:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
+    for line in workspace.save(given.wandb) if given.wandb else ():
+        print(line)
     return 0
 
 
