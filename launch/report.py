@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from harness import UserError, runs
-from launch.reporting import formats, gather, leaderboard, page, significance
+from launch.reporting import formats, gather, leaderboard, page, significance, workspace
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
 from launch.reporting.significance import Test
@@ -37,20 +37,28 @@ def _parser() -> Parser:
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
+    parser.add_argument(
+        "--wandb", metavar="ENTITY/PROJECT", help="save a wandb workspace there; offline, say what it would hold"
+    )
     return parser
 
 
 def _main(argv: Sequence[str] | None) -> int:
     given = _parser().parse_args(argv)
+    if given.with_text and given.out is None:
+        raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = gather.find(given.runs)
     board = leaderboard.build(found)
     baseline = significance.choose(board, given.baseline) if given.baseline else None
     tests = significance.compare(board, baseline) if baseline else []
-    _show(board, tests, baseline.label if baseline else "")
-    if given.out is not None:
-        _write(given.out, Report(found, board, tests, baseline.label if baseline else "", given.with_text))
-    elif given.with_text:
-        raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
+    name = baseline.label if baseline else ""
+    # Written first: a reader of the terminal's part, such as head, may leave early.
+    written = _write(given.out, Report(found, board, tests, name, given.with_text)) if given.out else []
+    _show(board, tests, name)
+    for path in written:
+        print(path)
+    for line in workspace.save(given.wandb) if given.wandb else ():
+        print(line)
     return 0
 
 
@@ -67,7 +75,7 @@ def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
         console.print(Text(note), soft_wrap=True)
 
 
-def _write(folder: Path, report: Report) -> None:
+def _write(folder: Path, report: Report) -> list[Path]:
     board, tests, baseline = report.board, report.tests, report.baseline
     files = {
         "leaderboard.md": formats.markdown(board, tests, baseline, significance.METHOD),
@@ -81,7 +89,7 @@ def _write(folder: Path, report: Report) -> None:
             runs.write(folder / name, text)
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from error
-        print(folder / name)
+    return [folder / name for name in files]
 
 
 if __name__ == "__main__":

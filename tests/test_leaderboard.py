@@ -220,7 +220,8 @@ def test_the_model_folder_of_a_run_is_no_run(tmp_path: Path) -> None:
     for name in ("model", "code/x", "checkpoints/1"):
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text("{}")
-    assert [run.folder for run in gather.find([tmp_path, folder])] == [folder]
+    other = made_up(tmp_path / "mednli" / "model" / "seed-1", "mednli")  # of an encoder that is called so
+    assert [run.folder for run in gather.find([tmp_path, folder])] == [folder, other]
 
 
 def test_the_command_repeats_the_run(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
 from launch import settings
 from tasks.recipes import recipe_for
 
-NOT_RUNS = (*OWN_FOLDERS, "submitit", "code", ".git", ".venv")  # nothing below is a run folder
+NOT_RUNS = (*OWN_FOLDERS, "submitit", "code")  # parts of a run folder
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
 FAILURE = re.compile(r"^\S+ \S+ ERROR The run failed: (.*)$", re.M)  # as launch/record.py writes it
 
@@ -94,7 +94,8 @@ def _run_folders(root: Path) -> Iterator[Path]:
         own = {"result.json", METRICS_FILE} & set(names) or ("config.json" in names and {*below} & {*OWN_FOLDERS})
         if own:
             yield Path(place)
-        below[:] = sorted(name for name in below if name not in NOT_RUNS and not (own and name == "model"))
+        # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
+        below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
 
 
 def read(folder: Path) -> Run:
