@@ -33,6 +33,7 @@ OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "")
 @dataclass(frozen=True)
 class Slurm:
     conf: Path
+    folder: Path  # of slurm_cluster.sh
 
     @property
     def env(self) -> dict[str, str]:
@@ -49,9 +50,17 @@ class Slurm:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
 
+    def without_accounting(self, folder: Path) -> Slurm:
+        """The same cluster as seen by commands for which it has no accounting: sacct fails."""
+        told = self.conf.read_text()
+        assert "\nAccountingStorageType=" in told
+        conf = folder / "without_accounting.conf"
+        conf.write_text(re.sub(r"(?m)^AccountingStorage.*\n", "", told))
+        return Slurm(conf, self.folder)
+
     def cluster(self, *words: str) -> None:
         """A command of slurm_cluster.sh: `kill node2`, `up`."""
-        done = _script(self.conf.parent.parent, *words)
+        done = _script(self.folder, *words)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def send(self, line: list[str], profile: Path, *where: str) -> str:
@@ -70,7 +79,7 @@ class Slurm:
         """How often the job was requeued."""
         return int(self.run("scontrol", "show", "job", job).split("Restarts=")[1].split()[0])
 
-    def wait_until(self, job: str, reached: Callable[[], bool], what: str, seconds: float = 200) -> None:
+    def wait_until(self, job: str, reached: Callable[[], bool], what: str, seconds: float = 400) -> None:
         """Fails where it takes longer, or where the job is over before."""
         started = looked = time.monotonic()
         while not reached():
@@ -137,7 +146,7 @@ def slurm() -> Iterator[Slurm]:
         if (folder / OURS).exists():
             _script(folder, "down")
         elif _script(folder, "status").returncode == 0:
-            yield Slurm(folder / "etc" / "slurm.conf")
+            yield Slurm(folder / "etc" / "slurm.conf", folder)
             return
         started = _script(folder, "up", "3")
         if started.returncode == NOT_HERE:
@@ -146,6 +155,6 @@ def slurm() -> Iterator[Slurm]:
             if started.returncode != 0:
                 pytest.fail(f"slurm_cluster.sh up: exit {started.returncode}\n{started.stdout}{started.stderr}")
             (folder / OURS).touch()
-            yield Slurm(folder / "etc" / "slurm.conf")
+            yield Slurm(folder / "etc" / "slurm.conf", folder)
         finally:
             _script(folder, "down")
