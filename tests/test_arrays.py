@@ -53,7 +53,7 @@ def states(slurm: Slurm, tmp_path: Path) -> dict[str, dict[str, object]]:
     return {Path(row["folder"]).name: row for row in rows}
 
 
-def wait_until(slurm: Slurm, tmp_path: Path, wanted: set[str], seconds: float = 240) -> dict[str, dict[str, object]]:
+def wait_until(slurm: Slurm, tmp_path: Path, wanted: set[str], seconds: float = 480) -> dict[str, dict[str, object]]:
     """The states, once there are no others than those wanted."""
     until = time.monotonic() + seconds
     while True:

@@ -43,7 +43,7 @@ def results(tmp_path: Path) -> set[str]:
     return {str(path.parent.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("result.json")}
 
 
-def wait_for(folder: Path, name: str, seconds: float = 100) -> None:
+def wait_for(folder: Path, name: str, seconds: float = 300) -> None:
     until = time.monotonic() + seconds
     while not list(folder.glob(name)):
         assert time.monotonic() < until, f"no {name} in {folder} in time"
