@@ -7,9 +7,10 @@ linear decay), so that learning rate and steps mean the same under every JSON.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from pydantic import ValidationError
 
 from harness import UserError, ds_config, masters
 from harness.config import BatchPlan, RunConfig
-from harness.distributed import World, agree, barrier
+from harness.distributed import World, barrier
+from harness.explain import SCALE_AT_MINIMUM
 from harness.model import EncoderWithHead, parameter_groups
 from harness.task import Batch, Head
 
@@ -27,11 +29,6 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
 TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
 LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in training
-SCALE_AT_MINIMUM = "loss scale already at minimum"  # in the bare Exception that DeepSpeed raises
-
-
-class TrainingFailed(Exception):
-    """Training cannot go on; the message says at which step, why, and what to try. Checkpoints are kept."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +213,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
-    if world.device.type == "cpu":
-        # With an empty table DeepSpeed does not compile its shared-memory reduction (a minute of C++ at a first run).
-        deepspeed.ops.__compatible_ops__ = {}
+    _spare_compilers(deepspeed, world)
     precision, settings = read_config(config, world)
     if world.size > 1 and settings.get("zero_optimization", {}).get("stage") == 3:
         model.layout = model.layout.in_one_pass()
@@ -245,6 +240,24 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     return Engine(inner, head, world, precision, linear)
 
 
+def _spare_compilers(deepspeed: Any, world: World) -> None:
+    """Keep DeepSpeed from starting compilers for parts that are not used."""
+    if world.device.type == "cpu":
+        # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
+        deepspeed.ops.__compatible_ops__ = {}
+    # ZeRO looks whether the optimizer is DeepSpeed's Muon, whose file calls torch.compile when it is imported: that
+    # loads PyTorch's compiler, a second or more of a run's start.
+    from deepspeed.runtime import compiler
+
+    compile_function = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        with contextlib.suppress(ImportError):  # another version may have no such file
+            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_function
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
@@ -262,30 +275,3 @@ def _mend(inner: Any) -> None:
         inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(inner.module.parameters(), inner.gradient_clipping())
 
     inner.clip_fp32_gradients = clip
-
-
-def explain(error: BaseException, step: int, lr: float, config: RunConfig) -> TrainingFailed | None:
-    """The one explanation of a failure that users meet, or None where it is not one of those."""
-    text = str(error)
-    at = f"step {step}, learning rate {lr:.2e}"
-    if SCALE_AT_MINIMUM in text:
-        return TrainingFailed(
-            f"fp16 loss scale at its minimum at {at}: gradients overflow at every scale. Try --precision bf16, a lower "
-            "--learning_rate or --warmup_steps; the last good checkpoint is kept"
-        )
-    if isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text:
-        return TrainingFailed(
-            f"out of memory at {at} with --per_gpu_train_batch_size {config.per_gpu_train_batch_size}: halve it and "
-            "double --gradient_accumulation_steps (the same optimisation), or take --ds_config fp16_zero2_offload; "
-            "the last good checkpoint is kept"
-        )
-    return None
-
-
-def check_loss(loss: float, step: int, lr: float, world: World) -> None:
-    """Raises TrainingFailed on all ranks where the loss of any is NaN or infinite."""
-    if agree(not math.isfinite(loss), world.device):
-        raise TrainingFailed(
-            f"the loss is not a number at step {step}, learning rate {lr:.2e}: training has diverged. Try a lower "
-            "--learning_rate, --warmup_steps, or --precision fp32; the last good checkpoint is kept"
-        )

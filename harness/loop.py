@@ -16,8 +16,9 @@ from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps, steps_per_epoch
 from harness.distributed import World, agree
-from harness.engine import Engine, check_loss, explain
+from harness.engine import Engine
 from harness.evaluate import Evaluation
+from harness.explain import check_loss, explain
 from harness.logs import Progress
 from harness.metrics_file import Tracker
 from harness.preemption import StopRequest

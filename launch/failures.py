@@ -23,7 +23,7 @@ from types import TracebackType
 
 from harness import UserError, log_file
 from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
-from harness.engine import TrainingFailed
+from harness.explain import TrainingFailed
 from harness.runs import RunFolder
 from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_USER
 from launch.training import Stopped

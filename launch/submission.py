@@ -91,7 +91,7 @@ def is_cancelled(folder: Path) -> bool:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
-    from harness.engine import TrainingFailed
+    from harness.explain import TrainingFailed
     from launch.training import Stopped
 
     main = rank() == 0

@@ -13,7 +13,7 @@ import pytest
 from running import arguments, clean_environment
 
 from harness import UserError, distributed
-from harness.engine import TrainingFailed
+from harness.explain import TrainingFailed
 from launch import failures
 
 HERE = Path(__file__).resolve().parent

@@ -22,7 +22,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["log_file"],
     ["logs", "task", "config", "dropout"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
-    ["preemption", "data", "packing", "masters", "metrics_file"],
+    ["preemption", "explain", "data", "packing", "masters", "metrics_file"],
     ["model"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
