@@ -17,7 +17,7 @@ from corpora_sources import DDI_SENTENCE, SOURCES, ddi_document
 
 from harness.task import UserError
 from launch import prepare
-from tasks.corpora import archives
+from tasks.corpora import CORPORA, archives
 from tasks.corpora.sources import Source
 
 
@@ -132,6 +132,12 @@ class TestOutput:
     def test_flags_that_would_do_nothing(self, tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
         source = SOURCES["chemprot"][1](tmp_path / "raw")
         assert "unrecognized arguments" in complaint(capsys, "chemprot", source, tmp_path / "out", flag, "1")
+
+    @pytest.mark.parametrize("command", [[], *([name] for name in CORPORA), ["check"], ["fetch"]])
+    def test_help(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            prepare.main([*command, "--help"])
+        assert stop.value.code == 0 and "usage:" in capsys.readouterr().out
 
     @pytest.mark.parametrize("corpus", SOURCES)
     def test_an_empty_folder_says_what_is_expected(
@@ -343,6 +349,8 @@ FAULTS: list[tuple[str, str, Callable[[str], str], str]] = [
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text.replace("303\t0", "304\t0"), ":3: a line of another"),
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text.replace("\tDisease", ""), ":3: 5 columns"),
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: "\n", ":1: no documents"),
+    ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text + text, "document '303' is there twice"),
+    ("chemprot", "chemprot_test_gs/chemprot_test_gs_abstracts.tsv", lambda text: text + text, ":3: a document"),
     ("chemprot", "chemprot_test_gs/chemprot_test_gs_entities.tsv", lambda text: text + "9\tT1\tCHEMICAL\t0\t1\tx\n",
      "1 documents that chemprot_test_gs_abstracts.tsv does not have"),
     ("chemprot", "chemprot_test_gs/chemprot_test_gs_entities.tsv", lambda text: text.replace("\t61\t", "\t999\t"),
