@@ -16,6 +16,7 @@ from harness.evaluate import Split
 from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Task
 from launch import settings
+from tasks.corpora import checks
 from launch.settings import SAMPLE_BANNER
 
 logger = logging.getLogger("harness.launch")
@@ -62,6 +63,9 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     task = tasks.get(config.task)
     place, kind = settings.find_data(config)
     examples = {name: task.read(place, name) for name in SPLITS if name in _needed(config, task)}
+    if kind == "given":
+        for warning in checks.quick(task, examples):
+            logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config)
     splits = {
         name: Split(name, rows, task.features(rows, tokenizer, config.max_seq_length))

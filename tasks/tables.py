@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from harness.task import UserError
 
-__all__ = ["PLAIN_FILENAMES", "Row", "locate", "read_rows", "read_table", "shown"]
+__all__ = ["PLAIN_FILENAMES", "Row", "iterate_rows", "locate", "read_rows", "read_table", "shown"]
 
 PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 
 # The longest column name of a published file has 16 characters; a longer cell in line 1 is a sentence, not a name.
 LONGEST_HEADER_CELL = 40
 LONGEST_SHOWN_VALUE = 30
+LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n|\Z)")
 # Narrower than float(): no blanks, no "1_000", no "nan", no digits of other scripts.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -83,11 +85,11 @@ def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
     return path
 
 
-def read_rows(path: Path) -> list[Row]:
-    """All lines of a UTF-8 file as rows, empty ones included; nothing is a quote.
+def iterate_rows(path: Path) -> Iterator[Row]:
+    """The lines of a UTF-8 file as rows, one after another, empty ones included; nothing is a quote.
 
-    A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError for anything that
-    is not UTF-8, NUL bytes and an empty file.
+    A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError, before the first
+    row, for anything that is not UTF-8, NUL bytes and an empty file.
     """
     try:
         content = path.read_bytes()
@@ -97,11 +99,29 @@ def read_rows(path: Path) -> list[Row]:
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not content.strip():
         raise _error(path, 1, "the file is empty", "get the file again")
+    if not _is_text(content):
+        for _ in _rows(path, content):
+            pass  # until the line at fault, which raises
+    yield from _rows(path, content)
+
+
+def _is_text(content: bytes) -> bool:
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in content and LONE_CARRIAGE_RETURN.search(content) is None
+
+
+def _rows(path: Path, content: bytes) -> Iterator[Row]:
     # Not str.splitlines(): it would also cut at form feeds and at U+2028, which occur inside sentences.
-    lines = content.split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    return [Row(path, number, _decode(path, number, line)) for number, line in enumerate(lines, start=1)]
+    for number, line in enumerate(BytesIO(content), start=1):
+        yield Row(path, number, _decode(path, number, line.removesuffix(b"\n")))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All of `iterate_rows`."""
+    return list(iterate_rows(path))
 
 
 def read_table(path: Path, columns: int, header: str, is_data: Callable[[Row], bool], more: bool = False) -> list[Row]:

@@ -23,7 +23,7 @@ from tasks.measures import (
     results_filename,
 )
 from tasks.mentions import mentions, strict_mentions
-from tasks.tables import Row, read_rows, shown
+from tasks.tables import Row, iterate_rows, shown
 
 __all__ = ["TAGS", "TaggingHead", "cut", "features", "metric", "read_sentences", "task"]
 
@@ -54,7 +54,7 @@ def read_sentences(path: Path, split: str, comment: str | None = None) -> list[E
 def _sentences(path: Path, comment: str | None) -> Iterator[list[Row]]:
     sentence: list[Row] = []
     is_first = True
-    for row in read_rows(path):
+    for row in iterate_rows(path):
         if comment is not None and row.cells[0].startswith(comment):
             continue
         if len(row.cells) == 1 and not row.cells[0].strip():

@@ -242,6 +242,14 @@ class TestClefe:
             lines, xml = ((tmp_path / "out" / kind / "clefe" / name).read_text() for kind in ("lines", "xml"))
             assert lines == xml
 
+    def test_a_byte_order_mark_within_a_note_is_no_word(self, tmp_path: Path) -> None:
+        """As the first word of the file it would be taken for the file's own, and the word would be empty."""
+        raw = clefe(tmp_path / "raw")
+        (raw / "Task1TestSetCorpus100" / "ALLREPORTS" / "90-ECHO.txt").write_text("\ufeff\ufeff" + CLINICAL[:-9])
+        (raw / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt").write_text("")
+        (done,) = prepare(corpora.get("clefe"), raw, tmp_path / "out", Options())
+        assert tasks.get("clefe").read(done.folder, "test")[0].texts[0] == "Admission"
+
     def test_offsets_outside_the_note(self, tmp_path: Path) -> None:
         path = clefe(tmp_path / "raw") / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt"
         path.write_text(path.read_text() + "90-ECHO.txt||Disease_Disorder||C1||5||999\n")

@@ -17,7 +17,7 @@ from corpora_sources import DDI_SENTENCE, SOURCES, ddi_document
 
 from harness.task import UserError
 from launch import prepare
-from tasks.corpora import archives
+from tasks.corpora import CORPORA, archives
 from tasks.corpora.sources import Source
 
 
@@ -108,6 +108,16 @@ class TestOutput:
             zip_of(inner / f"{folder.name}.zip", folder)
         assert run("chemprot", zip_of(tmp_path / "ChemProt_Corpus.zip", inner), tmp_path / "out") == 0
 
+    @pytest.mark.parametrize("corpus", ["bc5cdr", "chemprot", "hoc", "biosses", "mednli", "i2b2_2010", "medsts"])
+    def test_byte_order_marks_and_crlf_change_nothing(self, tmp_path: Path, corpus: str) -> None:
+        source = SOURCES[corpus][1](tmp_path / "raw")
+        assert run(corpus, source, tmp_path / "out") == 0
+        for path in (path for path in source.rglob("*") if path.is_file()):
+            path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+        assert run(corpus, source, tmp_path / "again") == 0
+        for path in (tmp_path / "out").rglob("*.tsv"):
+            assert (tmp_path / "again" / path.relative_to(tmp_path / "out")).read_bytes() == path.read_bytes()
+
     def test_listed_dev_ids(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         source = SOURCES["ddi2013"][1](tmp_path / "raw")
         ids = tmp_path / "ids.txt"
@@ -122,6 +132,12 @@ class TestOutput:
     def test_flags_that_would_do_nothing(self, tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
         source = SOURCES["chemprot"][1](tmp_path / "raw")
         assert "unrecognized arguments" in complaint(capsys, "chemprot", source, tmp_path / "out", flag, "1")
+
+    @pytest.mark.parametrize("command", [[], *([name] for name in CORPORA), ["check"], ["fetch"]])
+    def test_help(self, command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as stop:
+            prepare.main([*command, "--help"])
+        assert stop.value.code == 0 and "usage:" in capsys.readouterr().out
 
     @pytest.mark.parametrize("corpus", SOURCES)
     def test_an_empty_folder_says_what_is_expected(
@@ -333,6 +349,8 @@ FAULTS: list[tuple[str, str, Callable[[str], str], str]] = [
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text.replace("303\t0", "304\t0"), ":3: a line of another"),
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text.replace("\tDisease", ""), ":3: 5 columns"),
     ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: "\n", ":1: no documents"),
+    ("bc5cdr", "CDR_TestSet.PubTator.txt", lambda text: text + text, "document '303' is there twice"),
+    ("chemprot", "chemprot_test_gs/chemprot_test_gs_abstracts.tsv", lambda text: text + text, ":3: a document"),
     ("chemprot", "chemprot_test_gs/chemprot_test_gs_entities.tsv", lambda text: text + "9\tT1\tCHEMICAL\t0\t1\tx\n",
      "1 documents that chemprot_test_gs_abstracts.tsv does not have"),
     ("chemprot", "chemprot_test_gs/chemprot_test_gs_entities.tsv", lambda text: text.replace("\t61\t", "\t999\t"),
@@ -343,6 +361,9 @@ FAULTS: list[tuple[str, str, Callable[[str], str], str]] = [
     ("hoc", "labels/3.txt", lambda text: text.replace("Cellular", "Cellar"), "unknown hallmark in the labels of"),
     ("biosses", "pairs.tsv", lambda text: text.replace("\t3\t", "\t9\t", 1), ":2: a score that is no number from 0"),
     ("biosses", "pairs.tsv", lambda text: text + "3\ta\tb\t1\n", ":12: the first column is no number, or one that"),
+    ("mednli", "mli_dev_v1.jsonl", lambda text: text.replace("He is", "He\0is", 2), ":1: NUL byte"),
+    ("mednli", "mli_dev_v1.jsonl", lambda text: text.replace("He is", "\ud800"), ":1: not UTF-8 (byte 0xed)"),
+    ("mednli", "mli_dev_v1.jsonl", lambda text: text.replace(", ", ",\r", 1), ":1: carriage return inside the line"),
     ("mednli", "mli_dev_v1.jsonl", lambda text: text.replace("neutral", "maybe"), ":3: unknown gold_label"),
     ("mednli", "mli_dev_v1.jsonl", lambda text: "[" * 100_000 + text, ":1: not a JSON object"),
     ("mednli", "mli_dev_v1.jsonl", lambda text: text.replace("He is", "\\ud800"), "half of a surrogate pair"),
@@ -358,6 +379,7 @@ def test_faults(tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str])
     corpus, name, spoil, part = FAULTS[number]
     source = SOURCES[corpus][1](tmp_path / "raw")
     before = (source / name).read_text()
-    (source / name).write_text(spoil(before))
-    assert (source / name).read_text() != before
+    content = spoil(before).encode("utf-8", "surrogatepass")
+    assert content != before.encode()
+    (source / name).write_bytes(content)
     assert part in complaint(capsys, corpus, source, tmp_path / "out")

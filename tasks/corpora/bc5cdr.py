@@ -30,11 +30,13 @@ def convert(source: Source, options: Options) -> Iterator[Record]:
     for split in SPLITS:
         file, read = _file(source, split)
         options.rules[split] = PUBLISHED
-        count = 0
+        seen: set[str] = set()
         for document in read(file):
-            count += 1
+            if document.id in seen:
+                raise file.error(f"document {document.id[:40]!a} is there twice", REMEDY)
+            seen.add(document.id)
             yield from tagged(document, KINDS, split, options)
-        if not count:
+        if not seen:
             raise file.error("no documents in it", REMEDY, 1)
 
 

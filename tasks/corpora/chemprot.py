@@ -29,18 +29,21 @@ def convert(source: Source, options: Options) -> Iterator[Record]:
         abstracts, entities, gold = (_file(source, split, kind) for kind in ("abstracts", "entities", "gold_standard"))
         mentions = _entities(entities)
         relations = _relations(gold)
-        known = set(mentions)
+        seen: set[str] = set()
         for line in filled(abstracts.lines()):
             document, title, abstract = _cells(line, 3)
-            known.discard(document)
+            if document in seen:
+                raise line.error("a document that was there before", REMEDY)
+            seen.add(document)
             found = mentions.get(document, {})
             text = f"{title} {abstract}"
             if any(mention.end > len(text) for mention in found.values()):
                 raise line.error("an entity whose offsets leave the text", REMEDY)
             parts = _sentences(text, len(title), [one.spans[0] for one in found.values()], options.splitter)
             yield from _rows(document, text, parts, found, relations, split)
-        if known:
-            wrong = f"{len(known)} documents that {abstracts.path.name} does not have, or has twice"
+        unknown = mentions.keys() - seen
+        if unknown:
+            wrong = f"{len(unknown)} documents that {abstracts.path.name} does not have"
             raise entities.error(wrong, "get both files again")
         lost = sum(len(labels) for labels in relations.values())
         if lost:
