@@ -44,7 +44,7 @@ class Page:
 
     def drawn(self, name: str) -> int:
         """Traces in a chart."""
-        self.page.wait_for_function(f"document.querySelector('#plot-{name} .main-svg') !== null", timeout=60_000)
+        self.page.wait_for_function(f"document.querySelector('#plot-{name} .main-svg') !== null")
         count: int = self.page.evaluate(f"document.getElementById('plot-{name}').data.length")
         return count
 
@@ -67,7 +67,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1300, "height": 900})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(240_000)  # a machine that does much else beside
     opened = Page(context.new_page())
     opened.page.on("console", lambda m: opened.complaints.append(m.text) if m.type in ("error", "warning") else None)
     opened.page.on("pageerror", lambda error: opened.complaints.append(str(error)))
