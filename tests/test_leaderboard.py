@@ -181,6 +181,7 @@ BROKEN = {
     "empty": ("result.json", "{}", "its task is None"),
     "no score": ("result.json", {"scores": {"test": {}}}, "KeyError"),
     "not a number": ("result.json", {"scores": {"test": {"score": None}}}, "score of test is None"),
+    "no metric": ("result.json", {"scores": {"test": {"score": 0.5}}}, "test lacks its metric"),
     "another seed": ("result.json", {"seed": 13}, "its seed is 13, config.json says 12"),
     "no settings": ("config.json", None, "config.json: missing"),
     "settings of a later version": ("config.json", {"later": 1}, "later"),

@@ -151,6 +151,8 @@ def _check(result: Mapping[str, Any], config: RunConfig, path: Path) -> None:
         score = values["score"]
         if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
             raise UserError(f"{path}: the score of {split} is {score!r}, no number")
+        if not isinstance(values.get("metric"), str) or not isinstance(values.get("examples"), int):
+            raise UserError(f"{path}: {split} lacks its metric or its number of examples")
 
 
 def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:

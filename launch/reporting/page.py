@@ -60,7 +60,9 @@ def build(report: Report) -> str:
     data = {"rows": list(names.values()), "tasks": _tasks(report, list(names))}
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
     environment.filters["score"] = lambda value: "" if value is None else f"{100 * value:.1f}"
-    return environment.get_template("page.html.j2").render(
+    return environment.get_template(
+        "page.html.j2"
+    ).render(
         plotly=re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.I),
         data=_json(data),
         assets={name: _asset(name) for name in ("page.css", "tables.js", "charts.js", "browser.js")},
@@ -72,7 +74,8 @@ def build(report: Report) -> str:
         baseline=report.baseline,
         method=significance.METHOD,
         significant=formats.SIGNIFICANT,
-        notes=formats.notes(report.board),
+        marks=report.board.marks,
+        notes=formats.notes(report.board)[len(report.board.marks) :],  # the marks stand below the table
         caption=formats.caption(report.board),
         source=published.SOURCE,
         runs=[_run(run) for run in report.runs],

@@ -122,4 +122,4 @@ for (const id of ["error-a", "error-b", "error-kind", "error-gold", "error-predi
 by("error-more").addEventListener("click", () => { visible += 5 * PAGE; fill(); });
 if (withErrors.length) setUp();
 else by("error-line").textContent = "No predictions to show.";
-open(location.hash.slice(1));
+openAddressed();

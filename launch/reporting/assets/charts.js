@@ -54,7 +54,9 @@ function drawBoard() {
       error_y: { type: "data", array: cells.map(deviation), thickness: 1, width: 3, color: tone },
       marker: { color: tone, symbol, size: isOurs ? 10 : 7 } };
   });
-  draw("board", traces, { scattermode: "group", scattergap: 0.4, yaxis: { title: { text: "test score" } } });
+  const lowest = Math.min(...traces.flatMap((trace) => trace.y.map((y, i) => (y === null ? 100 : y - trace.error_y.array[i]))));
+  const range = [Math.max(0, 10 * Math.floor((lowest - 2) / 10)), 101];
+  draw("board", traces, { scattermode: "group", scattergap: 0.4, yaxis: { title: { text: "test score" }, range } });
 }
 
 // ---- tasks
@@ -187,4 +189,4 @@ by("task").addEventListener("input", () => { chips(); drawTask(); });
 by("confusion-model").addEventListener("input", drawConfusion);
 shownListeners.leaderboard = drawBoard;
 shownListeners.tasks = () => { if (data.tasks.length) { if (!by("models").children.length) chips(); drawTask(); } };
-document.addEventListener("theme", () => open(location.hash.slice(1)));
+document.addEventListener("theme", openAddressed);

@@ -11,7 +11,7 @@ function option(select, value, text) {
   select.append(made);
 }
 
-// ---- tabs; the address keeps which one is open
+// ---- tabs; the address keeps which one is open: with a slash, or the browser would scroll to the part of that name
 const tabs = [...document.querySelectorAll("[role=tab]")];
 function open(name) {
   if (!tabs.some((tab) => tab.getAttribute("aria-controls") === name)) name = "leaderboard";
@@ -24,7 +24,7 @@ function open(name) {
   if (shownListeners[name]) shownListeners[name]();
 }
 for (const tab of tabs) {
-  tab.addEventListener("click", () => { location.hash = tab.getAttribute("aria-controls"); });
+  tab.addEventListener("click", () => { location.hash = `/${tab.getAttribute("aria-controls")}`; });
   tab.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
@@ -33,7 +33,8 @@ for (const tab of tabs) {
     next.click();
   });
 }
-window.addEventListener("hashchange", () => open(location.hash.slice(1)));
+const openAddressed = () => open(location.hash.slice(2));
+window.addEventListener("hashchange", openAddressed);
 
 // ---- theme: the reader's system decides until the button is pressed
 const root = document.documentElement;
