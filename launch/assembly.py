@@ -16,8 +16,8 @@ from harness.evaluate import Split
 from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Task
 from launch import settings
-from tasks.corpora import checks
 from launch.settings import SAMPLE_BANNER
+from tasks.corpora import checks
 
 logger = logging.getLogger("harness.launch")
 
