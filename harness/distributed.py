@@ -231,7 +231,9 @@ def lost_peer(error: BaseException) -> bool:
     """Whether this is what gloo, NCCL or the store raise when another rank is gone: not this rank's own failure."""
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, dist.DistNetworkError | dist.DistStoreError) or PEER_IS_GONE.search(str(seen)):
+        if isinstance(seen, dist.DistNetworkError | dist.DistStoreError):
+            return True
+        if isinstance(seen, RuntimeError) and PEER_IS_GONE.search(str(seen)):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -31,6 +31,8 @@ import forked
 from encoders import tiny_encoder
 from running import arguments
 
+from launch.train import EXIT_LOST
+
 EPOCHS, STEPS_PER_EPOCH, SAVE_STEPS = 3, 10, 4  # of two ranks; of one rank twice the steps
 CASES = {**{f"zero{stage}": 2 for stage in range(4)}, "fp32": 1}  # name: ranks
 PLAN = {"training": 11, "saving": 8, "evaluating": 5, "writing": 4, "starting": 2}  # of 30 moments
@@ -188,7 +190,7 @@ def see_the_others_end(ranks: forked.Ranks, row: Row, seconds: float) -> None:
     said = ranks.screen.read_text().splitlines()
     if row.moment == "starting":
         return
-    if others != {1}:
+    if others != {EXIT_LOST}:
         row.faults.append(f"the others ended with {others}")
     if f"error: rank {row.rank} (process {ranks.processes[row.rank]} on " not in said[-1]:
         row.faults.append(f"last line: {said[-1]}")

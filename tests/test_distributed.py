@@ -223,3 +223,20 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 )
 def test_two_processes(name: str, expected: list[Any], two_ranks: list[dict[str, Any]]) -> None:
     assert [seen[name] for seen in two_ranks] == expected
+
+
+class TestLostPeer:
+    @pytest.mark.parametrize(
+        ("error", "lost"),
+        [
+            (RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [::1]:1: Connection reset by peer"), True),
+            (RuntimeError("[/x/gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]:1"), True),
+            (RuntimeError("[/x/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv"), True),
+            (RuntimeError("NCCL error: remote process exited or there was a network error"), True),
+            (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+            (ConnectionResetError(104, "Connection reset by peer"), False),  # a hub's or wandb's
+            (ValueError("gloo: Connection closed by peer"), False),
+        ],
+    )
+    def test_is_known_by_its_words(self, error: Exception, lost: bool) -> None:
+        assert distributed.lost_peer(error) is lost

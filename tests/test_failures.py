@@ -15,6 +15,7 @@ from running import arguments, clean_environment
 from harness import UserError, distributed
 from harness.explain import TrainingFailed
 from launch import failures
+from launch.train import EXIT_LOST
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent
@@ -88,10 +89,14 @@ class TestTwoRanks:
     @pytest.mark.parametrize(
         ("name", "statuses"),
         [
-            *((name, [1, 1]) for name in CRASHES),
-            ("out of memory on rank 1", [1, 1]),
-            ("mistake seen by rank 1", [1, 2]),
-            ("killed", [1, -9]),
+            ("crash of rank 1", [EXIT_LOST, 1]),
+            ("crash of rank 0", [1, EXIT_LOST]),
+            ("crash of both", [1, 1]),
+            ("crash while the other hangs", [EXIT_LOST, 1]),
+            ("not to be pickled", [1, 1]),
+            ("out of memory on rank 1", [EXIT_LOST, 1]),
+            ("mistake seen by rank 1", [EXIT_LOST, 2]),
+            ("killed", [EXIT_LOST, -9]),
         ],
     )
     def test_exit_statuses(self, name: str, statuses: list[int], seen: dict[str, dict[str, Any]]) -> None:
@@ -156,7 +161,7 @@ class TestReport:
 
     def test_a_peer_that_never_came(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:7048")
-        assert failures.report(error) == 1
+        assert failures.report(error) == EXIT_LOST
         assert capsys.readouterr().err.startswith("error: another rank ended before the run had begun")
 
     @pytest.mark.parametrize("error", [UserError("--seed x: not a number"), ValueError("wrong")])
@@ -168,26 +173,10 @@ class TestReport:
         assert message["extraInfo"]["timestamp"].isdigit()
 
 
-class TestLostPeer:
-    @pytest.mark.parametrize(
-        ("error", "lost"),
-        [
-            (RuntimeError("[/x/gloo/transport/tcp/pair.cc:537] Read error [::1]:1: Connection reset by peer"), True),
-            (RuntimeError("[/x/gloo/transport/tcp/pair.cc:1] Connection closed by peer [127.0.0.1]:1"), True),
-            (RuntimeError("[/x/gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv"), True),
-            (RuntimeError("NCCL error: remote process exited or there was a network error"), True),
-            (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
-            (ConnectionResetError(104, "Connection reset by peer"), False),  # a hub's or wandb's
-            (ValueError("gloo: Connection closed by peer"), False),
-        ],
-    )
-    def test_is_known_by_its_words(self, error: Exception, lost: bool) -> None:
-        assert failures._is_lost_peer(error) is lost
-
-    def test_a_process_that_has_ended(self) -> None:
-        child = subprocess.Popen(["true"])
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
-        assert failures._has_ended(child.pid)
-        child.wait()
-        assert failures._has_ended(child.pid)
-        assert not failures._has_ended(os.getpid())
+def test_a_process_that_has_ended() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
+    assert failures._has_ended(child.pid)
+    child.wait()
+    assert failures._has_ended(child.pid)
+    assert not failures._has_ended(os.getpid())
