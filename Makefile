@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # One thread a test process: the suite runs two at a time, and results do not depend on it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
-.PHONY: setup demo test fast check format faults
+.PHONY: setup demo test fast check format faults bench
 
 setup: $(INSTALLED)
 
@@ -28,6 +28,11 @@ fast: setup
 # SIGKILL to a random rank at 30 moments of each kind of run, and the table of how they ended.
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
+
+# Ours against the original recipe, Hugging Face Trainer with and without DeepSpeed, and accelerate; an hour or two on a CPU.
+bench: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/python benchmarks/bench.py --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
 
 check: setup
 	$(BIN)/ruff check .

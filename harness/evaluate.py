@@ -69,7 +69,8 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
 def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id: int) -> list[np.ndarray]:
     """Logits of each example, in order: float32 [outputs], in tagging [scored words, outputs]. Collective."""
     mine: dict[int, np.ndarray] = {}
-    with torch.inference_mode():
+    # Not inference_mode: what ZeRO-3 gathers within it stays, and cannot be trained on after a step that overflowed.
+    with torch.no_grad():
         for chosen in evaluation_batches(encoded, size, world.rank, world.size):
             batch = collate(encoded, chosen, pad_id)
             rows = forward(batch).float().cpu().numpy()

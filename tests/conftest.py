@@ -43,6 +43,7 @@ def fp16_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All tests on the cluster run in one process: the one that started it also takes it down."""
     for item in items:

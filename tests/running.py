@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import socket
 import traceback
 from collections.abc import Sequence
@@ -24,6 +25,11 @@ def clean_environment() -> dict[str, str]:
     """This process's environment without the rank that runs in it have set, for programs that get one of their own."""
     ranks = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     return {**{name: value for name, value in os.environ.items() if name not in ranks}, "OMP_NUM_THREADS": "1"}
+
+
+def hear_interrupts() -> None:
+    """For `preexec_fn`: tests that were started in the background would pass on that Ctrl-C is to be ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def arguments(task: str, model: Path, output: Path, *more: str) -> list[str]:

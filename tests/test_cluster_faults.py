@@ -187,7 +187,6 @@ def test_preempted_three_times(sender: Sender, undisturbed: Path, tmp_path: Path
     assert slurm.restarts(job) == 3
     check_same(folder, undisturbed)
     check_one_wandb_run(folder, parts=4)
-    assert "Traceback" not in said(folder)
     assert recorded(slurm, job) == ["REQUEUED"] * 3 + ["COMPLETED"]
 
 

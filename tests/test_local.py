@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from encoders import tiny_encoder
-from running import SMALL, clean_environment, cut
+from running import SMALL, clean_environment, cut, hear_interrupts
 
 from launch import local_jobs, submit
 from launch.board import Board, Row
@@ -36,7 +36,7 @@ def suite(tmp_path: Path, text: str) -> list[str]:
 def launched(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     environment = {**clean_environment(), "DATASET_DIR": str(tmp_path / "data")}
     return subprocess.Popen([sys.executable, str(SCRIPT), *words], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=hear_interrupts)  # fmt: skip
 
 
 def results(tmp_path: Path) -> set[str]:

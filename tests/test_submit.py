@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from encoders import tiny_encoder
-from running import arguments, clean_environment, cut
+from running import arguments, clean_environment, cut, hear_interrupts
 
 from harness import UserError
 from launch import settings, snapshot, submit
@@ -140,7 +140,8 @@ class TestWithoutACluster:
 def test_interrupted_here_a_run_stops_at_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     line = long_run(tmp_path, tmp_path / "run")
     command = [sys.executable, str(SCRIPT), *line, "--cluster", "local"]
-    first = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    first = subprocess.Popen(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             preexec_fn=hear_interrupts)  # fmt: skip
     wait_for_rows(tmp_path / "run", 2)
     first.send_signal(signal.SIGINT)
     said = first.communicate(timeout=100)[0].decode()
