@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -71,7 +72,9 @@ def test_an_array_of_six_runs_over_two_nodes(slurm: Slurm, tmp_path: Path) -> No
     number = send(slurm, tmp_path, words, "--nodes", "2")
     assert set(states(slurm, tmp_path)) == {f"seed-{seed}" for seed in range(12, 18)}
     again = command(slurm, *words, "--cluster", "slurm", "--gpus_per_node", "0", "--nodes", "2")
-    assert again.count("left alone: ") == 6 and "job  " not in again  # the same command twice sends nothing twice
+    finished = re.search(r"finished already: (\d) of 6", again)  # on an idle machine some are
+    assert again.count("left alone: ") + (int(finished[1]) if finished else 0) == 6
+    assert "job  " not in again  # the same command twice sends nothing twice
     found = wait_until(slurm, tmp_path, {"finished"})
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("result.json")]
     assert len(results) == 6 and {result["world_size"] for result in results} == {2}
