@@ -59,7 +59,7 @@ class Counted:
         self.net, self.seen, self.sizes = net, [], []  # type: ignore[var-annotated]
 
     def __call__(self, batch: Batch) -> torch.Tensor:
-        assert torch.is_inference_mode_enabled()
+        assert not torch.is_grad_enabled()
         self.seen += batch.examples
         self.sizes.append(batch.input_ids.numel())
         out: torch.Tensor = self.net(batch)
