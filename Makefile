@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 # One thread a test process: the suite runs two at a time, and results do not depend on it.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: setup demo test fast check format faults bench
 
@@ -19,8 +19,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/deepspeed launch/train.py --task mednli
 
+# The tests on the cluster share it, hence one process.
 test: check
-	$(PYTEST)
+	$(PYTEST) -m "not slurm"
+	$(PYTEST) -n 0 -m slurm
 
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"

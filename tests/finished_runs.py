@@ -1,7 +1,6 @@
 """The session fixture `ten_runs`: a finished run of a tiny encoder on a few rows of each task.
 
-A test file asks for it with `pytest_plugins = ("finished_runs",)`, and puts its tests into the xdist group "runs", so
-that one process makes the runs for all of them.
+A test file asks for it with `pytest_plugins = ("finished_runs",)`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from finished_runs import Finished
 
 pytest_plugins = ("finished_runs",)
-pytestmark = pytest.mark.xdist_group("runs")
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

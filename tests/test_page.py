@@ -17,7 +17,7 @@ from running import cut
 import tasks
 from launch import report
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("chromium")]
+pytestmark = pytest.mark.slow
 MODELS = ("encoder-a", "encoder-b")
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from finished_runs import Finished
 
 pytest_plugins = ("finished_runs",)
-pytestmark = pytest.mark.xdist_group("runs")
 ROOT = Path(__file__).parents[1]
 SENTENCES = [task for task, known in tasks.TASKS.items() if known.family != "tagging"]
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from finished_runs import Finished
 
 pytest_plugins = ("finished_runs",)
-pytestmark = pytest.mark.xdist_group("runs")
 
 
 def scored(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
