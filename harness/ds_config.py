@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness import UserError
 from harness.config import BatchPlan, RunConfig, nearest
+from harness.files import read_settings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "ds_configs"
 NO_CLIPPING = 1e30  # at 0 DeepSpeed would not compute the gradient's norm either
@@ -45,15 +45,7 @@ def _read_json(name: str) -> dict[str, Any]:
                 f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
                 f"there are {', '.join(known)}, or name a .json file"
             )
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--ds_config {path}: cannot be read ({error}); name a DeepSpeed JSON") from error
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); see ds_configs/ for examples") from error
-    if not isinstance(settings, dict):
-        raise UserError(f"{path}:1: must be a JSON object of DeepSpeed settings; see ds_configs/ for examples")
-    return settings
+    return read_settings(path, "--ds_config", "see ds_configs/ for examples")
 
 
 def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.runs import private, write
+from harness.files import private, write
 from harness.task import Report
 
 Status = Literal["finished", "stopped", "failed"]

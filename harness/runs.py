@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import UserError
+from harness import UserError, files
 from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -123,7 +123,7 @@ def prepare(config: RunConfig) -> dict[str, Any] | None:
             if _covers(result, config):
                 return result
         if before is None or config.do_train:
-            write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
+            files.write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
         folder.predictions.mkdir(exist_ok=True)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -238,23 +238,9 @@ def _remove(folder: RunFolder, prefix: str) -> None:
         (folder.path / name).unlink(missing_ok=True)
 
 
-def write(path: Path, text: str) -> None:
-    """A whole file or none: a reader never meets half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    with open(aside, "w", encoding="utf-8", opener=private) as file:
-        file.write(text)
-    os.replace(aside, path)
-
-
-def private(path: str, flags: int) -> int:
-    """An `opener` for files that only their owner may read, whatever the umask."""
-    return os.open(path, flags, 0o600)
-
-
 def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """The last file of a run: its existence means finished."""
-    write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    files.write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
 
 
 def versions() -> dict[str, str]:

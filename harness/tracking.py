@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness import UserError
+from harness.files import write
 from harness.metrics_file import MetricsFile, Status, Tracker
-from harness.runs import METRICS_FILE, WANDB_ID_FILE, write
+from harness.runs import METRICS_FILE, WANDB_ID_FILE
 from harness.task import Confusion, Report, Scatter
 
 if TYPE_CHECKING:

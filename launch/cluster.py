@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import UserError
+from harness import UserError, files
 from harness.config import nearest
 
 RUNTIMES = ("pyxis", "apptainer")
@@ -44,12 +43,7 @@ class Profile:
     @classmethod
     def read(cls, path: Path) -> Profile:
         """Raises UserError that lists every fault, a line each."""
-        try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--profile {path}: cannot be read ({error}); see slurm/cluster.example.toml") from error
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(f"--profile {path}: not TOML ({error})") from error
+        values = files.read_settings(path, "--profile", "see slurm/cluster.example.toml")
         faults = [f"--profile {path}: {fault}" for fault in cls._faults(values)]
         if faults:
             raise UserError("\n".join(faults))

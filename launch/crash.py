@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import UserError
-from harness.runs import RunFolder, private
+from harness.files import private
+from harness.runs import RunFolder
 from launch.train import EXIT_LOST
 
 ATTEMPTS = "BLUE_ATTEMPTS"  # environment: the file; without it nothing is noted

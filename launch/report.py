@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from harness import UserError, runs
+from harness import UserError, files
 from launch.reporting import formats, gather, leaderboard, page, significance, workspace
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
@@ -77,19 +77,19 @@ def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
 
 def _write(folder: Path, report: Report) -> list[Path]:
     board, tests, baseline = report.board, report.tests, report.baseline
-    files = {
+    texts = {
         "leaderboard.md": formats.markdown(board, tests, baseline, significance.METHOD),
         "leaderboard.tex": formats.latex(board, tests, baseline, significance.METHOD),
         "leaderboard.csv": formats.comma_separated(board),
         "leaderboard.json": formats.as_json(board, tests, baseline),
         "report.html": page.build(report),
     }
-    for name, text in files.items():
+    for name, text in texts.items():
         try:
-            runs.write(folder / name, text)
+            files.write(folder / name, text)
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from error
-    return [folder / name for name in files]
+    return [folder / name for name in texts]
 
 
 if __name__ == "__main__":

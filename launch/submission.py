@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import UserError, runs
+from harness import UserError, files
 from harness.runs import RunFolder
 
 
@@ -35,7 +35,7 @@ class Submission:
 
     def write(self, folder: Path) -> None:
         """Into the run folder."""
-        runs.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        files.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def close(folder: Path, state: str, reason: str) -> None:
     if attempt is not None and attempt.state == "running":
         ended = dataclasses.replace(attempt, state=state, reason=reason, time=round(time.time(), 3))
         with contextlib.suppress(OSError):
-            runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
+            files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
 
 
 def rank() -> int:
@@ -133,7 +133,7 @@ def rank() -> int:
 def _write(folder: Path, state: str, reason: str = "") -> None:
     attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3))
     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
-        runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
+        files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
 
 
 def job_id() -> str:

@@ -17,14 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError, flags
+from harness import UserError, files, flags
 from harness.config import RunConfig, nearest
 from launch import settings
 from tasks import suites as named
@@ -55,13 +54,7 @@ def read(name: str) -> Suite:
         if path.suffix == ".toml" or len(path.parts) > 1:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(named.SUITES)}")
         return Suite(name, tasks=named.get(name))
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--suite {name}: cannot be read ({error})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"--suite {name}: not TOML ({error})") from error
-    return _from_values(path, values)
+    return _from_values(path, files.read_settings(path, "--suite", "see launch/suites.py for an example"))
 
 
 def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:

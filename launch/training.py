@@ -12,9 +12,9 @@ from harness import checkpoint, data, distributed, engine, export, logs, loop, m
 from harness.checkpoint import TrainState
 from harness.engine import Engine
 from harness.evaluate import Evaluation, evaluate
+from harness.files import write
 from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
-from harness.runs import write
 from harness.task import Report
 from launch.assembly import Run
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 import tasks
-from harness.runs import RunFolder, write
+from harness.files import write
+from harness.runs import RunFolder
 from harness.task import Example, Prediction, Task
 from launch import settings
 

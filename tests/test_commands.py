@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness import runs
+from harness import files, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
 from launch import commands, request, states, submission, submit
@@ -47,7 +47,7 @@ def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None =
     if sent is not None:
         sent.write(folder)
     if attempt is not None:
-        runs.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt)))
+        files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt)))
     return folder
 
 

@@ -87,8 +87,11 @@ class TestOutput:
         self, tmp_path: Path, content: str | None, capsys: pytest.CaptureFixture[str]
     ) -> None:
         (tmp_path / "out" / "hoc").mkdir(parents=True)
-        (tmp_path / "out" / "hoc" / ("notes.txt" if content is None else "manifest.json")).write_text(content or "")
-        complaint(capsys, "hoc", SOURCES["hoc"][1](tmp_path / "raw"), tmp_path / "out")
+        file = tmp_path / "out" / "hoc" / ("notes.txt" if content is None else "manifest.json")
+        file.write_text(content or "")
+        message = complaint(capsys, "hoc", SOURCES["hoc"][1](tmp_path / "raw"), tmp_path / "out")
+        assert "exists and holds other data" in message
+        assert file.read_text() == (content or "")
 
     def test_archives_and_folders_give_the_same(self, tmp_path: Path) -> None:
         source = SOURCES["ddi2013"][1](tmp_path / "raw")
@@ -312,6 +315,7 @@ class TestXml:
         path = source / "Train" / "DrugBank" / "D1.xml"
         path.write_text(path.read_text().replace("?>", '?>\n<!DOCTYPE document SYSTEM "nowhere.dtd">'))
         prepare_quietly(source, tmp_path / "out")
+        assert len((tmp_path / "out" / "ddi2013" / "train.tsv").read_text().splitlines()) > 1
 
     @pytest.mark.parametrize(
         ("old", "new", "part"),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import tasks
-from harness import UserError, runs
+from harness import UserError, files, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
 from harness.task import Prediction
@@ -43,11 +43,11 @@ def other(config: RunConfig, **changes: Any) -> RunConfig:
 def fill(folder: RunFolder, prefix: str = "") -> None:
     """Every file that a run may leave."""
     for name in runs.OWN_FOLDERS:
-        runs.write(folder.path / name / "inner" / "file", "x")
+        files.write(folder.path / name / "inner" / "file", "x")
     for name in set(runs.OWN_FILES) - {"config.json", "result.json"}:
-        runs.write(folder.path / name, "x")
+        files.write(folder.path / name, "x")
     for name in runs.ORIGINAL_FILES:
-        runs.write(folder.path / f"{prefix}{name}", "x")
+        files.write(folder.path / f"{prefix}{name}", "x")
     runs.write_result(folder, RESULT)
 
 
@@ -157,7 +157,7 @@ class TestOverwrite:
 
     @pytest.mark.parametrize("name", ["thesis.tex", "data/train.tsv", "my_eval_results.txt", "model.txt"])
     def test_foreign_file_survives(self, config: RunConfig, folder: RunFolder, name: str) -> None:
-        runs.write(folder.path / name, "x")
+        files.write(folder.path / name, "x")
         runs.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert (folder.path / name).read_text() == "x"
 
@@ -222,22 +222,22 @@ class TestLock:
 class TestFiles:
     def test_text_replaces_what_was_there(self, tmp_path: Path) -> None:
         for text in ("one", "two: ä"):
-            runs.write(tmp_path / "a" / "b.txt", text)
+            files.write(tmp_path / "a" / "b.txt", text)
         assert (tmp_path / "a" / "b.txt").read_text(encoding="utf-8") == "two: ä"
 
     def test_nothing_is_left_beside_it(self, tmp_path: Path) -> None:
-        runs.write(tmp_path / "b.txt", "one")
+        files.write(tmp_path / "b.txt", "one")
         assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
 
     def test_killed_on_the_way_the_old_text_stays(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        runs.write(tmp_path / "b.txt", "one")
+        files.write(tmp_path / "b.txt", "one")
 
         def killed(*names: object) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            runs.write(tmp_path / "b.txt", "two")
+            files.write(tmp_path / "b.txt", "two")
         assert (tmp_path / "b.txt").read_text() == "one"
 
     def test_result_holds_no_nan(self, folder: RunFolder) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import runs
+from harness import files
 from harness.config import RunConfig
 from harness.export import loading, plain_card
 from harness.model import EMBEDDED, HEAD_FILE
@@ -40,7 +40,7 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
     if folder.result.is_file():
         ours.append(text(config, json.loads(folder.result.read_text(encoding="utf-8")), head))
     if not path.is_file() or path.read_text(encoding="utf-8") in ours:
-        runs.write(path, text(config, result, head))
+        files.write(path, text(config, result, head))
 
 
 def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:

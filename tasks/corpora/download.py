@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import os
@@ -13,6 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from harness import files
 from harness.task import UserError
 from tasks.corpora import archives
 from tasks.corpora.addresses import Offer
@@ -64,7 +64,7 @@ def download(offer: Offer, folder: Path, waits: tuple[float, ...] = WAITS) -> tu
 def _check_there(target: Path, known: str | None) -> None:
     if known is None:
         raise UserError(f"{target}: exists, and was not downloaded here; move it away to download it again")
-    if _sha256(target) != known:
+    if files.sha256(target) != known:
         raise UserError(f"{target}: exists and is another file (SHA-256 differs); move it away to download it again")
 
 
@@ -115,7 +115,7 @@ def _transfer(url: str, part: Path) -> bool:
 
 def _copy(answer: Any, part: Path, start: int, url: str) -> int:
     size = start
-    with open(part, "ab" if start else "wb", opener=_private) as file:
+    with open(part, "ab" if start else "wb", opener=files.private) as file:
         while chunk := answer.read(CHUNK):
             size += len(chunk)
             if size > MOST_BYTES:
@@ -137,7 +137,7 @@ def _remember(validator: Path, headers: Any) -> None:
     """The mark by which the server knows this version of the file; without one, a broken transfer starts anew."""
     mark = headers.get("ETag") or headers.get("Last-Modified")
     if mark and not mark.startswith("W/"):
-        _write(validator, mark)
+        files.write(validator, mark)
     else:
         validator.unlink(missing_ok=True)
 
@@ -148,7 +148,7 @@ def _validator_file(part: Path) -> Path:
 
 def _checked(part: Path, offer: Offer, known: str | None) -> str:
     """The SHA-256 of what has arrived; a wrong file is removed. Raises UserError."""
-    digest = _sha256(part)
+    digest = files.sha256(part)
     try:
         if known is not None and digest != known:
             source = "the published one" if offer.sha256 else f"that of the first download in {LOCK}"
@@ -186,23 +186,7 @@ def _lock(folder: Path, offer: Offer, size: int, digest: str) -> None:
     }
     before = _locked(folder).get(offer.file)
     if before is None or before.get("sha256") != digest:
-        _write(folder / LOCK, json.dumps(_locked(folder) | {offer.file: entry}, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    with open(aside, "w", encoding="utf-8", opener=_private) as file:
-        file.write(text)
-    os.replace(aside, path)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        files.write(folder / LOCK, json.dumps(_locked(folder) | {offer.file: entry}, indent=2) + "\n")
 
 
 def _one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from harness.files import sha256
 from tasks.corpora.records import Options
 from tasks.corpora.sentences import splitter_version
 from tasks.corpora.sources import Source
@@ -71,9 +72,8 @@ def is_whole(folder: Path, content: Mapping[str, Any]) -> bool:
     """Whether the files of the splits are those that the manifest tells of, byte by byte."""
     for split in content["splits"].values():
         try:
-            with open(folder / split["file"], "rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != split["sha256"]:
-                    return False
+            if sha256(folder / split["file"]) != split["sha256"]:
+                return False
         except OSError:
             return False
     return True

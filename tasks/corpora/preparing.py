@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import tasks
+from harness.files import private
 from harness.task import SPLITS, UserError
 from tasks.corpora import manifest
 from tasks.corpora.records import Corpus, Options, Record
@@ -114,7 +115,7 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
             splits[split] = _described(tasks.get(task).filenames[split], file, options.rules[split])
         contents[task] = manifest.describe(task, splits, source, options)
         text = json.dumps(contents[task], indent=2) + "\n"
-        with open(aside / task / manifest.FILE, "w", encoding="utf-8", opener=_private) as stream:
+        with open(aside / task / manifest.FILE, "w", encoding="utf-8", opener=private) as stream:
             stream.write(text)
     return contents
 
@@ -122,15 +123,11 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
 @contextmanager
 def _opened(folder: Path, name: str, header: tuple[str, ...]) -> Iterator[_SplitFile]:
     folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / name, "xb", opener=_private) as stream:
+    with open(folder / name, "xb", opener=private) as stream:
         file = _SplitFile(stream, header)
         if header:
             file.line(header)
         yield file
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def _check(record: Record, source: Source) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from harness.files import sha256
 from harness.task import UserError
 from tasks.corpora import archives
 
@@ -122,11 +123,6 @@ def _not_utf8(byte: int) -> tuple[str, str]:
     return f"not UTF-8 (byte 0x{byte:02x})", "save the file as UTF-8 text"
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def filled(lines: Iterator[Line]) -> Iterator[Line]:
     """The lines that are not empty."""
     return (line for line in lines if line.text.strip())
@@ -180,14 +176,14 @@ class Source:
         as `sha256sum` prints them.
         """
         if self.path.is_file():
-            return [{"file": self.path.name, "bytes": self.path.stat().st_size, "sha256": _sha256(self.path)}]
+            return [{"file": self.path.name, "bytes": self.path.stat().st_size, "sha256": sha256(self.path)}]
         folders: dict[str, list[SourceFile]] = {}
         for file in (one for one in self.files if one.name in self._used):
             folders.setdefault(str(PurePosixPath(file.name).parent), []).append(file)
         entries: list[dict[str, Any]] = []
         for folder, files in folders.items():
             sizes = [file.path.stat().st_size for file in files]
-            digests = [_sha256(file.path) for file in files]
+            digests = [sha256(file.path) for file in files]
             if len(files) <= 100:
                 columns = zip(files, sizes, digests, strict=True)
                 entries += [{"file": file.name, "bytes": size, "sha256": digest} for file, size, digest in columns]
