@@ -37,6 +37,11 @@ class RunConfig:
         choices=("pooler", "cls", "mean"),
     )
     data_dir: str | None = option(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
+    feature_cache: str | None = option(
+        None,
+        "folder that keeps token ids for the next run, or `none`; default: .features in the data folder",
+        identity=False,
+    )
     train_splits: tuple[str, ...] | None = option(
         None, "splits to train on, e.g. `train` or `train,dev`; default: as the recipe", choices=("train", "dev")
     )

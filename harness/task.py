@@ -56,13 +56,13 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split as token ids: a list entry an example, nothing padded, nothing in tensors."""
+    """One split as token ids: an entry an example, nothing padded, nothing in tensors."""
 
-    input_ids: list[list[int]]  # word-piece ids with the tokenizer's special tokens, at most max_seq_length
-    token_type_ids: list[list[int]] | None  # segment of each word piece; None where the tokenizer has no segments
-    labels: list[Any]  # float | int | list[float] an example; for tagging list[int], one a *scored* word
-    positions: list[list[int]] | None = None  # tagging: index in input_ids of each scored word's first word piece
-    words: list[list[int]] | None = None  # tagging: number (in Example.texts) of each scored word
+    input_ids: Sequence[Sequence[int]]  # word-piece ids with the tokenizer's special tokens, at most max_seq_length
+    token_type_ids: Sequence[Sequence[int]] | None  # segment of each piece; None where the tokenizer has none
+    labels: Sequence[Any]  # float | int | several floats an example; for tagging several ints, one a *scored* word
+    positions: Sequence[Sequence[int]] | None = None  # tagging: index in input_ids of each scored word's first piece
+    words: Sequence[Sequence[int]] | None = None  # tagging: number (in Example.texts) of each scored word
 
     def __len__(self) -> int:
         return len(self.input_ids)

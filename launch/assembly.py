@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, engine, model
+from harness import checkpoint, data, distributed, engine, features, model
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -67,8 +67,9 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config)
+    cache = features.place(place, config.feature_cache if kind == "given" else features.NOWHERE)
     splits = {
-        name: Split(name, rows, task.features(rows, tokenizer, config.max_seq_length))
+        name: Split(name, rows, features.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
         for name, rows in examples.items()
     }
     run = Run(config, world, folder, plan, precision, task, tokenizer, splits, kind)

@@ -22,7 +22,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["log_file", "files"],
     ["logs", "task", "config", "dropout"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
-    ["preemption", "explain", "data", "packing", "masters", "metrics_file"],
+    ["preemption", "explain", "data", "features", "packing", "masters", "metrics_file"],
     ["model"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
