@@ -184,10 +184,20 @@ def _give_up(error: Exception, message: str) -> None:
         wandb.teardown()
 
 
+def sweep_run() -> tuple[str, str] | None:
+    """(sweep's id, run's id) where an agent of a wandb sweep has started this process, else None."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return (sweep, run) if sweep and run else None
+
+
 def _run_id(folder: Path) -> str:
-    """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run."""
-    if not (path := folder / WANDB_ID_FILE).exists():
-        write(path, secrets.token_hex(6) + "\n")
+    """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run.
+
+    In a sweep it is the id that the agent gives: by that one the sweep knows the run.
+    """
+    path, swept = folder / WANDB_ID_FILE, sweep_run()
+    if swept is not None or not path.exists():
+        write(path, (swept[1] if swept else secrets.token_hex(6)) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
