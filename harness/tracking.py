@@ -13,7 +13,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -45,6 +45,7 @@ class TrackerIdentity:
     name: str | None = None
     tags: tuple[str, ...] = ()
     notes: str | None = None
+    job_type: str | None = None
 
 
 class WandbTracker(Tracker):
@@ -123,6 +124,15 @@ class WandbTracker(Tracker):
             if report.chart is not None:
                 with _staged_in(self.folder / "wandb"):
                     self.run.log(_drawing(split, report.chart))
+
+        self._guarded(log)
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+        def log() -> None:
+            import wandb
+
+            with _staged_in(self.folder / "wandb"):
+                self.run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
 
         self._guarded(log)
 
@@ -230,6 +240,7 @@ def _start(folder: Path, mode: Mode, config: Mapping[str, Any], identity: Tracke
         name=identity.name,
         tags=identity.tags,
         notes=identity.notes,
+        job_type=identity.job_type,
     )
 
 
