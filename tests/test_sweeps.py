@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import wandb_offline
 from encoders import tiny_encoder
 from running import clean_environment
@@ -70,6 +71,7 @@ def test_each_run_of_a_sweep_has_a_folder_of_its_own(tmp_path: Path, monkeypatch
 
 @pytest.mark.slow
 def test_an_agent_drives_runs(example: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb.teardown()  # before its variables are taken away: one names a process that would be gone when it comes back
     for name in {*os.environ} - {*clean_environment()} | {name for name in os.environ if name.startswith("WANDB")}:
         monkeypatch.delenv(name)
     model = tiny_encoder(tmp_path / "tiny")
