@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,9 @@ class Tracker:
 
     def chart(self, split: str, report: Report) -> None:
         """The report's confusion matrix, table of counts or scatter."""
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+        """A table of names and numbers."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Single figures of the whole run."""

@@ -13,7 +13,7 @@ import os
 import secrets
 import shlex
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -46,6 +46,7 @@ class TrackerIdentity:
     name: str | None = None
     tags: tuple[str, ...] = ()
     notes: str | None = None
+    job_type: str | None = None
 
 
 class WandbTracker(Tracker):
@@ -127,6 +128,15 @@ class WandbTracker(Tracker):
 
         self._guarded(log)
 
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str | float]]) -> None:
+        def log() -> None:
+            import wandb
+
+            with _staged_in(self.folder / "wandb"):
+                self.run.log({name: wandb.Table(columns=list(columns), data=[list(row) for row in rows])})
+
+        self._guarded(log)
+
     def summary(self, values: Mapping[str, Any]) -> None:
         self._guarded(lambda: self.run.summary.update(dict(values)))
 
@@ -185,10 +195,20 @@ def _give_up(error: Exception, message: str) -> None:
         wandb.teardown()
 
 
+def sweep_run() -> tuple[str, str] | None:
+    """(sweep's id, run's id) where an agent of a wandb sweep has started this process, else None."""
+    sweep, run = os.environ.get("WANDB_SWEEP_ID"), os.environ.get("WANDB_RUN_ID")
+    return (sweep, run) if sweep and run else None
+
+
 def _run_id(folder: Path) -> str:
-    """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run."""
-    if not (path := folder / WANDB_ID_FILE).exists():
-        write(path, secrets.token_hex(6) + "\n")
+    """The run folder's own id, made once: every process that goes on with the folder goes on with the wandb run.
+
+    In a sweep it is the id that the agent gives: by that one the sweep knows the run.
+    """
+    path, swept = folder / WANDB_ID_FILE, sweep_run()
+    if swept is not None or not path.exists():
+        write(path, (swept[1] if swept else secrets.token_hex(6)) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 
@@ -221,6 +241,7 @@ def _start(folder: Path, mode: Mode, config: Mapping[str, Any], identity: Tracke
         name=identity.name,
         tags=identity.tags,
         notes=identity.notes,
+        job_type=identity.job_type,
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError, flags
+from harness import UserError, flags, tracking
 from harness.config import RunConfig
 from harness.model import EMBEDDED
 from tasks import recipes
@@ -52,10 +52,19 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         filled["do_lower_case"] = known.lower_case
     filled |= {name: value for name, value in given.items() if value is not None}
     filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
-    if not filled.get("output_dir"):
-        kind = DEFAULT_RUNS / "sample" if data_dir is None else DEFAULT_RUNS
-        filled["output_dir"] = str(kind / task / Path(model).name / f"seed-{filled['seed']}")
+    filled["output_dir"] = _run_folder(filled, model)
     return filled
+
+
+def _run_folder(filled: Mapping[str, Any], model: str) -> str:
+    """As given, or by task, model and seed. In a wandb sweep each run has one of its own, named by the id that wandb
+    gives it: a run that the sweep starts again after a preemption comes back to it."""
+    given, swept = filled.get("output_dir"), tracking.sweep_run()
+    if given:
+        return str(Path(given) / swept[1]) if swept else str(given)
+    kind = DEFAULT_RUNS / "sample" if filled["data_dir"] is None else DEFAULT_RUNS
+    place = kind / filled["task"] / Path(model).name
+    return str(place / f"sweep-{swept[0]}" / swept[1] if swept else place / f"seed-{filled['seed']}")
 
 
 def find_data(settings: RunConfig) -> tuple[Path, str]:

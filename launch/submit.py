@@ -39,7 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = request.from_options(options, options.print)
         for note in notes:
             print(note, file=sys.stderr)
-        return show(where, configs) if options.print else start(where, configs)
+        if options.print:
+            return show(where, configs)
+        status = start(where, configs)
+        if options.suite is not None and status != EXIT_STOPPED:
+            _sum_up(where, configs)
+        return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER
@@ -105,6 +110,17 @@ def start(where: Request, configs: Sequence[RunConfig]) -> int:
         outcomes = [TrainJob(config.to_dict())()["status"] for config in left]
         return 0 if set(outcomes) == {"finished"} else EXIT_STOPPED
     return slurm_jobs.submit(where, left) if where.cluster == "slurm" else local_jobs.run(where, left)
+
+
+def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:
+    """Send a suite's leaderboard to wandb once all its runs have ended: on SLURM, when the command is repeated then."""
+    from launch.reporting import suite_run  # takes a second, and only the end of a suite needs it
+
+    ended = all((Path(config.output_dir) / "result.json").is_file() for config in configs)
+    if len(configs) > 1 and (ended or where.cluster != "slurm"):
+        line = suite_run.save(configs, slurm_jobs.home(configs))
+        if line is not None:
+            print(line)
 
 
 def _prepared(configs: Sequence[RunConfig]) -> list[RunConfig]:

@@ -7,10 +7,11 @@ import pickle
 import signal
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch.multiprocessing
 
 import tasks
@@ -51,6 +52,17 @@ def cut(task: str, folder: Path, rows: int) -> Path:
         else:
             (folder / name).write_text("".join(text.splitlines(keepends=True)[: rows + 1]))
     return folder
+
+
+def refused(
+    main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str], *argv: object
+) -> tuple[str, list[str]]:
+    """(error, printed lines) of a command that ends by a user's mistake: one line on stderr, exit status 2."""
+    capsys.readouterr()
+    assert main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1
+    return err, out.splitlines()
 
 
 def run(argv: Sequence[str]) -> dict[str, Any]:

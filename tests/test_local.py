@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import wandb_offline
 from encoders import tiny_encoder
 from running import SMALL, clean_environment, cut, hear_interrupts
 
-from launch import local_jobs, submit
+from launch import local_jobs, report, submit
 from launch.board import Board, Row
 from launch.request import Request
 from launch.settings import parse
@@ -119,6 +120,34 @@ def test_stopped_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
     assert "Taken up after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
 
 
+@pytest.mark.slow
+def test_killed_halfway_a_suite_does_only_what_is_missing(tmp_path: Path) -> None:
+    """And ends with its leaderboard in wandb, a report and a page."""
+    text = 'tasks = ["biosses", "mednli"]\nseeds = [1, 2]\n[overrides]\nmax_steps = 12\n'
+    line = [*suite(tmp_path, text), "--cluster", "local"]
+    line[line.index("--wandb_mode") + 1] = "offline"
+    first = launched(tmp_path, *line)
+    third = tmp_path / "out/biosses/tiny/seed-2"  # seeds vary slowest
+    wait_for(third, "attempt.json")
+    first.kill()
+    first.communicate(timeout=60)
+    process = json.loads((third / "attempt.json").read_text())["process"]
+    assert ended(process) and len(results(tmp_path)) == 2
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("result.json")}
+
+    said, _ = (again := launched(tmp_path, *line)).communicate(timeout=300)
+    assert again.returncode == 0 and "finished already: 2 of 4 runs" in said and "2 finished" in said, said
+    assert len(results(tmp_path)) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert f"To upload the suite's leaderboard: wandb sync {tmp_path}/out/wandb/offline-run-" in said
+    scores = [json.loads((tmp_path / f"out/mednli/tiny/seed-{seed}/result.json").read_text()) for seed in (1, 2)]
+    mean = sum(score["scores"]["test"]["score"] for score in scores) / 2
+    summary = wandb_offline.summary(tmp_path / "out")
+    assert [value for name, value in summary.items() if name.endswith("/mednli")] == [pytest.approx(mean)]
+    assert report.main([str(tmp_path / "out"), "--out", str(tmp_path / "report")]) == 0
+    assert (tmp_path / "report/report.html").stat().st_size > 10_000
+
+
 def _output(*words: str) -> str:
     return subprocess.run([sys.executable, str(SCRIPT), *words], env=clean_environment(), capture_output=True,
                           text=True, check=True, timeout=60).stdout  # fmt: skip
@@ -142,6 +171,14 @@ class TestDevices:
         cpus = len(os.sched_getaffinity(0))
         assert self.names(5, gpus_per_node=0) == [("CPU", "", None)]
         assert self.names(5, gpus_per_node=0, jobs=2) == [("CPU", "", str(max(1, cpus // 2)))] * 2
+
+    def test_threads_that_wait_leave_their_core_to_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+        (worker,) = local_jobs._workers(Request("local"), 1, Path("/code"))
+        assert worker.environment["OMP_WAIT_POLICY"] == "PASSIVE"
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+        (worker,) = local_jobs._workers(Request("local"), 1, Path("/code"))
+        assert worker.environment["OMP_WAIT_POLICY"] == "ACTIVE"
 
     def test_a_rank_of_the_calling_process_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "3")

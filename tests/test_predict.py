@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from running import clean_environment
+from running import clean_environment, refused
 from safetensors.torch import load_file, save_file
 
 import tasks
@@ -35,11 +35,8 @@ def predicted(capsys: pytest.CaptureFixture[str], *argv: object) -> list[dict[st
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *argv: object) -> tuple[str, list[dict[str, Any]]]:
-    capsys.readouterr()
-    assert predict.main([str(word) for word in argv]) == 2
-    out, err = capsys.readouterr()
-    assert err.startswith("error: ") and err.count("\n") == 1
-    return err, [json.loads(line) for line in out.splitlines()]
+    error, printed = refused(predict.main, capsys, *argv)
+    return error, [json.loads(line) for line in printed]
 
 
 def lines(path: Path) -> list[list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from running import refused
 
 import tasks
 from launch import score
@@ -25,11 +26,9 @@ def scored(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    capsys.readouterr()
-    assert score.main(argv) == 2
-    out, err = capsys.readouterr()
-    assert out == "" and err.startswith("error: ") and err.count("\n") == 1
-    return err
+    error, printed = refused(score.main, capsys, *argv)
+    assert printed == []
+    return error
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

@@ -29,11 +29,11 @@ FAKE_KEY = "0123456789" * 4
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """No key, no settings of the person who runs the tests; a wandb process that has seen this environment only."""
     home = tmp_path_factory.mktemp("home")
+    wandb.teardown()  # first: else the address of an earlier test's process, $WANDB_SERVICE, would come back afterwards
     for name in [name for name in os.environ if name.startswith(("WANDB", "XDG_", "NETRC"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("WANDB_SILENT", "true")
-    wandb.teardown()
     yield home
     wandb.teardown()
 

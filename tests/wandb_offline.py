@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -54,7 +56,22 @@ def scan(folder: Path, needles: Iterable[str]) -> list[str]:
     ]
 
 
+def _wait_until_closed(log: Path, seconds: float = 5) -> None:
+    """Until no process writes to the file any more: wandb's own may go on for a moment after `finish`."""
+    until = time.monotonic() + seconds
+    while any(_is(handle, log) for handle in Path("/proc").glob("[0-9]*/fd/*")) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
+def _is(handle: Path, log: Path) -> bool:
+    try:
+        return os.readlink(handle) == str(log.resolve())
+    except OSError:  # closed meanwhile, or of somebody else
+        return False
+
+
 def _inspect(log: Path, *flags: str) -> str:
+    _wait_until_closed(log)
     # What `wandb leet inspect` itself runs, without the half second of the Python command line around it.
     command = [get_core_path(), "leet", "inspect", "--no-observability", *flags, "--run-file", log, log.parent.parent]
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout

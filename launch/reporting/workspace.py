@@ -80,11 +80,11 @@ def _offline() -> str:
     mode = os.environ.get("WANDB_MODE", "")
     if mode in ("offline", "disabled"):
         return f"WANDB_MODE is {mode}"
-    import wandb
+    from wandb.sdk import wandb_setup  # its public `setup` starts a process, or needs the one that $WANDB_SERVICE names
     from wandb.sdk.lib import wbauth  # no public function finds a key without asking the person for one
 
     try:
-        server = wandb.setup(wandb.Settings(silent=True)).settings.base_url
+        server = wandb_setup.singleton().settings.base_url
         known = wbauth.authenticate_session(host=server, source="blue", prompt=False, update_session=False)
     except Exception as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
