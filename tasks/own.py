@@ -30,7 +30,8 @@ from tasks.tables import Layout, locate
 
 __all__ = ["build", "read", "text", "text_columns"]
 
-LARGEST_FILE = 1_000_000  # bytes
+LARGEST_FILE = 100_000  # bytes
+MOST_DOTS = 300  # in a line: tomllib takes minutes over a key of thousands of dotted parts
 
 
 def read(path: Path) -> tuple[dict[str, Any], Path | None]:
@@ -41,7 +42,10 @@ def read(path: Path) -> tuple[dict[str, Any], Path | None]:
             raise UserError(f"--task_file {where}: no such file; name a TOML file that defines a task")
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"--task_file {where}: larger than {LARGEST_FILE} bytes; name a TOML file, not the data")
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        content = path.read_text(encoding="utf-8-sig")
+        if max((line.count(".") for line in content.splitlines()), default=0) > MOST_DOTS:
+            raise UserError(f"{where}: a line of more than {MOST_DOTS} dots; no key and no value needs so many")
+        values = tomllib.loads(content)
     except OSError as error:
         raise UserError(f"--task_file {where}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:

@@ -228,7 +228,7 @@ def _columns(checked: _Checked, family: Family) -> None:
         if not is_number and (by_number or not _is_line(column)):
             wanted = "its number, counted from 1" if by_number else "its name in the header, or its number from 1"
             checked.fault(f"columns.{name}", f"{_shown(column)} is no column", f"give {wanted}")
-    places = list(map(repr, filter(_is_column, given.values())))
+    places = [column for column in given.values() if isinstance(column, int | str)]
     if len(set(places)) < len(places):
         checked.fault("columns", "two of them are the same column", "give each its own")
     checked.found["columns"] = {name: given[name] for name in (*index, *chosen, family.target) if name in given}
@@ -252,10 +252,6 @@ def _recipe(checked: _Checked) -> None:
         if not _is_number(value):
             checked.fault(f"recipe.{name}", f"{_shown(value)} is no number", "give a number")
     checked.found["recipe"] = dict(sorted(given.items()))
-
-
-def _is_column(value: Any) -> bool:
-    return isinstance(value, int | str)
 
 
 def _is_word_count(value: Any) -> bool:

@@ -58,7 +58,7 @@ def notes(board: Leaderboard) -> list[str]:
             lacking = [board.columns[task] for task in tasks.TASKS if task not in row.cells]
             lines.append(f"{row.label}: no total without {', '.join(lacking)}")
     if board.own:
-        lines.append(f"not of the ten, and not in the total: {', '.join(board.own.values())}")
+        lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
     if any("#" in task for task in board.own):
         lines.append("#: task files of one name that do not say the same; each has a column of its own")
     return lines + [f"left out: {run.folder} ({why})" for run, why in board.left_out]
