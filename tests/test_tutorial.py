@@ -71,9 +71,9 @@ def test_a_stopped_job_goes_on_by_the_definition_it_began_with(tmp_path: Path) -
     model = tiny_encoder(tmp_path / "tiny")
     line = [sys.executable, str(ROOT / "launch" / "submit.py")]
     sending = [*line, "--task_file", str(file), "--model", str(model), "--output_dir", str(folder), *SMALL]
-    sending += ["--cluster", "local", "--max_steps", "600", "--logging_steps", "1"]
-    job = subprocess.Popen(sending, env=clean_environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                           preexec_fn=hear_interrupts)  # fmt: skip
+    sending += ["--cluster", "local", "--max_steps", "150", "--logging_steps", "1"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    job = subprocess.Popen(sending, env=clean_environment(), text=True, preexec_fn=hear_interrupts, **pipes)
     until = time.monotonic() + 300
     while not (folder / "metrics.jsonl").is_file():
         assert time.monotonic() < until and job.poll() is None
@@ -91,5 +91,5 @@ def test_a_stopped_job_goes_on_by_the_definition_it_began_with(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((folder / "result.json").read_text())
-    assert result["scores"]["test"]["metric"] == "macro F1" and result["steps"] == 600
+    assert result["scores"]["test"]["metric"] == "macro F1" and result["steps"] == 150
     assert "Taken up after" in (folder / "train.log").read_text()
