@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,19 @@ from harness import UserError
 
 
 def option(
-    default: Any, help: str, *, choices: Sequence[str] = (), least: float | None = None, identity: bool = True
+    default: Any,
+    help: str,
+    *,
+    choices: Sequence[str] = (),
+    least: float | None = None,
+    identity: bool = True,
+    given: bool = True,
 ) -> Any:
-    """A field of RunConfig. `identity`: two runs that differ in it are different runs, with folders of their own."""
-    metadata = {"help": help, "choices": tuple(choices), "least": least, "identity": identity}
+    """A field of RunConfig. `identity`: two runs that differ in it are different runs, with folders of their own.
+
+    `given`: a user may set it, by a flag or in a file; else it follows from other settings.
+    """
+    metadata = {"help": help, "choices": tuple(choices), "least": least, "identity": identity, "given": given}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -25,6 +34,8 @@ class RunConfig:
     """Every flag of launch/train.py. A value of None means: decided later, by recipe, checkpoint or machine."""
 
     task: str = option("", "task name, one of the ten; `bc5cdr` takes the entity type from the data folder's name")
+    task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
+    own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
     model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder")
     tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")

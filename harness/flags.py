@@ -47,8 +47,8 @@ def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]
     path = flags.pop("config", None)
     file = {} if path is None else _read_file(path, faults)
     given = convert(file, f"--config {path}: ", faults) | convert(flags, "--", faults)
-    if not given.get("task"):
-        faults.append("--task is missing: name one of the ten tasks, for example --task mednli")
+    if not given.get("task") and not given.get("task_file"):
+        faults.append("--task is missing: name one of the ten tasks, for example --task mednli, or a --task_file")
     if faults:
         raise UserError("\n".join(faults))
     config = RunConfig(**complete(given))
@@ -73,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         allow_abbrev=False, argument_default=argparse.SUPPRESS, description="Fine-tune one encoder on one task."
     )
-    for field in dataclasses.fields(RunConfig):
+    for field in settings().values():
         names = [f"--{field.name}"] + [f"--{alias}" for alias, name in ALIASES.items() if name == field.name]
         shown = f"{field.metadata['help']}" + (f" [{field.default}]" if field.default not in (None, "", ()) else "")
         shown += f" ({'|'.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
@@ -124,13 +124,18 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
 
 def known_names() -> list[str]:
     """Names that a flag or a file may use."""
-    return [f.name for f in dataclasses.fields(RunConfig)] + [*ALIASES, *FLAG_VALUES, "config"]
+    return [*settings(), *ALIASES, *FLAG_VALUES, "config"]
+
+
+def settings() -> dict[str, dataclasses.Field[Any]]:
+    """The settings that a user may give, by name."""
+    return {field.name: field for field in dataclasses.fields(RunConfig) if field.metadata["given"]}
 
 
 def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
     """Values as their settings' types, under the settings' own names; faults go to `faults`, each after `where`."""
     hints = typing.get_type_hints(RunConfig)
-    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    fields = settings()
     converted: dict[str, Any] = {}
     for key, value in values.items():
         if key in FLAG_VALUES:

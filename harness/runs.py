@@ -26,6 +26,7 @@ WANDB_ID_FILE = "wandb_id"
 FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over from an earlier start means nothing
 SUBMISSION_FILE = "submission.json"
 ATTEMPT_FILE = "attempt.json"
+TASK_FILE = "task.toml"
 SUBMITIT = "submitit"  # of a run that was submitted alone; a suite has one for all its runs, above them
 LOCK_SECONDS = 1.0  # somebody who only looks whether the lock is free has it for a moment
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
@@ -39,6 +40,7 @@ class RunFolder:
     prefix: str = ""
 
     config = property(lambda self: self.path / "config.json")
+    task_file = property(lambda self: self.path / TASK_FILE)
     metrics = property(lambda self: self.path / METRICS_FILE)
     log = property(lambda self: self.path / "train.log")
     lock = property(lambda self: self.path / ".lock")
@@ -76,6 +78,7 @@ class RunFolder:
 OWN_FOLDERS = ("checkpoints", "predictions", "model", "wandb")
 OWN_FILES = (
     "config.json",
+    TASK_FILE,
     SUBMISSION_FILE,
     ATTEMPT_FILE,
     METRICS_FILE,
@@ -221,12 +224,22 @@ def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:
 
 
 def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:
-    ours, theirs = config.identity(), before.identity()
-    name = next(name for name in ours if ours[name] != theirs[name])
+    name, theirs, ours = _first_difference(before.identity(), config.identity())
+    kept = f"; --task_file {folder.task_file} goes on with its own" if name.startswith("own_task.") else ""
     return (
-        f"--output_dir {folder.path}: holds another run (its {name} is {theirs[name]}, yours {ours[name]}); "
-        "name another folder, or --overwrite_output_dir"
+        f"--output_dir {folder.path}: holds another run (its {name} is {theirs}, yours {ours}); "
+        f"name another folder, or --overwrite_output_dir{kept}"
     )
+
+
+def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tuple[str, Any, Any]:
+    """(name, their value, ours) of the first setting that differs; within tables, as `table.name`."""
+    name = next(name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name))
+    one, other = theirs.get(name), ours.get(name)
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        inner, one, other = _first_difference(one, other)
+        name = f"{name}.{inner}"
+    return name, one, other
 
 
 def _remove(folder: RunFolder, prefix: str) -> None:

@@ -172,4 +172,6 @@ class Task:
     family: str  # similarity | tagging | multiclass | multilabel
     labels: tuple[str, ...]  # in the order of the logits; () for a score
     filenames: Mapping[str, str]  # split -> file name in the data folder
+    score_key: str  # which of Report.values is the score
+    negative: str | None = None  # the label that the score leaves out
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on

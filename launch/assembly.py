@@ -17,6 +17,7 @@ from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Task
 from launch import settings
 from launch.settings import SAMPLE_BANNER
+from tasks import recipes
 from tasks.corpora import checks
 
 logger = logging.getLogger("harness.launch")
@@ -60,7 +61,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
     plan = run_config.batch_plan(config, world.size, _begun_with(folder))
     precision, _ = engine.read_config(config, world)
-    task = tasks.get(config.task)
+    task = tasks.get(config.task, config.own_task)
     place, kind = settings.find_data(config)
     examples = {name: task.read(place, name) for name in SPLITS if name in _needed(config, task)}
     if kind == "given":
@@ -96,6 +97,9 @@ def _announce(run: Run, place: Path) -> None:
     if run.data == "sample":
         logger.warning(SAMPLE_BANNER)
     logger.info("task    %s (%s), recipe %s, seed %d", run.task.name, run.task.family, config.recipe, config.seed)
+    if config.own_task is not None:
+        own, like = ", ".join(config.own_task["recipe"]) or "nothing", recipes.LIKE[run.task.family]
+        logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
     logger.info(
         "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
     )

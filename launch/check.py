@@ -14,6 +14,7 @@ from rich.text import Text
 import tasks
 from harness import UserError
 from harness.task import SPLITS, Task
+from launch import settings
 from tasks.corpora import manifest
 from tasks.corpora.checks import Finding, Survey
 from tasks.corpora.lengths import Lengths, measure
@@ -23,10 +24,12 @@ MOST_CUT = 0.3  # share of a split's examples: more is of weight; of DDI the pub
 WIDTH = 120  # where no terminal tells
 
 
-def check(folder: Path, name: str | None, model: str | None, max_seq_length: int) -> int:
+def check(folder: Path, name: str | None, task_file: str | None, model: str | None, max_seq_length: int) -> int:
     """Print the report; exit status 0 fine, 1 findings of weight. Raises UserError where the data cannot be read."""
-    task = tasks.get(name) if name is not None else tasks.get(_task_of(folder))
-    tokenizer = None if model is None else _tokenizer(task, folder, model)
+    if task_file is None:
+        name = name or _task_of(folder)
+    task = settings.named_task(name, task_file, folder)
+    tokenizer = None if model is None else _tokenizer(task, task_file, folder, model)
     survey, lengths = Survey(task), {}
     for split in SPLITS:
         examples = task.read(folder, split)
@@ -35,7 +38,8 @@ def check(folder: Path, name: str | None, model: str | None, max_seq_length: int
             lengths[split] = measure(task, examples, tokenizer, max_seq_length)
         del examples  # the next split is read without this one in memory
     findings = sorted(
-        [*survey.findings(), *_of_manifest(folder), *_of_lengths(lengths)], key=lambda finding: not finding.weighty
+        [*survey.findings(), *(() if task_file else _of_manifest(folder)), *_of_lengths(lengths)],
+        key=lambda finding: not finding.weighty,
     )
     _show(folder, survey, lengths, findings)
     return EXIT_WEIGHTY if any(finding.weighty for finding in findings) else EXIT_FINE
@@ -50,11 +54,11 @@ def _task_of(folder: Path) -> str:
     raise UserError(f"{folder}: which task is it? give --task (one of {', '.join(tasks.TASKS)})")
 
 
-def _tokenizer(task: Task, folder: Path, model: str) -> Any:
+def _tokenizer(task: Task, task_file: str | None, folder: Path, model: str) -> Any:
     from harness.model import load_tokenizer
-    from launch import settings
 
-    config, _ = settings.parse(["--task", task.name, "--model_name_or_path", model, "--data_dir", str(folder)])
+    named = ["--task", task.name] if task_file is None else ["--task_file", task_file]
+    config, _ = settings.parse([*named, "--model_name_or_path", model, "--data_dir", str(folder)])
     return load_tokenizer(config)  # with the casing that training would use
 
 
@@ -94,13 +98,15 @@ def _sizes(survey: Survey) -> Table:
     table.add_column("number of")
     for split in survey.splits:
         table.add_column(split, justify="right")
-        table.add_column("published", justify="right", style="dim")
+        if published:
+            table.add_column("published", justify="right", style="dim")
     labels = sorted({label for found in survey.splits.values() for label in found.labels})
     for what in dict.fromkeys(["rows", *published, *labels]):
         cells = []
         for split in survey.splits:
             cells.append(str(survey.size(split, what)))
-            cells.append(str(getattr(published[what], split)) if what in published else "")
+            if published:
+                cells.append(str(getattr(published[what], split)) if what in published else "")
         table.add_row(Text(what if what not in labels or what in published else f"label {what}"), *cells)
     return table
 

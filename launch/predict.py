@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-import tasks
 from harness import UserError, logs, model
 from harness.data import collate
 from harness.runs import RunFolder
@@ -144,7 +143,7 @@ def load(folder: Path, *, no_cuda: bool, precision: str | None, batch_size: int,
     chosen = precision or ("fp32" if device.type == "cpu" else run.result.get("precision", "fp32"))
     loaded = model.load(RunFolder(folder).model)
     loaded.model.to(device, PRECISIONS[chosen])
-    form, length = Form.of(tasks.get(run.task)), run.config.max_seq_length
+    form, length = Form.of(run.definition, run.config.own_task), run.config.max_seq_length
     return Predictor(form, loaded, device, length, batch_size, run.data == "sample", with_text)
 
 

@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(call=_check)
     one.add_argument("folder", metavar="DIR", help="the folder of one task")
     one.add_argument("--task", metavar="T", help="its task [as its manifest or its name says]")
+    one.add_argument("--task_file", metavar="FILE", help="the TOML file that defines its task, one of your own")
     one.add_argument("--model_name_or_path", metavar="M", help="measure lengths in word pieces of this encoder")
     one.add_argument("--max_seq_length", type=int, default=128, help="how much of an example a model sees [128]")
     one = commands.add_parser("fetch", help="download a corpus that is open to everyone", allow_abbrev=False)
@@ -87,12 +88,10 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    import tasks
     from launch.check import check
 
-    folder = Path(options.folder)
-    name = None if options.task is None else tasks.resolve(options.task, folder)
-    return check(folder, name, options.model_name_or_path, options.max_seq_length)
+    where = Path(options.folder), options.task, options.task_file
+    return check(*where, options.model_name_or_path, options.max_seq_length)
 
 
 def _convert(options: argparse.Namespace) -> int:

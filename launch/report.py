@@ -69,7 +69,7 @@ def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
     else:
         console.print("No run counts for a leaderboard.")
     if tests:
-        console.print(formats.tests_table(tests, baseline))
+        console.print(formats.tests_table(board, tests, baseline))
         console.print(Text(significance.METHOD), soft_wrap=True)
     for note in formats.notes(board):
         console.print(Text(note), soft_wrap=True)

@@ -14,6 +14,7 @@ from typing import Any
 import tasks
 from harness import UserError
 from harness.task import SPLITS, Task
+from launch import settings
 from launch.reporting.terminal import Parser, guarded
 from launch.settings import SAMPLE_BANNER
 from tasks import predictions
@@ -29,7 +30,7 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
     if data_dir is not None:
         predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
     report = task.metric(answers.examples, answers.predictions)
-    is_sample = data_dir is not None and data_dir.resolve() == tasks.sample_dir(task.name).resolve()
+    is_sample = data_dir is not None and tasks.is_sample(task.name, data_dir)
     return {
         "task": task.name,
         "score": report.score,
@@ -49,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--task", required=True, help="task name, one of the ten")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--task", metavar="T", help="task name, one of the ten")
+    which.add_argument("--task_file", metavar="FILE", help="TOML file that defines a task of your own")
     parser.add_argument(
         "--predictions",
         required=True,
@@ -63,7 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
     if given.split and not given.data_dir:
         raise UserError(f"--split {given.split}: names a file of --data_dir, which is missing; give both or neither")
     data_dir = Path(given.data_dir) if given.data_dir else None
-    task = tasks.get(tasks.resolve(given.task, data_dir))
+    task = settings.named_task(given.task, given.task_file, data_dir)
     print(json.dumps(score(task, Path(given.predictions), data_dir, given.split or "test"), indent=2, allow_nan=False))
     return 0
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError, flags, tracking
+from harness import UserError, files, flags, runs, tracking
 from harness.config import RunConfig
 from harness.model import EMBEDDED
-from tasks import recipes
+from harness.runs import RunFolder
+from harness.task import Task
+from tasks import own, recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
@@ -25,7 +27,7 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
 
     def complete_and_tell(given: Mapping[str, Any]) -> dict[str, Any]:
         filled = complete(given)
-        if filled["task"] != str(given["task"]).lower().replace("-", "_"):
+        if "task" in given and filled["task"] != str(given["task"]).lower().replace("-", "_"):
             notes.append(f"--task {given['task']}: taken as {filled['task']}")
         return filled
 
@@ -34,24 +36,35 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
 
 
 def complete(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user gave, with the rest filled in: recipe, canonical task name, data folder, model and run folder."""
-    named = given.get("data_dir")
-    task = tasks.resolve(str(given["task"]), Path(named) if named else None)
+    """What the user gave, with the rest filled in: recipe, canonical task name, data folder, model and run folder.
+
+    `own_task` in it is the definition of a task of the user's own, where its file has been read already.
+    """
+    definition, folder = own_task(given)
+    named = given.get("data_dir") or folder
+    task = tasks.resolve(str(given.get("task") or ""), Path(named) if named else None, definition)
     data_dir = named or _from_environment(task)
-    if data_dir is not None and Path(data_dir).resolve() == tasks.sample_dir(task).resolve():
+    if definition is not None and data_dir is None:
+        raise UserError(
+            f"--data_dir is missing: the task file of {task} names no data_dir; name the folder of its files"
+        )
+    if data_dir is not None and tasks.is_sample(task, Path(data_dir)):
         data_dir = None
     data_dir = None if data_dir is None else str(Path(data_dir).absolute())  # the same run from another folder
     model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
     if model and Path(model).is_dir():
         model = str(Path(model).absolute())
     recipe = str(given.get("recipe") or recipes.recipe_for(model))
-    filled: dict[str, Any] = {**recipes.defaults(recipe, task), "train_splits": tasks.get(task).train_splits}
+    filled = _usual(recipe, task, definition)
     known = recipes.RECIPES[recipe]
     named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model
     if re.search(known.pattern, named):  # elsewhere the tokenizer's own casing is the better guess
         filled["do_lower_case"] = known.lower_case
     filled |= {name: value for name, value in given.items() if value is not None}
     filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
+    filled["own_task"] = definition
+    if filled.get("task_file"):
+        filled["task_file"] = str(Path(filled["task_file"]).absolute())
     filled["output_dir"] = _run_folder(filled, model)
     return filled
 
@@ -67,19 +80,60 @@ def _run_folder(filled: Mapping[str, Any], model: str) -> str:
     return str(place / f"sweep-{swept[0]}" / swept[1] if swept else place / f"seed-{filled['seed']}")
 
 
+def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """(definition, data folder that its file names) of a task of the user's own; twice None for one of the ten.
+
+    Raises UserError that lists the faults of the file, a line each.
+    """
+    if given.get("own_task") is not None or not given.get("task_file"):
+        return given.get("own_task"), None
+    path = Path(str(given["task_file"]))
+    definition, folder = own.read(path)
+    faults: list[str] = []
+    definition["recipe"] = flags.convert(definition["recipe"], f"{path}: key recipe.", faults)
+    if faults:
+        raise UserError("\n".join(faults))
+    return definition, None if folder is None else str(folder)
+
+
+def named_task(name: str | None, task_file: str | None, data_dir: Path | None = None) -> Task:
+    """The task of that name, or that the file defines; both must agree. Raises UserError."""
+    definition, _ = own_task({"task_file": task_file})
+    return tasks.get(tasks.resolve(name or "", data_dir, definition), definition)
+
+
+def _usual(recipe: str, task: str, definition: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a run has where nothing else is given: the recipe; for an own task that of one like it, then its own."""
+    like = task if definition is None else recipes.LIKE[definition["family"]]
+    own_settings = {} if definition is None else definition["recipe"]
+    splits = tasks.get(task, definition).train_splits
+    return {**recipes.defaults(recipe, like), **own_settings, "train_splits": splits}
+
+
+def prepare(config: RunConfig) -> dict[str, Any] | None:
+    """The run folder made or taken up again; the result where the run is finished. Raises UserError. On rank 0 alone.
+
+    A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
+    """
+    finished = runs.prepare(config)
+    if finished is None and config.own_task is not None:
+        files.write(RunFolder(Path(config.output_dir)).task_file, own.text(config.own_task, config.data_dir))
+    return finished
+
+
 def find_data(settings: RunConfig) -> tuple[Path, str]:
     """(the task's data folder, "given" or "sample"). Raises UserError that lists what was looked for and not found."""
     if settings.data_dir is None:
         return tasks.sample_dir(settings.task), "sample"
     folder = Path(settings.data_dir)
-    names = list(tasks.get(settings.task).filenames.values())
+    names = list(tasks.get(settings.task, settings.own_task).filenames.values())
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         what = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
-        raise UserError(
-            f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there "
-            "(README, section The ten tasks, says where each corpus comes from)"
-        )
+        where = "README, section The ten tasks, says where each corpus comes from"
+        if settings.own_task is not None:
+            where = "[files] of the task file names them"
+        raise UserError(f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there ({where})")
     return folder, "given"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from harness import UserError, flags, runs
 from harness.config import RunConfig
-from launch import commands, local_jobs, request, slurm_jobs, states, suites
+from launch import commands, local_jobs, request, settings, slurm_jobs, states, suites
 from launch.job import TrainJob
 from launch.request import Request
 from launch.suites import Suite
@@ -57,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="submit.py --task T | --suite NAME [which runs] [where] [flags of launch/train.py]",
+        usage="submit.py --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
         description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
         "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
         epilog="afterwards:\n" + "\n".join(lines),
@@ -66,7 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, start nothing")
     which = parser.add_argument_group("which runs (all combinations; without these flags, the one of --task)")
     which.add_argument("--suite", metavar="X", help=f"{', '.join(SUITES)}, or a TOML file")
-    which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite")
+    which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite; "
+                       "tasks of your own by their TOML files")  # fmt: skip
     which.add_argument("--model", nargs="+", default=[], metavar="M", help="encoders: folders or hub names")
     which.add_argument("--seeds", metavar="N|A,B", help=f"how many, from {suites.FIRST_SEED} on; or which ones")
     which.add_argument("--sweep", nargs="+", action="extend", default=[], metavar="NAME=A,B",
@@ -138,7 +139,7 @@ def _prepared(configs: Sequence[RunConfig]) -> list[RunConfig]:
         try:
             with ExitStack() as stack:
                 runs.hold(folder, stack)
-                done = runs.prepare(config) is not None
+                done = settings.prepare(config) is not None
         except UserError as error:
             faults += str(error).splitlines()
             continue

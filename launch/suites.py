@@ -2,7 +2,7 @@
 
 A suite is one of tasks/suites.py, or a TOML file:
 
-    tasks = ["mednli", "hoc"]              # or the name of a suite
+    tasks = ["mednli", "hoc"]              # or the name of a suite, or the TOML file of a task of your own
     models = ["dmis-lab/biobert-base-cased-v1.1"]
     seeds = 5                              # or [1, 2, 3]
     [sweep]
@@ -40,6 +40,7 @@ class Suite:
     name: str = ""  # the wandb group of its runs; "": a group for each task and model
     several: bool = True  # its runs have folders below --output_dir; False: the one run is there itself
     tasks: tuple[str, ...] = ()
+    task_files: Mapping[str, str] = field(default_factory=dict)  # task of the user's own -> its TOML file
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # setting -> its values
@@ -70,9 +71,11 @@ def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:
         raise UserError("\n".join(faults))
     overrides = values.get("overrides", {})
     common = {key: value for key, value in overrides.items() if not isinstance(value, dict)}
+    named_tasks, files = _tasks(_listed(values.get("tasks", ())), where, faults, path.parent)
     suite = Suite(
         name=path.stem,
-        tasks=_tasks(_listed(values.get("tasks", ())), where, faults),
+        tasks=named_tasks,
+        task_files=files,
         models=tuple(str(model) for model in _listed(values.get("models", ()))),
         seeds=_seeds(values.get("seeds", ()), where, faults),
         sweep={key: tuple(_listed(value)) for key, value in values.get("sweep", {}).items()},
@@ -97,11 +100,12 @@ def narrowed(
     faults: list[str] = []
     changes: dict[str, Any] = {}
     if tasks_named is not None:
-        wanted = _tasks([word for word in tasks_named.split(",") if word.strip()], "--tasks ", faults)
+        wanted, files = _tasks([word for word in tasks_named.split(",") if word.strip()], "--tasks ", faults,
+                               known=suite.task_files)  # fmt: skip
         outside = [task for task in wanted if suite.tasks and task not in suite.tasks]
         if outside:
             faults.append(f"--tasks {', '.join(outside)}: not in suite {suite.name} ({', '.join(suite.tasks)})")
-        changes["tasks"] = wanted
+        changes |= {"tasks": wanted, "task_files": {**suite.task_files, **files}}
     if models:
         changes["models"] = tuple(models)
     if seeds is not None:
@@ -121,8 +125,8 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
     Raises UserError that lists every fault.
     """
     given = {word.split("=")[0].replace("--task_name", "--task") for word in rest}
-    several = [name for name, values in (("task", suite.tasks), ("model_name_or_path", suite.models),
-                                         ("seed", suite.seeds)) if values and f"--{name}" in given]  # fmt: skip
+    combined = {"task": suite.tasks, "task_file": suite.tasks, "model_name_or_path": suite.models, "seed": suite.seeds}
+    several = [name for name, values in combined.items() if values and f"--{name}" in given]
     faults = [f"--{name}: the suite has its own; leave it out" for name in several]
     if len(suite.tasks) > 1 and ("--data_dir" in given or "data_dir" in suite.overrides):
         faults.append("data_dir is one task's folder: set DATASET_DIR to the folder above them, or [overrides.<task>]")
@@ -133,7 +137,7 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
     swept = [dict(zip(suite.sweep, values, strict=True)) for values in itertools.product(*suite.sweep.values())]
     parts = (suite.seeds or (None,), suite.models or (None,), suite.tasks or (None,), swept)
     for seed, model, task, point in itertools.product(*parts):
-        own = {"task": task, "model_name_or_path": model, "seed": seed}
+        own = {"task": task, "task_file": suite.task_files.get(task or ""), "model_name_or_path": model, "seed": seed}
         try:
             config, said = settings.parse(_line(suite, rest, point, own))
         except UserError as error:
@@ -190,15 +194,28 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, list | tuple) else [value]
 
 
-def _tasks(words: Sequence[Any], where: str, faults: list[str]) -> tuple[str, ...]:
-    """Names of tasks and suites as names of tasks, each once."""
+def _tasks(
+    words: Sequence[Any], where: str, faults: list[str], folder: Path = Path(), known: Mapping[str, str] | None = None
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(names of tasks, each once; the TOML files of those of the user's own) from names of tasks and suites, and files.
+
+    Files are looked for in `folder`; `known` are tasks of the user's own that a name may mean too.
+    """
     found: list[str] = []
-    for word in words:
+    files: dict[str, str] = {}
+    for word in (str(word).strip() for word in words):
         try:
-            found += named.SUITES.get(str(word).strip()) or (tasks.resolve(str(word), None),)
+            if word.endswith(".toml"):
+                path = str((folder / word).absolute())
+                name = settings.named_task(None, path).name
+                if files.setdefault(name, path) != path:
+                    faults.append(f"{where}{word}: names its task {name}, as {files[name]} does; rename one")
+                found.append(name)
+            else:
+                found += named.SUITES.get(word) or ([word] if word in (known or {}) else [tasks.resolve(word, None)])
         except UserError as error:
-            faults.append(f"{where}{error}")
-    return tuple(dict.fromkeys(found))
+            faults += [f"{where}{line}" for line in str(error).splitlines()]
+    return tuple(dict.fromkeys(found)), files
 
 
 def _seeds(value: Any, where: str, faults: list[str]) -> tuple[int, ...]:
@@ -214,7 +231,7 @@ def _seeds(value: Any, where: str, faults: list[str]) -> tuple[int, ...]:
 
 
 def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[str]) -> None:
-    fields = {f.name: f for f in dataclasses.fields(RunConfig)}
+    fields = flags.settings()
     for name, values in sweep.items():
         if name not in fields:
             faults.append(f"{where}{name}: no such setting{nearest(name, list(fields))}")

@@ -26,7 +26,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     """
     from harness import distributed, runs
     from harness.runs import RunFolder
-    from launch import assembly, record, scoring, training
+    from launch import assembly, record, scoring, settings, training
     from launch.failures import FirstFailure
 
     started = time.perf_counter()
@@ -35,7 +35,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     world = distributed.init(config.no_cuda, shared=folder.path)
     with ExitStack() as stack:
         start = distributed.on_main(lambda: runs.hold(folder, stack))
-        finished = distributed.on_main(lambda: runs.prepare(config))
+        finished = distributed.on_main(lambda: settings.prepare(config))
         if finished is not None:
             if world.is_main:
                 record.show(finished)

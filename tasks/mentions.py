@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["mentions", "strict_mentions"]
+__all__ = ["TAGS", "mentions", "strict_mentions"]
+
+TAGS = ("B", "I", "O")
 
 
 def mentions(tags: Iterable[str]) -> set[tuple[int, ...]]:

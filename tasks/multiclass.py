@@ -23,9 +23,11 @@ from tasks.measures import (
     ratio,
     results_filename,
 )
-from tasks.tables import Row, read_table
+from tasks.tables import Layout, Row, read_columns, read_table
 
-__all__ = ["MulticlassHead", "features", "metric", "read_pairs", "read_relations", "task"]
+__all__ = ["MulticlassHead", "features", "metric", "read_own", "read_pairs", "read_relations", "task"]
+
+NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1"}  # of what may be the score
 
 
 def read_relations(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
@@ -43,6 +45,15 @@ def read_pairs(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
         index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
         examples.append(Example(index, (row.text(-3), row.text(-2)), row.label(-1, labels)))
     return examples
+
+
+def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> list[Example]:
+    """One sentence or a pair, and a label, wherever the file has them."""
+    rows = read_columns(path, split, layout, is_data=partial(_ends_in_a_label, labels=labels))
+    return [
+        Example(row.text(0, "index"), tuple(row.text(n) for n in range(1, len(row.cells) - 1)), row.label(-1, labels))
+        for row in rows
+    ]
 
 
 def _ends_in_a_label(row: Row, labels: Sequence[str]) -> bool:
@@ -77,9 +88,13 @@ class MulticlassHead:
 
 
 def metric(
-    examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...], negative: str | None
+    examples: Sequence[Example],
+    predictions: Sequence[Prediction],
+    labels: tuple[str, ...],
+    negative: str | None,
+    score_key: str,
 ) -> Report:
-    """Micro F1 over all classes but `negative` (relations); accuracy where no class is negative.
+    """Accuracy, and micro and macro F1 over all classes but `negative`; `score_key` is the one that counts.
 
     Macro F1 is the mean over the classes, but `negative`, that occur in gold or predictions, as in the original.
     """
@@ -103,8 +118,8 @@ def metric(
     }
     per_class = {label: entry.figures() for label, entry in counts.items()}
     chart = Confusion(labels, labels, tuple(tuple(row) for row in matrix.tolist()))
-    score, name = (accuracy, "accuracy") if negative is None else (micro.f1, f"micro F1 without {negative}")
-    return Report(score, name, values, per_class, chart)
+    name = NAMES[score_key] + ("" if negative is None else f" without {negative}")
+    return Report(values[score_key], name, values, per_class, chart)
 
 
 def rows(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
@@ -180,13 +195,18 @@ def task(
     filenames: Mapping[str, str],
     labels: tuple[str, ...],
     negative: str | None,
+    score_key: str | None = None,
 ) -> Task:
-    """A task of one class an example; `negative` is the class that the score leaves out, or None for accuracy."""
+    """A task of one class an example; `negative` is the class that the score leaves out, or None.
+
+    `score_key` is one of NAMES; by default micro F1 without the negative class, accuracy where there is none.
+    """
+    score_key = score_key or ("accuracy" if negative is None else "micro_f1")
     return Task(
         read=read,
         features=partial(features, labels=labels),
         head=MulticlassHead(labels),
-        metric=partial(metric, labels=labels, negative=negative),
+        metric=partial(metric, labels=labels, negative=negative, score_key=score_key),
         rows=rows,
         files=partial(files, labels=labels, negative=negative),
         dev_row=partial(dev_row, negative=negative),
@@ -195,4 +215,6 @@ def task(
         family="multiclass",
         labels=labels,
         filenames=filenames,
+        score_key=score_key,
+        negative=negative,
     )

@@ -15,9 +15,11 @@ import torch
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
 from tasks.encoding import encode, identity
 from tasks.measures import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_filename
-from tasks.tables import Row, read_table, shown
+from tasks.tables import Layout, Row, read_columns, read_table, shown
 
-__all__ = ["THRESHOLD", "MultilabelHead", "features", "label_text", "metric", "read_sentences", "task"]
+__all__ = ["THRESHOLD", "MultilabelHead", "features", "label_text", "metric", "read_own", "read_sentences", "task"]
+
+NAMES = {"f1": "example-based F1 on documents", "micro_f1": "micro F1 on documents"}  # of what may be the score
 
 THRESHOLD = 0.5  # a label is predicted where its probability is greater, not equal
 SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
@@ -51,6 +53,42 @@ def read_sentences(path: Path, split: str, labels: Sequence[str]) -> list[Exampl
         values = tuple(int(value) for value in found.groups())
         examples.append(Example(index, (row.text(1),), values, document.group(1)))
     return examples
+
+
+def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> list[Example]:
+    """A sentence and the names of its labels, separated by commas, wherever the file has them.
+
+    Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself.
+    """
+    line_of: dict[str, int] = {}
+    examples = []
+    for row in read_columns(path, split, layout, is_data=partial(_names_labels, labels=labels)):
+        names = _label_names(row)
+        for name in names:
+            if name not in labels:
+                raise row.error(
+                    f"unknown label {shown(name)}", f"use names of {', '.join(labels)}, commas between them"
+                )
+        index = row.text(0, "index")
+        if (document := SENTENCE_INDEX.fullmatch(index)) is None:
+            index = f"{index}_s0"
+        if index in line_of:
+            raise row.error(
+                f"index {shown(index)} is already in line {line_of[index]}", "give each sentence its own index"
+            )
+        line_of[index] = row.number
+        values = tuple(int(label in names) for label in labels)
+        examples.append(Example(index, (row.text(1),), values, document.group(1) if document else index[:-3]))
+    return examples
+
+
+def _label_names(row: Row) -> list[str]:
+    return [name.strip() for name in row.cells[-1].split(",") if name.strip()]
+
+
+def _names_labels(row: Row, labels: Sequence[str]) -> bool:
+    names = _label_names(row)
+    return bool(names) and set(names) <= set(labels)
 
 
 def _is_data(row: Row, pattern: re.Pattern[str]) -> bool:
@@ -87,12 +125,15 @@ class MultilabelHead:
         return Prediction(tuple(int(score > THRESHOLD) for score in scores), tuple(scores.tolist()))
 
 
-def metric(examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...]) -> Report:
-    """Example-based F1 on documents: the F1 of the mean precision and the mean recall over documents.
+def metric(
+    examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...], score_key: str
+) -> Report:
+    """Example-based F1 on documents, or micro F1 on them, as `score_key` says.
 
-    A document has every label that one of its sentences has. Precision is 0 where nothing is predicted. The original
-    divides by zero where a document has no gold label; here precision and recall are then 1 if nothing is predicted
-    either, since that answer is right, else 0.
+    The first is the F1 of the mean precision and the mean recall over documents. A document has every label that one
+    of its sentences has. Precision is 0 where nothing is predicted. The original divides by zero where a document has
+    no gold label; here precision and recall are then 1 if nothing is predicted either, since that answer is right,
+    else 0.
     """
     check_lengths(examples, predictions)
     gold = _matrix([example.label for example in examples], labels)
@@ -123,7 +164,7 @@ def metric(examples: Sequence[Example], predictions: Sequence[Prediction], label
     }
     table = tuple((entry.tp, entry.fp, entry.fn, entry.tn) for entry in counts)
     chart = Confusion(labels, ("TP", "FP", "FN", "TN"), table)
-    return Report(values["f1"], "example-based F1 on documents", values, per_class, chart, warnings)
+    return Report(values[score_key], NAMES[score_key], values, per_class, chart, warnings)
 
 
 def _matrix(values: Sequence[Sequence[int]], labels: Sequence[str]) -> np.ndarray:
@@ -207,7 +248,7 @@ def files(
 ) -> dict[str, str]:
     """eval_results.txt or test_results.txt, <split>_all_logits.txt (probabilities, in spite of its name) and
     <split>_roc_auc_for_each_class.txt; for the test set also test_predictions.tsv."""
-    results = {"precision": report.values["precision"], "recall": report.values["recall"], "FB1": report.score}
+    results = {"precision": report.values["precision"], "recall": report.values["recall"], "FB1": report.values["f1"]}
     micro_area = {key: report.values[key] for key in ("micro_roc_auc",) if key in report.values}
     written = {results_filename(split): key_value_lines(results | micro_area)}
     if all(prediction.scores is not None for prediction in predictions):
@@ -227,18 +268,23 @@ def dev_row(report: Report) -> dict[str, float | int]:
     """The columns of dev_results.txt; Micro_ROC_AUC is 0.0 where it is not defined (Report.warnings says so)."""
     values = report.values
     area = values.get("micro_roc_auc", 0.0)
-    return {"Prec": values["precision"], "Rec": values["recall"], "FB1": report.score, "Micro_ROC_AUC": area}
+    return {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"], "Micro_ROC_AUC": area}
 
 
 def task(
-    *, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str], labels: tuple[str, ...]
+    *,
+    name: str,
+    read: Callable[[Path, str], list[Example]],
+    filenames: Mapping[str, str],
+    labels: tuple[str, ...],
+    score_key: str = "f1",
 ) -> Task:
-    """A task of any number of labels an example."""
+    """A task of any number of labels an example; `score_key` is one of NAMES."""
     return Task(
         read=read,
         features=features,
         head=MultilabelHead(len(labels)),
-        metric=partial(metric, labels=labels),
+        metric=partial(metric, labels=labels, score_key=score_key),
         rows=partial(rows, labels=labels),
         files=partial(files, labels=labels),
         dev_row=dev_row,
@@ -247,4 +293,5 @@ def task(
         family="multilabel",
         labels=labels,
         filenames=filenames,
+        score_key=score_key,
     )

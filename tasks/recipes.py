@@ -12,7 +12,7 @@ from pathlib import PurePath
 
 from tasks.names import unknown
 
-__all__ = ["COMMON", "DEFAULT", "RECIPES", "Mean", "Recipe", "Setting", "defaults", "recipe_for"]
+__all__ = ["COMMON", "DEFAULT", "LIKE", "RECIPES", "Mean", "Recipe", "Setting", "defaults", "recipe_for"]
 
 DEFAULT = "biobert-v1.1"
 
@@ -235,6 +235,15 @@ def recipe_for(model_name: str) -> str:
             if re.search(recipe.pattern, part):
                 return name
     return DEFAULT
+
+
+# For a task of the user's own: the task of the same family whose settings are taken.
+LIKE: Mapping[str, str] = {
+    "similarity": "medsts",
+    "tagging": "bc5cdr_disease",
+    "multiclass": "mednli",
+    "multilabel": "hoc",
+}
 
 
 def defaults(recipe: str, task: str) -> dict[str, float | int | bool]:

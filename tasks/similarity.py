@@ -13,9 +13,9 @@ import torch
 from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
 from tasks.encoding import encode, identity
 from tasks.measures import check_lengths, key_value_lines, results_filename
-from tasks.tables import Row, is_number, read_table
+from tasks.tables import Layout, Row, is_number, read_columns, read_table
 
-__all__ = ["SimilarityHead", "features", "metric", "read_pairs", "task"]
+__all__ = ["SimilarityHead", "features", "metric", "read_own", "read_pairs", "task"]
 
 HEADER = "index sentence1 sentence2 score"
 
@@ -28,6 +28,12 @@ def read_pairs(path: Path, split: str) -> list[Example]:
         index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
         examples.append(Example(index, (row.text(-3), row.text(-2)), row.score(-1)))
     return examples
+
+
+def read_own(path: Path, split: str, layout: Layout) -> list[Example]:
+    """Pairs from the columns sentence1, sentence2 and score, wherever the file has them."""
+    rows = read_columns(path, split, layout, is_data=_ends_in_a_number)
+    return [Example(row.text(0, "index"), (row.text(1), row.text(2)), row.score(3)) for row in rows]
 
 
 def _ends_in_a_number(row: Row) -> bool:
@@ -129,4 +135,5 @@ def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Ma
         family="similarity",
         labels=(),
         filenames=filenames,
+        score_key="pearson",
     )

@@ -15,7 +15,17 @@ from pathlib import Path
 
 from harness.task import UserError
 
-__all__ = ["PLAIN_FILENAMES", "Row", "iterate_rows", "locate", "read_rows", "read_table", "shown"]
+__all__ = [
+    "PLAIN_FILENAMES",
+    "Layout",
+    "Row",
+    "iterate_rows",
+    "locate",
+    "read_columns",
+    "read_rows",
+    "read_table",
+    "shown",
+]
 
 PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 
@@ -136,21 +146,74 @@ def read_table(path: Path, columns: int, header: str, is_data: Callable[[Row], b
     Raises UserError for a missing header, a line with another number of columns, an empty line that is not at the
     end, and a file without examples.
     """
+    rows = _rows_to_the_end(path)
+    _check_width(rows, max(columns, len(rows[0].cells)) if more else columns, more)
+    return _without_header(rows, is_data, f"put a first line '{header}' (tab separated)")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which columns of a file of the user's own hold what."""
+
+    columns: Mapping[str, str | int]  # index, texts, label -> a name of the header, or a number counted from 1
+    header: bool = True  # line 1 names the columns
+
+
+def read_columns(path: Path, split: str, layout: Layout, is_data: Callable[[Row], bool]) -> list[Row]:
+    """The rows of a file, each as its index and then the layout's other columns in order, without the header.
+
+    Where the layout has no column `index`, it is `<split>-<n>`. `is_data` is asked about such a row. Raises UserError
+    as `read_table` does, and for a column that is not there.
+    """
+    rows = _rows_to_the_end(path)
+    _check_width(rows, len(rows[0].cells), more=True)
+    places = [_place(rows[0], what, column) for what, column in layout.columns.items()]
+    chosen = []
+    for count, row in enumerate(rows, start=-1 if layout.header else 0):
+        index = () if "index" in layout.columns else (f"{split}-{count}",)
+        chosen.append(Row(path, row.number, (*index, *(row.cells[place] for place in places))))
+    if not layout.header:
+        return chosen
+    return _without_header(chosen, is_data, "put the names of the columns there, or `header = false` in the task file")
+
+
+def _place(first: Row, what: str, column: str | int) -> int:
+    """Where a column is in a row."""
+    remedy = "set it right under [columns] of the task file"
+    if isinstance(column, int):
+        if column > len(first.cells):
+            raise first.error(f"{len(first.cells)} column(s), {what} expected in column {column}", remedy)
+        return column - 1
+    names = [cell.strip() for cell in first.cells]
+    if names.count(column) != 1:
+        found = "two columns" if column in names else "no column"
+        raise first.error(f"{found} {column!r} ({what}) among {', '.join(map(shown, names))}", remedy)
+    return names.index(column)
+
+
+def _rows_to_the_end(path: Path) -> list[Row]:
+    """The lines of a file up to the last one with something in it."""
     rows = read_rows(path)
     while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
         rows.pop()
-    first = rows[0]
-    width = max(columns, len(first.cells)) if more else columns
+    return rows
+
+
+def _check_width(rows: Sequence[Row], width: int, more: bool) -> None:
     for row in rows:
         if len(row.cells) != width:
-            wanted = f"{width} columns expected" + (" (as in line 1)" if more and len(first.cells) == width else "")
+            wanted = f"{width} columns expected" + (" (as in line 1)" if more and len(rows[0].cells) == width else "")
             found = "empty line" if row.cells == ("",) else f"{len(row.cells)} column(s)"
             raise row.error(f"{found}, {wanted}", "separate columns by one tab and keep tabs and line ends out of them")
+
+
+def _without_header(rows: Sequence[Row], is_data: Callable[[Row], bool], remedy: str) -> list[Row]:
+    first = rows[0]
     if is_data(first) or max(len(cell) for cell in first.cells) > LONGEST_HEADER_CELL:
-        raise first.error("the header is missing, this line is data", f"put a first line '{header}' (tab separated)")
+        raise first.error("the header is missing, this line is data", remedy)
     if len(rows) == 1:
         raise first.error("no examples after the header", "get the file again")
-    return rows[1:]
+    return list(rows[1:])
 
 
 def _decode(path: Path, number: int, line: bytes) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task, UserError
+from tasks.conll import read_sentences
 from tasks.measures import (
     Counts,
     check_lengths,
@@ -22,81 +23,9 @@ from tasks.measures import (
     ratio,
     results_filename,
 )
-from tasks.mentions import mentions, strict_mentions
-from tasks.tables import Row, iterate_rows, shown
+from tasks.mentions import TAGS, mentions, strict_mentions
 
-__all__ = ["TAGS", "TaggingHead", "cut", "features", "metric", "read_sentences", "task"]
-
-TAGS = ("B", "I", "O")
-LONGEST_SENTENCE = 30  # words; the published scores are of sentences cut to this
-COLUMNS = 4  # token, document, offset, tag
-
-
-def read_sentences(path: Path, split: str, comment: str | None = None) -> list[Example]:
-    """Sentences of words and tags: one word a line, an empty line after each sentence, no header.
-
-    Lines that start with `comment` are skipped. A sentence of more than 30 words becomes several examples of one
-    group, see `cut`. Raises UserError for a header, a missing column, an empty word and an unknown tag.
-    """
-    examples: list[Example] = []
-    for number, sentence in enumerate(_sentences(path, comment)):
-        group = f"{split}-{number}"
-        words, tags = [row.cells[0] for row in sentence], [row.cells[-1] for row in sentence]
-        pieces = cut(tags)
-        for count, (start, end) in enumerate(pieces):
-            name = group if len(pieces) == 1 else f"{group}.{count}"
-            examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
-    if not examples:
-        raise Row(path, 1, ()).error("no examples, only empty lines and comments", "get the file again")
-    return examples
-
-
-def _sentences(path: Path, comment: str | None) -> Iterator[list[Row]]:
-    sentence: list[Row] = []
-    is_first = True
-    for row in iterate_rows(path):
-        if comment is not None and row.cells[0].startswith(comment):
-            continue
-        if len(row.cells) == 1 and not row.cells[0].strip():
-            if sentence:
-                yield sentence
-            sentence = []
-            continue
-        _check(row, is_first)
-        is_first = False
-        sentence.append(row)
-    if sentence:  # the file may end without an empty line
-        yield sentence
-
-
-def _check(row: Row, is_first: bool) -> None:
-    tag = row.cells[-1]
-    if is_first and len(row.cells) > 1 and tag not in TAGS and not tag.startswith(("B-", "I-")):
-        wrong = f"a header where none belongs (last column {shown(tag)})"
-        raise row.error(wrong, "remove the line; the file starts with the first word, and tags are B, I, O")
-    if len(row.cells) != COLUMNS:
-        found = f"{len(row.cells)} column(s), {COLUMNS} expected (token, document, offset, tag)"
-        raise row.error(found, "separate columns by one tab and sentences by an empty line")
-    if not row.cells[0].strip():
-        raise row.error("empty word", "give the word or remove the line")
-    row.label(-1, TAGS)
-
-
-def cut(tags: Sequence[str]) -> list[tuple[int, int]]:
-    """Where to cut a sentence: (start, end) of its pieces, at most 30 words each.
-
-    As long as more than 30 words are left, the next piece ends with the last O among the first 30 words; without any
-    O there, it is one word. So a mention longer than 30 words comes out as single words, as in the original, whose
-    published scores rest on it.
-    """
-    pieces = []
-    start = 0
-    while len(tags) - start > LONGEST_SENTENCE:
-        outside = [index for index in range(start, start + LONGEST_SENTENCE) if tags[index] == "O"]
-        end = outside[-1] + 1 if outside else start + 1
-        pieces.append((start, end))
-        start = end
-    return [*pieces, (start, len(tags))]
+__all__ = ["TAGS", "TaggingHead", "features", "metric", "read_sentences", "task"]
 
 
 def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
@@ -270,7 +199,13 @@ def dev_row(report: Report) -> dict[str, float | int]:
     return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
 
 
-def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str]) -> Task:
+def task(
+    *,
+    name: str,
+    read: Callable[[Path, str], list[Example]],
+    filenames: Mapping[str, str],
+    train_splits: tuple[str, ...] = ("train", "dev"),
+) -> Task:
     """A tagging task. The published recipes of all three train on train and dev."""
     return Task(
         read=read,
@@ -285,5 +220,6 @@ def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Ma
         family="tagging",
         labels=TAGS,
         filenames=filenames,
-        train_splits=("train", "dev"),
+        score_key="f1",
+        train_splits=train_splits,
     )

@@ -42,6 +42,8 @@ def _f1(sums: np.ndarray) -> np.ndarray:
 
 def _classes(task: Task, answers: Answers) -> Units:
     """Counts without the negative class. Where no class is negative, their F1 is the accuracy."""
+    if task.score_key == "macro_f1":
+        return _classes_apart(task, answers)
     counts: dict[tuple[str, str], tuple[float, ...]] = {}
     rows = []
     for example, prediction in zip(answers.examples, answers.predictions, strict=True):
@@ -54,8 +56,33 @@ def _classes(task: Task, answers: Answers) -> Units:
     return Units("example", gold, np.array(rows, dtype=np.float64), _f1)
 
 
+def _classes_apart(task: Task, answers: Answers) -> Units:
+    """Counts of each class, for macro F1: the mean over the classes that occur."""
+    counted = [n for n, label in enumerate(task.labels) if label != task.negative]
+    place = {label: number for number, label in enumerate(task.labels)}
+    values = np.zeros((len(answers.examples), len(task.labels), 3))
+    for row, example, prediction in zip(values, answers.examples, answers.predictions, strict=True):
+        if example.label == prediction.value:
+            row[place[example.label], 0] = 1
+        else:
+            row[place[prediction.value], 1] = row[place[example.label], 2] = 1
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        counts = sums.reshape(*sums.shape[:-1], len(counted), 3)
+        present = (counts.sum(-1) > 0).sum(-1)
+        total = _f1(counts).sum(-1)
+        return np.asarray(np.divide(total, present, out=np.zeros_like(total), where=present > 0))
+
+    gold: list[object] = [(example.id, example.label) for example in answers.examples]
+    return Units("example", gold, values[:, counted].reshape(len(values), -1), score)
+
+
 def _documents(task: Task, answers: Answers) -> Units:
-    """Precision and recall of each document; documents lie together in the file, or are brought together here."""
+    """Precision and recall of each document, or its counts for micro F1.
+
+    The rows of a document lie together in the file, or are brought together here.
+    """
+    names = ("TP", "FP", "FN") if task.score_key == "micro_f1" else ("precision", "recall")
     together: dict[str, list[int]] = {}
     for number, example in enumerate(answers.examples):
         together.setdefault(example.group, []).append(number)
@@ -63,7 +90,7 @@ def _documents(task: Task, answers: Answers) -> Units:
     for document, numbers in together.items():
         examples = [answers.examples[number] for number in numbers]
         report = task.metric(examples, [answers.predictions[number] for number in numbers])
-        rows.append((report.values["precision"], report.values["recall"]))
+        rows.append(tuple(report.values[name] for name in names))
         gold.append((document, tuple(example.label for example in examples)))
 
     def score(sums: np.ndarray) -> np.ndarray:
@@ -71,7 +98,8 @@ def _documents(task: Task, answers: Answers) -> Units:
         below = precision + recall
         return np.asarray(np.divide(2 * precision * recall, below, out=np.zeros_like(below), where=below > 0))
 
-    return Units("document", list(gold), np.array(rows, dtype=np.float64), score)
+    of_sums = _f1 if task.score_key == "micro_f1" else score
+    return Units("document", list(gold), np.array(rows, dtype=np.float64), of_sums)
 
 
 def _sentences(task: Task, answers: Answers) -> Units:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tasks
 from harness.task import Example, UserError
-from tasks.tagging import cut
+from tasks.conll import cut
 
 SECRET = "Mrs Smith was admitted with chest pain"  # stands for clinical text: must not reach a message
 
@@ -135,7 +135,7 @@ BAD_ROWS = [
         "bc5cdr_chem",
         "token\tpmid\toffset\tlabel\nNo\t1\t0\tO\n",
         1,
-        "a header where none belongs (last column 'label')",
+        "a header where none belongs (its tag 'label')",
     ),
     ("bc5cdr_chem", "token\tlabel\nNo\t1\t0\tO\n", 1, "a header where none belongs"),
     ("bc5cdr_chem", "No\t1\t0\tB-Disease\n", 1, "unknown label 'B-Disease'; use one of B, I, O"),

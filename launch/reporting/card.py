@@ -13,6 +13,7 @@ from harness.config import RunConfig
 from harness.export import loading, plain_card
 from harness.model import EMBEDDED, HEAD_FILE
 from harness.runs import RunFolder
+from harness.task import Task
 from launch.settings import SAMPLE_BANNER
 from tasks import published
 from tasks.recipes import RECIPES, recipe_for
@@ -22,6 +23,9 @@ SHARING = """## Before you share it
 
 MedSTS, MedNLI, i2b2 2010 and ShARe/CLEFE are clinical text under data use agreements, which may also bind models that
 were trained on it. The other corpora have licences of their own."""
+OWN_SHARING = """## Before you share it
+
+The terms of the data that it was trained on may bind the model too."""
 WHAT = {
     "similarity": "how similar two sentences are, as a number",
     "tagging": "mentions, a tag B, I or O for each word",
@@ -45,19 +49,30 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
 
 def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     """The card; `head` is what HEAD_FILE holds."""
-    title = published.TITLES[result["task"]]
     is_sample = result["data"] == "sample"
     parts = [
         f"---\n{_front_matter(config, result, head)}\n---",
-        f"# {config.model_label} fine-tuned for {title}" + (" (SAMPLE DATA)" if is_sample else ""),
+        f"# {config.model_label} fine-tuned for {_title(config)}" + (" (SAMPLE DATA)" if is_sample else ""),
         *([f"> **{SAMPLE_BANNER}**"] if is_sample else []),
-        f"Task `{result['task']}` of the BLUE benchmark: {WHAT[tasks.get(result['task']).family]}.",
+        f"Task `{config.task}`{_origin(config)}: {WHAT[_task(config).family]}.",
         _scores(result),
         _recipe(config, result),
         f"## Loading it\n\n{loading(head['standard_class'], head['pooling'])}",
-        SHARING,
+        SHARING if config.own_task is None else OWN_SHARING,
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _task(config: RunConfig) -> Task:
+    return tasks.get(config.task, config.own_task)
+
+
+def _title(config: RunConfig) -> str:
+    return published.TITLES[config.task] if config.own_task is None else str(config.own_task["title"])
+
+
+def _origin(config: RunConfig) -> str:
+    return " of the BLUE benchmark" if config.own_task is None else ", not of the BLUE benchmark but defined by a file"
 
 
 def base_model(name: str) -> str | None:
@@ -70,14 +85,14 @@ def base_model(name: str) -> str | None:
 def _front_matter(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    family, is_sample = tasks.get(result["task"]).family, result["data"] == "sample"
+    family, is_sample = _task(config).family, result["data"] == "sample"
     pipeline = "token-classification" if family == "tagging" else "text-classification"
     metrics = {split: METRICS.get(values["metric"], "f1") for split, values in result["scores"].items()}
     evaluated = [
         EvalResult(
             task_type=pipeline,
             dataset_type=result["task"],
-            dataset_name=published.TITLES[result["task"]],
+            dataset_name=_title(config),
             dataset_split=split,
             metric_type=metrics[split],
             metric_name=values["metric"],
@@ -87,14 +102,15 @@ def _front_matter(config: RunConfig, result: Mapping[str, Any], head: Mapping[st
         # No table of the hub may take these for results.
         if not is_sample and not (split == "dev" and result["dev_was_trained_on"])
     ]
+    origin = ["blue-benchmark"] if config.own_task is None else []
     data = ModelCardData(
         language="en",
         library_name="transformers" if head["standard_class"] else "blue-harness",
         pipeline_tag=pipeline,
         base_model=base_model(config.model_name_or_path),
-        datasets=[result["task"]],
+        datasets=[config.task] if config.own_task is None else None,
         metrics=sorted(set(metrics.values())),
-        tags=["blue-benchmark", "biomedical", *(["sample-data"] if is_sample else [])],
+        tags=[*origin, "biomedical", *(["sample-data"] if is_sample else [])],
         model_name=f"{config.model_label}-{result['task']}",
         eval_results=evaluated or None,
     )
@@ -112,7 +128,7 @@ def _scores(result: Mapping[str, Any]) -> str:
 
 
 def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
-    trained = config.train_splits or tasks.get(result["task"]).train_splits
+    trained = config.train_splits or _task(config).train_splits
     chosen = "the last epoch's" if result["selected"] == "last" else f"of epoch {result['best_epoch']}, the best on dev"
     steps = config.max_steps if config.max_steps > 0 else None
     rows = {

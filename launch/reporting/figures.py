@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tasks
 from harness import UserError
 from harness.runs import RunFolder
 from harness.task import Confusion, Scatter, Task
@@ -44,7 +43,7 @@ class Answered:
 
 def answered(run: Run) -> Answered:
     """A finished run's test predictions read and counted; unreadable ones leave a remark."""
-    task = tasks.get(run.task)
+    task = run.definition
     try:
         answers = predictions.read(task, RunFolder(run.folder).prediction("test"))
     except UserError as error:

@@ -17,8 +17,6 @@ from launch.reporting.significance import Test, as_dict
 from tasks import published
 from tasks.recipes import Mean
 
-COLUMNS = ("total", *tasks.TASKS)
-TITLES = {"total": "Total", **published.TITLES}
 NOTHING = "-"
 SIGNIFICANT = 0.05
 WIDE = 180  # columns of a terminal that holds a row of eleven scores
@@ -56,20 +54,24 @@ def notes(board: Leaderboard) -> list[str]:
     """Footnotes: the marks that occur, rows without a total, and what was left out."""
     lines = [f"{mark}: {text}" for mark, text in board.marks.items()]
     for row in board.rows:
-        if row.total is None:
-            lacking = [TITLES[task] for task in tasks.TASKS if task not in row.cells]
+        if row.total is None and set(row.cells) & set(tasks.TASKS):
+            lacking = [board.columns[task] for task in tasks.TASKS if task not in row.cells]
             lines.append(f"{row.label}: no total without {', '.join(lacking)}")
+    if board.own:
+        lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
+    if any("#" in task for task in board.own):
+        lines.append("#: task files of one name that do not say the same; each has a column of its own")
     return lines + [f"left out: {run.folder} ({why})" for run, why in board.left_out]
 
 
 # ---- terminal
 def terminal(board: Leaderboard, width: int) -> Table:
     """For rich: a row a model where the terminal is wide enough, else a column a model."""
-    lines = [[Text(name) for name in ("model", "seeds", *(TITLES[column] for column in COLUMNS))]]
+    lines = [[Text(name) for name in ("model", "seeds", *board.columns.values())]]
     for row in board.rows:
-        lines.append([Text(row.label), Text(str(len(row.seeds))), *(_cell(board, row, c) for c in COLUMNS)])
+        lines.append([Text(row.label), Text(str(len(row.seeds))), *(_cell(board, row, c) for c in board.columns)])
     for title, scores in published.ROWS.items():
-        texts = [beside(scores[column]) for column in COLUMNS]
+        texts = [beside(scores.get(column)) for column in board.columns]
         lines.append([Text(text, "dim") for text in (f"{title} (published)", str(published.SEEDS), *texts)])
     table = Table(title="Leaderboard", title_justify="left", caption=caption(board), caption_justify="left")
     if width < WIDE:
@@ -90,18 +92,18 @@ def _cell(board: Leaderboard, row: Row, column: str) -> Text:
     return Text.assemble((text, style), f" {marks}" if marks else "", count)
 
 
-def beside(mean: Mean) -> str:
-    """A published score, as `cell` shows ours."""
-    return f"{mean.mean:.1f} ({mean.std:.1f})"
+def beside(mean: Mean | None) -> str:
+    """A published score, as `cell` shows ours; nothing is published of a task of the user's own."""
+    return NOTHING if mean is None else f"{mean.mean:.1f} ({mean.std:.1f})"
 
 
-def tests_table(tests: Sequence[Test], baseline: str) -> Table:
+def tests_table(board: Leaderboard, tests: Sequence[Test], baseline: str) -> Table:
     """Differences to the baseline, for rich."""
     table = Table(title=f"Against {baseline}", title_justify="left")
     for name in ("model", "task", "difference", "p", "on"):
         table.add_column(name, justify="right" if name in ("difference", "p") else "left")
     for test in tests:
-        table.add_row(test.row, TITLES[test.task], difference(test), p_value(test), test.remark)
+        table.add_row(test.row, board.columns[test.task], difference(test), p_value(test), test.remark)
     return table
 
 
@@ -126,19 +128,27 @@ def _mean(row: Row, column: str) -> float:
 # ---- Markdown
 def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", method: str = "") -> str:
     """A table as GitHub shows it, with notes below."""
-    lines = [_line(["model", "seeds", *(TITLES[column] for column in COLUMNS)])]
-    lines.append("|---|" + "---:|" * (len(COLUMNS) + 1))
+    lines = [_line(["model", "seeds", *map(_plain, board.columns.values())])]
+    lines.append("|---|" + "---:|" * (len(board.columns) + 1))
     for row in board.rows:
-        lines.append(_line([_plain(row.label), str(len(row.seeds)), *(_markdown_cell(board, row, c) for c in COLUMNS)]))
+        lines.append(
+            _line([_plain(row.label), str(len(row.seeds)), *(_markdown_cell(board, row, c) for c in board.columns)])
+        )
     for title, scores in published.ROWS.items():
-        texts = [beside(scores[column]) for column in COLUMNS]
+        texts = [beside(scores.get(column)) for column in board.columns]
         lines.append(_line([f"*{title}, published*", str(published.SEEDS), *texts]))
     text = "\n".join(lines) + f"\n\n{caption(board)} Published rows: {published.SOURCE}.\n"
     if tests:
         text += f"\nAgainst **{_plain(baseline)}**: {method}. \\*: p < {SIGNIFICANT}.\n\n"
         text += "\n".join([_line(["model", "task", "difference", "p", "on"]), "|---|---|---:|---:|---|"])
         for test in tests:
-            cells = [_plain(test.row), TITLES[test.task], difference(test), p_value(test), _plain(test.remark)]
+            cells = [
+                _plain(test.row),
+                _plain(board.columns[test.task]),
+                difference(test),
+                p_value(test),
+                _plain(test.remark),
+            ]
             text += "\n" + _line([part.replace("*", "\\*") for part in cells])
         text += "\n"
     return text + "".join(f"\n- {_plain(note)}" for note in notes(board)) + ("\n" if notes(board) else "")
@@ -165,27 +175,27 @@ def _plain(text: str) -> str:
 # ---- LaTeX
 def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", method: str = "") -> str:
     """A `table*` with booktabs rules (\\usepackage{booktabs}); a second one for the tests."""
-    head = " & ".join(["Model", "Seeds", *(tex(TITLES[column]) for column in COLUMNS)])
+    head = " & ".join(["Model", "Seeds", *map(tex, board.columns.values())])
     lines = [r"% \usepackage{booktabs}", r"\begin{table*}", r"\centering\small", r"\setlength{\tabcolsep}{3pt}"]
-    lines += [rf"\begin{{tabular}}{{lr{'r' * len(COLUMNS)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
+    lines += [rf"\begin{{tabular}}{{lr{'r' * len(board.columns)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
     for row in board.rows:
-        cells = [tex(row.label), str(len(row.seeds)), *(_tex_cell(board, row, column) for column in COLUMNS)]
+        cells = [tex(row.label), str(len(row.seeds)), *(_tex_cell(board, row, column) for column in board.columns)]
         lines.append(" & ".join(cells) + r" \\")
     lines.append(r"\midrule")
     for title, scores in published.ROWS.items():
-        texts = [beside(scores[column]) for column in COLUMNS]
+        texts = [beside(scores.get(column)) for column in board.columns]
         lines.append(" & ".join([rf"\textit{{{tex(title)}}}", str(published.SEEDS), *texts]) + r" \\")
     said = [caption(board), f"In italics, published: {published.SOURCE}.", *(f"{text}." for text in _marks(board))]
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(' '.join(said))}}}", r"\end{table*}"]
     if tests:
-        lines += _tex_tests(tests, baseline, method)
+        lines += _tex_tests(board, tests, baseline, method)
     lines += [f"% {note}" for line in notes(board) for note in line.splitlines()]
     return "\n".join(lines) + "\n"
 
 
-def _tex_tests(tests: Sequence[Test], baseline: str, method: str) -> list[str]:
+def _tex_tests(board: Leaderboard, tests: Sequence[Test], baseline: str, method: str) -> list[str]:
     rows = [
-        " & ".join([tex(test.row), tex(TITLES[test.task]), f"${difference(test)}$", tex(p_value(test))]) + r" \\"
+        " & ".join([tex(test.row), tex(board.columns[test.task]), f"${difference(test)}$", tex(p_value(test))]) + r" \\"
         for test in tests
         if test.p is not None
     ]
@@ -221,7 +231,7 @@ def comma_separated(board: Leaderboard) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"])
     for row in board.rows:
-        for column in COLUMNS:
+        for column in board.columns:
             found = row.total if column == "total" else row.cells.get(column)
             if found is None:
                 continue
@@ -231,8 +241,8 @@ def comma_separated(board: Leaderboard) -> str:
             seeds = " ".join(map(str, sorted(runs) or row.seeds))
             writer.writerow([*head, seeds, scores, found.marks, int(board.is_best(column, found.mean))])
     for title, means in published.ROWS.items():
-        for column in COLUMNS:
-            mean, std = round(means[column].mean / 100, 4), round(means[column].std / 100, 4)
+        for column, published_mean in means.items():
+            mean, std = round(published_mean.mean / 100, 4), round(published_mean.std / 100, 4)
             writer.writerow(["published", title, column, mean, std, published.SEEDS, "", "", ""])
     return out.getvalue()
 

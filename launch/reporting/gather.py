@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import math
 import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import tasks
 from harness import UserError
 from harness.config import RunConfig
 from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
+from harness.task import Task
 from launch import settings
+from tasks.published import TITLES
 from tasks.recipes import recipe_for
 
 NOT_RUNS = (*OWN_FOLDERS, "submitit", "code")  # parts of a run folder
@@ -33,7 +36,7 @@ class Run:
     folder: Path
     status: str
     reason: str = ""  # why it is not finished
-    task: str = ""
+    task: str = ""  # the column it belongs to: the task's name, see `_told_apart`
     model: str = ""  # name or path, as it was given
     variant: str = ""  # settings that differ from the recipe's, as `name=value`
     seed: int = 0
@@ -42,6 +45,24 @@ class Run:
     result: Mapping[str, Any] = field(default_factory=dict)
     epochs: Sequence[Mapping[str, float]] = ()  # epoch, train_loss, dev_loss, dev_score: where known
     rates: Mapping[str, float] = field(default_factory=dict)  # medians of examples and tokens a second
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its task is of the user's own, none of the ten."""
+        return self.config is not None and self.config.own_task is not None
+
+    @property
+    def definition(self) -> Task:
+        """Its task. Not to be asked of a broken run."""
+        assert self.config is not None
+        return tasks.get(self.config.task, self.config.own_task)
+
+    @property
+    def title(self) -> str:
+        """What its task is called in tables."""
+        if self.config is None or self.config.own_task is None:
+            return TITLES.get(self.task, self.task)
+        return str(self.config.own_task["title"]) + self.task.removeprefix(self.config.task)
 
     @property
     def row(self) -> tuple[str, str]:
@@ -86,7 +107,24 @@ def find(roots: Sequence[Path]) -> list[Run]:
         folders += [path for path in _run_folders(root) if path not in folders]
     if not folders:
         raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
-    return [read(folder) for folder in folders]
+    return _told_apart([read(folder) for folder in folders])
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs of own tasks that share a name but not their meaning get `<name>#<digest>`: they are not one column."""
+    digests = {run.folder: _digest(run.config.own_task) for run in runs if run.config is not None and run.is_own}
+    kinds: dict[str, set[str]] = {}
+    for run in runs:
+        if run.is_own:
+            kinds.setdefault(run.task, set()).add(digests[run.folder])
+    return [
+        replace(run, task=f"{run.task}#{digests[run.folder]}") if len(kinds.get(run.task, ())) > 1 else run
+        for run in runs
+    ]
+
+
+def _digest(definition: Mapping[str, Any] | None) -> str:
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:6]
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -111,7 +149,7 @@ def read(folder: Path) -> Run:
 def _read(folder: Path) -> Run:
     paths = RunFolder(folder)
     config = RunConfig.from_dict(_json(paths.config))
-    tasks.get(config.task)
+    tasks.get(config.task, config.own_task)
     data = "sample" if config.data_dir is None else "given"
     epochs, rates = _figures(paths.metrics)
     common: dict[str, Any] = {
@@ -202,8 +240,13 @@ def _is_held(lock: Path) -> bool:
 # ---- settings
 def _differences(config: RunConfig, recipe: str | None) -> dict[str, Any]:
     """Settings of the run that `launch/train.py --task T --model_name_or_path M` would not have had."""
-    given = {"task": config.task, "model_name_or_path": config.model_name_or_path, "output_dir": "unused"}
-    usual = RunConfig(**settings.complete({**given, "recipe": recipe, "data_dir": config.data_dir})).identity()
+    given: dict[str, Any] = {
+        "task": config.task,
+        "model_name_or_path": config.model_name_or_path,
+        "output_dir": "unused",
+    }
+    given |= {"recipe": recipe, "data_dir": config.data_dir, "own_task": config.own_task}
+    usual = RunConfig(**settings.complete(given)).identity()
     own = config.identity()
     return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
 
@@ -222,7 +265,8 @@ def command(run: Run) -> str:
     assert config is not None, "a broken run has no command"
     devices = run.result.get("world_size", 1)
     words = ["deepspeed", *(["--num_gpus", str(devices)] if devices > 1 else []), "launch/train.py"]
-    words += ["--task", config.task, "--model_name_or_path", config.model_name_or_path, "--seed", str(config.seed)]
+    words += ["--task_file", str(RunFolder(run.folder).task_file)] if run.is_own else ["--task", config.task]
+    words += ["--model_name_or_path", config.model_name_or_path, "--seed", str(config.seed)]
     words += ["--recipe", config.recipe] if config.recipe else []
     words += ["--data_dir", config.data_dir] if config.data_dir else []
     for name, value in _differences(config, config.recipe).items():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tasks
 from harness import UserError
 from harness.task import Example, Task
+from tasks import own
 
 MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
@@ -28,8 +29,12 @@ class Form:
     is_marked: bool  # its sentences mark mentions as MARKER
 
     @classmethod
-    def of(cls, task: Task) -> Form:
-        """Told by the task's own sample data."""
+    def of(cls, task: Task, own_task: Mapping[str, Any] | None = None) -> Form:
+        """Told by the task's own sample data, or by the definition of a task of the user's own."""
+        if own_task is not None:
+            several = {"similarity": 0.0, "multilabel": (0,) * len(task.labels)}
+            label = task.labels[0] if task.family == "multiclass" else several.get(task.family)
+            return cls(task, own.text_columns(own_task), label, False)
         examples = task.read(tasks.sample_dir(task.name), "test")
         if task.family == "tagging":
             return cls(task, ("sentence",), None, False)

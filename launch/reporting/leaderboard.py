@@ -10,6 +10,7 @@ from typing import Any
 
 import tasks
 from launch.reporting.gather import Run
+from tasks.published import TITLES
 
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
 MARKS = {  # letter after a score -> what it says
@@ -45,7 +46,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Total:
-    """Mean of the ten task scores. `std` is that of the seeds' own totals, where every task has the same seeds."""
+    """Mean of the scores of the ten tasks, never of the user's own.
+
+    `std` is that of the seeds' own totals, where every task has the same seeds.
+    """
 
     mean: float
     std: float | None
@@ -62,7 +66,9 @@ class Row:
 
     @property
     def seeds(self) -> list[int]:
-        return sorted({seed for cell in self.cells.values() for seed in cell.runs})
+        """Of the ten tasks, where it has any of them."""
+        of_ten = [cell for task, cell in self.cells.items() if task in tasks.TASKS]
+        return sorted({seed for cell in of_ten or self.cells.values() for seed in cell.runs})
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,12 @@ class Leaderboard:
     rows: Sequence[Row]
     left_out: Sequence[tuple[Run, str]] = ()  # every run that is not in a cell, and why
     best: Mapping[str, float] = field(default_factory=dict)  # task or "total" -> best mean as printed, times 100
+    own: Mapping[str, str] = field(default_factory=dict)  # tasks of the user's own that have a score -> title
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Names and titles: the total, the ten tasks, then the user's own, which are in no total."""
+        return {"total": "Total", **{task: TITLES[task] for task in tasks.TASKS}, **self.own}
 
     def is_best(self, column: str, mean: float) -> bool:
         """Whether a fraction prints as the best one of its column."""
@@ -98,18 +110,19 @@ def build(runs: Sequence[Run]) -> Leaderboard:
         if run.is_counted:
             by_cell.setdefault(run.row, {}).setdefault(run.task, []).append(run)
     uncounted = Counter((run.row, run.task) for run in runs if not run.is_counted and run.data == "given" and run.task)
+    own = {run.task: run.title for run in sorted(runs, key=lambda run: run.task) if run.is_counted and run.is_own}
     rows = []
     for key, cells in by_cell.items():
         newest = {task: _newest(group, left_out) for task, group in cells.items()}
-        seeds = {seed for group in newest.values() for seed in group}
+        seeds = {seed for task, group in newest.items() if task in tasks.TASKS for seed in group}
         built = {
             task: Cell(newest[task], _marks(cells[task], newest[task], seeds, uncounted[key, task]))
-            for task in tasks.TASKS
+            for task in (*tasks.TASKS, *own)
             if task in newest
         }
         rows.append(Row(labels[key], built, _total(built)))
     rows.sort(key=lambda row: (row.total is None, -row.total.mean if row.total else 0.0, row.label))
-    return Leaderboard(rows, left_out, _best(rows))
+    return Leaderboard(rows, left_out, _best(rows), own)
 
 
 def row_labels(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
@@ -167,8 +180,9 @@ def _circumstances(run: Run) -> tuple[Any, ...]:
 
 
 def _total(cells: Mapping[str, Cell]) -> Total | None:
-    if set(cells) != set(tasks.TASKS):
+    if not set(tasks.TASKS) <= set(cells):
         return None
+    cells = {task: cells[task] for task in tasks.TASKS}
     mean = statistics.fmean(cell.mean for cell in cells.values())
     marks = "".join(mark for mark in "sux" if any(mark in cell.marks for cell in cells.values()))
     if len({frozenset(cell.runs) for cell in cells.values()}) > 1:

@@ -67,8 +67,8 @@ def build(report: Report) -> str:
         data=_json(data),
         assets={name: _asset(name) for name in ("page.css", "tables.js", "charts.js", "browser.js")},
         board=_board(report),
-        columns=formats.COLUMNS,
-        titles=formats.TITLES,
+        columns=list(report.board.columns),
+        titles=report.board.columns,
         charts=CHARTS,
         tests=_tests(report),
         baseline=report.baseline,
@@ -117,8 +117,9 @@ def _row_names(runs: Sequence[Run]) -> dict[tuple[tuple[str, str], str], str]:
 def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict[str, Any]]:
     """One entry a task and kind of data; runs on sample data stay apart."""
     found = []
+    known = {**tasks.TASKS, **{run.task: run.definition for run in report.runs if run.is_own}}
     for data in ("given", "sample"):
-        for name, task in tasks.TASKS.items():
+        for name, task in known.items():
             mine = [run for run in report.runs if run.task == name and run.data == data]
             if not mine:
                 continue
@@ -133,7 +134,7 @@ def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict
             found.append(
                 {
                     "name": name,
-                    "title": formats.TITLES[name] + (f" ({SAMPLE})" if data == "sample" else ""),
+                    "title": mine[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
                     "family": task.family,
                     "labels": task.labels,
                     "names": published.LABEL_TITLES.get(name, task.labels),
@@ -162,7 +163,7 @@ def _board(report: Report) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     for row in report.board.rows:
         cells: list[dict[str, Any] | None] = []
-        for column in formats.COLUMNS:
+        for column in report.board.columns:
             found = formats.numbers(row, column)
             value = row.total if column == "total" else row.cells.get(column)
             if found is None or value is None:
@@ -172,10 +173,12 @@ def _board(report: Report) -> list[dict[str, Any]]:
             cells.append({"text": found[0], "marks": found[1], "count": found[2], "value": value.mean, "best": best})
         rows.append({"name": row.label, "kind": "ours", "seeds": len(row.seeds), "cells": cells})
     for title, scores in published.ROWS.items():
-        means = [scores[column] for column in formats.COLUMNS]
+        means = [scores.get(column) for column in report.board.columns]
         beside = [
-            {
-                "text": f"{one.mean:.1f} ({one.std:.1f})",
+            None
+            if one is None
+            else {
+                "text": formats.beside(one),
                 "marks": "",
                 "count": "",
                 "value": one.mean / 100,
@@ -191,7 +194,7 @@ def _tests(report: Report) -> list[dict[str, Any]]:
     return [
         {
             "row": test.row,
-            "task": formats.TITLES[test.task],
+            "task": report.board.columns[test.task],
             "difference": formats.difference(test),
             "p": formats.p_value(test),
             "value": test.difference,
@@ -207,7 +210,7 @@ def _run(run: Run) -> dict[str, Any]:
     remarks += ["tiny dev set"] if is_small_dev(run) else []
     remarks += ["dev was trained on"] if run.result.get("dev_was_trained_on") else []
     return {
-        "task": formats.TITLES.get(run.task, run.task),
+        "task": run.title,
         "model": run.model.rstrip("/").rsplit("/", 1)[-1] or run.folder.name,
         "variant": run.variant,
         "seed": run.seed if run.task else None,

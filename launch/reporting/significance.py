@@ -60,7 +60,7 @@ def compare(board: Leaderboard, baseline: Row) -> list[Test]:
     """Every other row against the baseline, task by task."""
     return [
         test
-        for task in tasks.TASKS
+        for task in (*tasks.TASKS, *board.own)
         if task in baseline.cells
         for test in _compare_on(task, board, baseline.cells[task])
     ]
@@ -82,7 +82,7 @@ def _compare_on(task: str, board: Leaderboard, baseline: Cell) -> Iterator[Test]
 
 
 def _units(run: Run) -> Units:
-    task = tasks.get(run.task)
+    task = run.definition
     return units(task, predictions.read(task, RunFolder(run.folder).prediction("test")))
 
 

@@ -49,10 +49,10 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
 
 def as_table(board: Leaderboard) -> tuple[list[str], list[list[str | float]]]:
     """(columns, rows) as in leaderboard.md: mean (standard deviation) times 100, with its marks."""
-    columns = ["model", "seeds", *(formats.TITLES[column] for column in formats.COLUMNS)]
+    columns = ["model", "seeds", *board.columns.values()]
     rows: list[list[str | float]] = []
     for row in board.rows:
-        found = [formats.numbers(row, column) for column in formats.COLUMNS]
+        found = [formats.numbers(row, column) for column in board.columns]
         cells = ["" if parts is None else f"{parts[0]} {parts[1]}".rstrip() + parts[2] for parts in found]
         rows.append([row.label, len(row.seeds), *cells])
     return columns, rows
