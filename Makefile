@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 # One thread a test process: the suite runs two at a time, and results do not depend on it.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test fast check format faults bench
+.PHONY: setup demo test fast check format faults bench bench-gpu
 
 setup: $(INSTALLED)
 
@@ -34,7 +34,14 @@ faults: setup
 # Ours against the original recipe, Hugging Face Trainer with and without DeepSpeed, and accelerate; an hour or two on a CPU.
 bench: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
-	$(BIN)/python benchmarks/bench.py --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
+	$(BIN)/python -m benchmarks.bench --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
+
+# The ten tasks in published sizes, then the peers at batches of 32 and 256; made for one large GPU.
+bench-gpu: setup
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/python -m benchmarks.whole_suite $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue)
+	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60
+	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60 --batch 256
 
 check: setup
 	$(BIN)/ruff check .
