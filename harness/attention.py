@@ -138,7 +138,8 @@ def _by_products(
     Here scores and softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = (query.float() * scale) @ key.float().transpose(-1, -2)
+    with torch.autocast("cpu", enabled=False):
+        scores = (query.float() * scale) @ key.float().transpose(-1, -2)
     if mask is not None:
         scores += torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
     return drop(scores.softmax(-1).to(value.dtype), dropout) @ value

@@ -12,13 +12,16 @@ from harness.files import read_settings
 
 CONFIGS = Path(__file__).resolve().parent.parent / "ds_configs"
 NO_CLIPPING = 1e30  # at 0 DeepSpeed would not compute the gradient's norm either
-SECTIONS = ("fp16", "bf16", "zero_optimization")
+SECTIONS = ("fp16", "bf16", "torch_autocast", "zero_optimization")
 
 
-def default(precision: str, world_size: int) -> str:
-    """The name in ds_configs/ that costs least: stage 0, from two devices on stage 1, which shares the optimizer's
-    memory for no more traffic."""
-    return {"fp16": "fp16_zero0" if world_size == 1 else "fp16_zero1", "bf16": "bf16_zero1", "fp32": "fp32"}[precision]
+def default(precision: str, world_size: int, device: str) -> str:
+    """The name in ds_configs/ that costs least: stage 0, from two GPUs on stage 1, which shares the optimizer's
+    memory for no more traffic. On a CPU (`device` "cpu") casting single layers costs less than keeping two sets of
+    weights and gradients (benchmarks/notes.md)."""
+    if precision == "bf16":
+        return "bf16_autocast" if device == "cpu" else "bf16_zero1"
+    return {"fp16": "fp16_zero0" if world_size == 1 else "fp16_zero1", "fp32": "fp32"}[precision]
 
 
 def read(name: str) -> tuple[str, dict[str, Any]]:
@@ -32,7 +35,16 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     for section in SECTIONS:
         if not isinstance(settings.get(section, {}), dict):
             raise UserError(f"--ds_config {name}: {section} is {settings[section]!r}; it must be an object of settings")
-    return next((p for p in ("fp16", "bf16") if settings.get(p, {}).get("enabled")), "fp32"), settings
+    if is_mixed(settings) and settings["torch_autocast"].get("dtype") != "bfloat16":
+        raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
+    halves = {"fp16": settings.get("fp16", {}).get("enabled"), "bf16": settings.get("bf16", {}).get("enabled")}
+    halves["bf16"] = halves["bf16"] or is_mixed(settings)
+    return next((precision for precision, enabled in halves.items() if enabled), "fp32"), settings
+
+
+def is_mixed(settings: Mapping[str, Any]) -> bool:
+    """Whether weights stay in float32 and matrix products alone are cast to bf16 (torch.autocast)."""
+    return bool(settings.get("torch_autocast", {}).get("enabled"))
 
 
 def _read_json(name: str) -> dict[str, Any]:

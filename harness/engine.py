@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
     the device does not have or that contradicts --precision.
     """
     if config.ds_config is None:
-        name = ds_config.default(choose_precision(config.precision, world.device), world.size)
+        name = ds_config.default(choose_precision(config.precision, world.device), world.size, world.device.type)
     else:
         name = config.ds_config
     precision, settings = ds_config.read(name)
@@ -81,6 +82,20 @@ def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
         raise UserError(f"--ds_config {name} is {precision}, --precision says {config.precision}: give one of the two")
     choose_precision(precision, world.device)
     return precision, settings
+
+
+def forward_as_trained(network: EncoderWithHead, config: RunConfig, world: World) -> Callable[[Batch], torch.Tensor]:
+    """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
+    precision, settings = read_config(config, world)
+    mixed = ds_config.is_mixed(settings)
+    network = network.to(world.device, torch.float32 if mixed else DTYPES[precision])
+
+    def forward(batch: Batch) -> torch.Tensor:
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
+            logits: torch.Tensor = network(batch.to(world.device))
+        return logits
+
+    return forward
 
 
 class Engine:
@@ -200,9 +215,12 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""
+        from deepspeed.runtime import torch_autocast
+
         self.inner.destroy()
         self.inner = None
         torch.nn.functional.linear = self._linear
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # else the process's next engine would mix precisions too
 
 
 def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import logging
 
-import torch
-
-from harness import model
-from harness.engine import DTYPES
+from harness import engine, model
 from harness.evaluate import Evaluation, evaluate, write_files
 from harness.metrics_file import Tracker
-from harness.task import Batch
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")
@@ -21,13 +17,8 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     asked = [name for name, wanted in (("dev", run.config.do_eval), ("test", run.config.do_predict)) if wanted]
     if not asked:
         return {}
-    # The precision of training: the same logits, to the bit, as the last evaluation of training saw.
-    network = model.load(run.folder.model, run.config.packing).model.to(run.world.device, DTYPES[run.precision])
-
-    def forward(batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = network(batch.to(run.world.device))
-        return logits
-
+    network = model.load(run.folder.model, run.config.packing).model
+    forward = engine.forward_as_trained(network, run.config, run.world)
     scores = {}
     for name in asked:
         scores[name] = evaluate(forward, run.splits[name], run.task, run.config, run.world, run.pad_id)

@@ -13,7 +13,7 @@ from running import arguments, clean_environment, cut, run, run_on_ranks
 
 import tasks
 
-CONFIGS = ("fp32", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
+CONFIGS = ("fp32", "bf16_autocast", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,0 +1,111 @@
+"""The ten tasks with their published recipes and sizes, one after another in one process, dev scored after every epoch.
+
+    python -m benchmarks.whole_suite                        # make bench-gpu
+    python -m benchmarks.whole_suite --data DIR/blue --epochs 1 --tasks biosses,medsts
+
+Corpora are taken from --data where they are; for the others the made-up sample is repeated up to the published number
+of rows (tagging: of mentions), so that the work is of the right size and the scores mean nothing. The model has random
+weights of BERT-base size. Prints seconds, examples a second and peak memory of each task; --out keeps them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tasks
+from benchmarks.bench import model_folder
+from harness import logs, runs
+from tasks.corpora.published import PUBLISHED
+
+
+def published_size(task: str, split: str) -> int:
+    """Rows of a split, or mentions in tagging."""
+    sizes = {size.what: getattr(size, split) for size in PUBLISHED[task]}
+    return int(
+        sizes.get("rows") or sizes.get("mentions") or sizes["positive"] + sizes.get("false", sizes.get("DDI-false", 0))
+    )
+
+
+def made_up(task: str, folder: Path, share: float) -> Path:
+    """A data folder with the sample repeated up to `share` of the published sizes."""
+    folder.mkdir(parents=True)
+    for split, name in tasks.get(task).filenames.items():
+        wanted = max(1, round(share * published_size(task, split)))
+        text = (tasks.sample_dir(task) / name).read_text(encoding="utf-8")
+        if tasks.get(task).family == "tagging":
+            text *= -(-wanted // text.count("\tB\n"))
+        else:
+            header, *rows = text.splitlines(keepends=True)
+            text = header + "".join(again(rows[i % len(rows)], i // len(rows)) for i in range(wanted))
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def again(row: str, repeat: int) -> str:
+    """The row under another index, since each occurs once: `<split>-<n>` at its start, `<document>_s<n>` at its end."""
+    row = re.sub(r"^(train|dev|test)-", rf"\1-{repeat}-", row)
+    return re.sub(r"\t(\d+)(_s\d+\n)$", lambda found: f"\t{int(found[1]) + 1_000_000_000 * repeat}{found[2]}", row)
+
+
+def run(task: str, data: Path, model: str, folder: Path, more: list[str]) -> dict[str, Any]:
+    """Seconds and rates of one run with its published recipe."""
+    from launch import settings, train
+
+    began = time.perf_counter()
+    flags = ["--task", task, "--data_dir", str(data), "--model_name_or_path", model, "--recipe", "biobert-v1.1",
+             "--pooling", "pooler", "--do_lower_case", "--wandb_mode", "offline",
+             "--output_dir", str(folder), *more]  # fmt: skip
+    config, _ = settings.parse(flags)
+    result = train.run(config)
+    examples = len(tasks.get(task).read(data, "train")) * float(config.num_train_epochs)
+    return {
+        "task": task,
+        "seconds": time.perf_counter() - began,
+        "training_seconds": result["timing"]["train_seconds"],
+        "examples_per_second": examples / result["timing"]["train_seconds"],
+        "epochs": config.num_train_epochs,
+    }
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with a folder for each corpus that is there")
+    parser.add_argument("--tasks", type=lambda text: text.split(","), default=list(tasks.TASKS))
+    parser.add_argument("--model", default="base", help="base, embedded or a folder [base]")
+    parser.add_argument("--share", type=float, default=1.0, help="of the published sizes, for made-up rows [1]")
+    parser.add_argument("--out", type=Path, help="file of the figures")
+    args, more = parser.parse_known_args()
+    logs.quiet_libraries(torch.cuda.is_available())
+    began, rows = time.perf_counter(), []
+    with tempfile.TemporaryDirectory() as scratch:
+        named = args.model in ("base", "embedded")
+        model = model_folder(args.model, Path(scratch) / "model") if named else args.model
+        for task in args.tasks:
+            given = args.data / task if args.data and (args.data / task).is_dir() else None
+            data = given or made_up(task, Path(scratch) / "data" / task, args.share)
+            rows.append({**run(task, data, model, Path(scratch) / "runs" / task, more), "made_up": given is None})
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    peak = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+    total = time.perf_counter() - began
+    for row in rows:
+        rates = f"{row['epochs']:g} epochs {row['seconds']:7.1f} s, {row['examples_per_second']:7.0f} examples/s"
+        print(f"{row['task']:16s} {rates}{'  (made-up rows)' if row['made_up'] else ''}")
+    print(f"{'all':16s} {total:.1f} s on {device}" + (f", peak {peak:.0f} MiB" if peak else ""))
+    if args.out:
+        kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": runs.versions(),
+                "commit": runs.commit(), "command": " ".join(sys.argv)}  # fmt: skip
+        args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
