@@ -209,6 +209,19 @@ def test_a_broken_run_is_reported(kind: str, tmp_path: Path, capsys: pytest.Capt
     assert only(tmp_path).cells["mednli"].mean == 0.8
 
 
+@pytest.mark.parametrize(("count", "lines"), [(5, 5), (6, 1)])
+def test_many_runs_left_out_for_one_reason(
+    count: int, lines: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_up(tmp_path / "good", "mednli", score=0.8)
+    for seed in range(count):
+        made_up(tmp_path / f"sample-{seed}", "mednli", seed=seed, data="sample")
+    assert report.main([str(tmp_path)]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out:")]
+    assert len(notes) == lines and all("SAMPLE DATA" in note for note in notes)
+    assert (f"{count} runs, {tmp_path / 'sample-0'} to {tmp_path / f'sample-{count - 1}'}" in notes[0]) == (lines == 1)
+
+
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, expected in ((tmp_path / "none", "no such folder"), (tmp_path, "no run folder")):
         assert report.main([str(folder)]) == 2

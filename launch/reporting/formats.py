@@ -19,6 +19,7 @@ from tasks.recipes import Mean
 
 NOTHING = "-"
 SIGNIFICANT = 0.05
+MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
 WIDE = 180  # columns of a terminal that holds a row of eleven scores
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}"}
@@ -61,7 +62,21 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
     if any("#" in task for task in board.own):
         lines.append("#: task files of one name that do not say the same; each has a column of its own")
-    return lines + [f"left out: {run.folder} ({why})" for run, why in board.left_out]
+    return lines + _left_out(board)
+
+
+def _left_out(board: Leaderboard) -> list[str]:
+    """A line a run; one for all where one reason has kept many out."""
+    alike: dict[str, list[str]] = {}
+    for run, why in board.left_out:
+        alike.setdefault(why, []).append(str(run.folder))
+    lines = []
+    for why, folders in alike.items():
+        if len(folders) > MOST_ALIKE:
+            lines.append(f"left out: {len(folders)} runs, {folders[0]} to {folders[-1]} ({why})")
+        else:
+            lines += [f"left out: {folder} ({why})" for folder in folders]
+    return lines
 
 
 # ---- terminal

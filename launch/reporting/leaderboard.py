@@ -136,7 +136,7 @@ def row_labels(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
 
 def _why_not(run: Run) -> str:
     if run.data == "sample":
-        return "SAMPLE DATA: made-up text, no result"
+        return "SAMPLE DATA: made-up text, its scores mean nothing"
     if run.status == "finished":
         return "test was not predicted"
     return f"{run.status}: {run.reason}"
