@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import sys
 import time
 import warnings
@@ -286,8 +287,9 @@ def print_table(title: str, rows: Sequence[Mapping[str, str | float]]) -> None:
     console = _console()
     if console is not None:
         table = Table(title=Text(title, "bold"), title_justify="left")
-        for name in names:
-            table.add_column(Text(name))
+        for name, *column in zip(names, *cells, strict=True):
+            numbers = all(re.fullmatch(r"-?[\d.]*", cell) for cell in column)
+            table.add_column(Text(name), justify="right" if numbers else "left")
         for row in cells:
             table.add_row(*(Text(cell) for cell in row))
         console.print(table)
