@@ -96,8 +96,8 @@ def timed(command: list[str], log: Path) -> tuple[str, float, float]:
     """(last line of its output, second at which it was started, its peak memory in MiB)."""
     began = time.time()
     with open(log, "w", encoding="utf-8") as errors:
-        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT,
-                                   env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "PYTHONPATH": str(ROOT)}  # as ours sets it by itself
+        running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, cwd=ROOT, env=environment)
         assert running.stdout is not None
         said = running.stdout.read()
         _, status, used = os.wait4(running.pid, 0)

@@ -49,8 +49,6 @@ class Worker:
             self.environment["CUDA_VISIBLE_DEVICES"] = device
         if threads is not None:
             self.environment.setdefault("OMP_NUM_THREADS", str(threads))
-        # A thread that spins while it waits for one that has lost its core makes a busy machine 20 times slower.
-        self.environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         self.process: subprocess.Popen[bytes] | None = None
         self.row: Row | None = None
 

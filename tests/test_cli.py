@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from running import arguments
 
 import tasks
 from launch import train
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -160,3 +165,14 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="this machine shows 1"):
         distributed.init()
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_do_not_spin_unless_the_user_says_so(given: str | None, found: str) -> None:
+    """OpenMP reads it when torch is loaded, so that it must stand before."""
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    code = "import launch.train, os, sys; print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
+    line = [sys.executable, "-c", code]
+    done = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [found, "False"]
