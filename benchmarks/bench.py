@@ -205,7 +205,7 @@ def main() -> None:
         "matrix_operations_per_second": max(before, matrix_rate(dtype)),
         "versions": runs.versions(),
         "commit": runs.commit(),
-        "command": " ".join(sys.argv),
+        "command": " ".join(sys.argv).replace(str(args.data), "$BLUE_DATA_DIR/blue").replace(f"{ROOT}/", ""),
         "cases": cases,
     }
     out = args.out or ROOT / "benchmarks" / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"

@@ -103,7 +103,7 @@ def main() -> None:
     print(f"{'all':16s} {total:.1f} s on {device}" + (f", peak {peak:.0f} MiB" if peak else ""))
     if args.out:
         kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": runs.versions(),
-                "commit": runs.commit(), "command": " ".join(sys.argv)}  # fmt: skip
+                "commit": runs.commit(), "command": " ".join(sys.argv[1:])}  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
