@@ -172,14 +172,6 @@ class TestDevices:
         assert self.names(5, gpus_per_node=0) == [("CPU", "", None)]
         assert self.names(5, gpus_per_node=0, jobs=2) == [("CPU", "", str(max(1, cpus // 2)))] * 2
 
-    def test_threads_that_wait_leave_their_core_to_others(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-        (worker,) = local_jobs._workers(Request("local"), 1, Path("/code"))
-        assert worker.environment["OMP_WAIT_POLICY"] == "PASSIVE"
-        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-        (worker,) = local_jobs._workers(Request("local"), 1, Path("/code"))
-        assert worker.environment["OMP_WAIT_POLICY"] == "ACTIVE"
-
     def test_a_rank_of_the_calling_process_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "3")
         monkeypatch.setenv("SLURM_PROCID", "3")
