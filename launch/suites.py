@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError, files, flags
+from harness import UserError, flags
 from harness.config import RunConfig, nearest
+from harness.files import read_settings
 from launch import settings
 from tasks import suites as named
 
@@ -55,7 +56,7 @@ def read(name: str) -> Suite:
         if path.suffix == ".toml" or len(path.parts) > 1:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(named.SUITES)}")
         return Suite(name, tasks=named.get(name))
-    return _from_values(path, files.read_settings(path, "--suite", "see launch/suites.py for an example"))
+    return _from_values(path, read_settings(path, "--suite", "see launch/suites.py for an example"))
 
 
 def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:

@@ -15,6 +15,7 @@ import pytest
 import torch.multiprocessing
 
 import tasks
+from harness import UserError
 
 SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
     "--recipe", "biobert-v1.1", "--learning_rate", "1e-3", "--max_seq_length", "64", "--wandb_mode", "disabled",
@@ -106,3 +107,11 @@ def _rank(rank: int, world: int, port: int, lines: list[list[str]], answers: str
     if rank == 0:
         Path(answers).write_bytes(pickle.dumps(results))
     distributed.close()
+
+
+def assert_user_error(call: Callable[[], object], *parts: str) -> None:
+    """`call` raises a UserError of one line in which the parts stand."""
+    with pytest.raises(UserError) as caught:
+        call()
+    text = str(caught.value)
+    assert "\n" not in text and all(part in text for part in parts), text

