@@ -249,11 +249,11 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             config=filled,
             dist_init_required=False,
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # DeepSpeed has a dozen kinds for settings that it does not like
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
-    _mend(inner)
+    _mend(inner, world)
     barrier()
     return Engine(inner, head, world, precision, linear)
 
@@ -263,8 +263,7 @@ def _spare_compilers(deepspeed: Any, world: World) -> None:
     if world.device.type == "cpu":
         # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
         deepspeed.ops.__compatible_ops__ = {}
-    # ZeRO looks whether the optimizer is DeepSpeed's Muon, whose file calls torch.compile when it is imported: that
-    # loads PyTorch's compiler, a second or more of a run's start.
+    # To see whether the optimizer is Muon, ZeRO imports a file that calls torch.compile: a second or more of a start.
     from deepspeed.runtime import compiler
 
     compile_function = compiler.compile
@@ -283,8 +282,8 @@ def _reason(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _mend(inner: Any) -> None:
-    """Two things that DeepSpeed 0.19.8 does at stage 0 and nowhere else."""
+def _mend(inner: Any, world: World) -> None:
+    """Three things that DeepSpeed 0.19.8 does at stage 0 and nowhere else."""
     if type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer":
         # It allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the first.
         inner.optimizer.optimizer.state.clear()
@@ -293,3 +292,7 @@ def _mend(inner: Any) -> None:
         inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(inner.module.parameters(), inner.gradient_clipping())
 
     inner.clip_fp32_gradients = clip
+    if world.size == 1 and not hasattr(inner.optimizer, "get_grads_for_reduction"):
+        # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
+        # What else that did: weights without a gradient get one of zeros.
+        inner.buffered_allreduce_fallback = lambda **_: inner._get_gradients_for_reduction()

@@ -252,6 +252,24 @@ class TestTraining:
         start(world, settings("fp16_zero3")).close()
         assert nn.functional.linear is before
 
+    @pytest.mark.usefixtures("fp16_allowed")
+    @pytest.mark.parametrize("name", ["fp32", "bf16_autocast", "fp16_zero0"])
+    def test_one_device_copies_no_gradients(
+        self, world: World, courses: dict[str, Course], tmp_path: Path, name: str
+    ) -> None:
+        """DeepSpeed would put them into one buffer, reduce it among one device, and copy them back."""
+        net = fresh()
+        net.register_parameter("idle", nn.Parameter(torch.ones(3)))  # no loss reaches it
+        running = engine.build(net, CrossEntropy(), settings(name), BatchPlan(8, 1, 1, 8), 20, world)
+        flattened: list[Any] = []
+        flatten = running.inner.flatten
+        running.inner.flatten = lambda tensors: flattened.append(tensors) or flatten(tensors)
+        assert [float(running.micro_step(batch, 1 / 8)) for batch in batches()] == courses[name].losses
+        assert not flattened
+        running.save(tmp_path)
+        assert not load_file(tmp_path / engine.TENSORS)["exp_avg.idle"].any()  # as if its gradient were zero
+        running.close()
+
     def test_warmup_and_decay(self, world: World) -> None:
         running = start(world, settings("fp32", warmup_steps=2), steps=6)
         rates = [running.figures().lr]
