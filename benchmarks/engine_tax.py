@@ -1,8 +1,9 @@
-"""What DeepSpeed costs: our engine against the same packed model in a loop of our own, the same batches in turn.
+"""What DeepSpeed costs: our engine against the same packed model in loops of our own, the same batches in turn.
 
-The loop without DeepSpeed does what mixed precision needs and no more: bf16 weights, float32 masters, clipping by the
-gradients' norm, fused AdamW on the masters, masters copied back. Prints medians of forward and backward, of the rest of
-the step (gradients to masters, norm, AdamW, weights back) and of the ratios, in seconds of this process.
+Two loops without DeepSpeed. `autocast` does what the engine does on a CPU: float32 weights, bf16 within the passes,
+clipping by the gradients' norm, fused AdamW. `masters` does what mixed precision needs and no more: bf16 weights,
+float32 masters, gradients to masters, clipping, AdamW on the masters, weights copied back. Prints medians of forward
+and backward, of the rest of the step and of the ratios, in seconds of this process.
 
     python -m benchmarks.engine_tax --data_dir $BLUE_DATA_DIR/blue/bc5cdr_disease --task bc5cdr_disease --steps 20
 """
@@ -27,21 +28,46 @@ from harness.data import collate, epoch_order
 from harness.task import Batch, Head
 
 
-class OwnLoop:
-    """Mixed precision by hand."""
+class Autocast:
+    """Float32 weights, passes under autocast."""
 
     def __init__(self, net: model.EncoderWithHead, head: Head, rate: float) -> None:
-        self.net, self.head = net.to(torch.bfloat16), head
+        self.net, self.head = net, head
         self.weights = list(net.parameters())
+        self.optimizer = torch.optim.AdamW(self.updated(), lr=rate, eps=1e-8, weight_decay=0.0, fused=True)
+
+    def updated(self) -> list[torch.Tensor]:
+        """What the optimizer changes."""
+        return list(self.weights)
+
+    def forward_backward(self, batch: Batch) -> None:
+        """Gradients of the mean loss."""
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = self.net(batch)
+        (self.head.loss(logits, batch.labels) / len(batch.units)).backward()
+
+    def step(self) -> None:
+        """Clip and update."""
+        torch.nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+class Masters(Autocast):
+    """Mixed precision by hand: bf16 weights and a float32 copy of them."""
+
+    def updated(self) -> list[torch.Tensor]:
+        """The float32 copies."""
+        self.net.to(torch.bfloat16)
         self.masters = [weight.detach().float() for weight in self.weights]
-        self.optimizer = torch.optim.AdamW(self.masters, lr=rate, eps=1e-8, weight_decay=0.0, fused=True)
+        return self.masters
 
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the mean loss."""
         (self.head.loss(self.net(batch), batch.labels) / len(batch.units)).backward()
 
     def step(self) -> None:
-        """Clip, update, copy back."""
+        """Gradients to the masters, clip, update, copy back."""
         for master, weight in zip(self.masters, self.weights, strict=True):
             master.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
@@ -94,9 +120,12 @@ def main() -> None:
         tokenizer = model.load_tokenizer(config)
         encoded = task.features(task.read(args.data_dir, "train")[: 40 * args.batch], tokenizer, 128)
         net = model.build(config, task.head.num_outputs, task.head.per_word).train()
-        own = OwnLoop(copy.deepcopy(net), task.head, config.learning_rate)
+        loops = {
+            f"own loop, {kind.__name__.lower()}": kind(copy.deepcopy(net), task.head, config.learning_rate)
+            for kind in (Autocast, Masters)
+        }
         built = engine.build(net, task.head, config, BatchPlan(args.batch, 1, 1, args.batch), 10**4, world)
-        systems: dict[str, OwnLoop | Ours] = {"own loop": own, "engine": Ours(built)}
+        systems: dict[str, Autocast | Ours] = {**loops, "engine": Ours(built)}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
         order = epoch_order(len(encoded), 1, 0)
         for number in range(args.steps + 2):
@@ -109,9 +138,10 @@ def main() -> None:
             del rows[:2]  # they make buffers and kernels
         for name, rows in spent.items():
             passes, steps = (statistics.median(column) for column in zip(*rows, strict=True))
-            print(f"{name:9s} forward and backward {passes:.3f} s, step {steps:.3f} s")
-        ratio = statistics.median(sum(a) / sum(b) for a, b in zip(spent["own loop"], spent["engine"], strict=True))
-        print(f"engine {ratio:.2f} x as fast as the loop without DeepSpeed (median of {args.steps} pairs)")
+            print(f"{name:18s} forward and backward {passes:.3f} s, step {steps:.3f} s")
+        for name in loops:
+            ratio = statistics.median(sum(a) / sum(b) for a, b in zip(spent[name], spent["engine"], strict=True))
+            print(f"engine {ratio:.2f} x as fast as {name}, without DeepSpeed (median of {args.steps} pairs)")
         distributed.close()
 
 
