@@ -85,6 +85,9 @@ class RunConfig:
         "how the examples of a batch are laid out: packed without padding where the encoder can be, else by length",
         choices=("auto", "packed", "bucketed", "padded"),
     )
+    compile: bool = option(
+        False, "torch.compile the encoder's layers, for long runs on a GPU: a slower start; not under ZeRO-3"
+    )
     ds_config: str | None = option(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
     no_cuda: bool = option(False, "stay on the CPU", identity=False)
     eval_every_epoch: bool = option(True, "score the dev split after every epoch", identity=False)

@@ -47,6 +47,11 @@ def is_mixed(settings: Mapping[str, Any]) -> bool:
     return bool(settings.get("torch_autocast", {}).get("enabled"))
 
 
+def stage(settings: Mapping[str, Any]) -> int:
+    """ZeRO's stage."""
+    return int(settings.get("zero_optimization", {}).get("stage", 0))
+
+
 def _read_json(name: str) -> dict[str, Any]:
     path = Path(name)
     if path.suffix != ".json":

@@ -20,6 +20,7 @@ import torch
 from pydantic import ValidationError
 
 from harness import UserError, ds_config, masters
+from harness.compiled import compile_layers
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.explain import SCALE_AT_MINIMUM
@@ -89,6 +90,8 @@ def forward_as_trained(network: EncoderWithHead, config: RunConfig, world: World
     precision, settings = read_config(config, world)
     mixed = ds_config.is_mixed(settings)
     network = network.to(world.device, torch.float32 if mixed else DTYPES[precision])
+    if config.compile:
+        compile_layers(network, ds_config.stage(settings), world.device)
 
     def forward(batch: Batch) -> torch.Tensor:
         with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
@@ -155,9 +158,8 @@ class Engine:
         norm = self.inner.get_global_grad_norm()
         scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
         lr = float(self.inner.optimizer.param_groups[0]["lr"])
-        return StepFigures(
-            lr, None if norm is None else float(norm) / self._scale_used, scale, int(self.inner.skipped_steps)
-        )
+        norm = None if norm is None else float(norm) / self._scale_used
+        return StepFigures(lr, norm, scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The float32 master weights on the CPU, by name. Collective: every rank must call it and gets all."""
@@ -233,14 +235,15 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
 
     _spare_compilers(deepspeed, world)
     precision, settings = read_config(config, world)
-    if world.size > 1 and settings.get("zero_optimization", {}).get("stage") == 3:
+    if world.size > 1 and ds_config.stage(settings) == 3:
         model.layout = model.layout.in_one_pass()
+    if config.compile:
+        compile_layers(model, ds_config.stage(settings), world.device)
     name = config.ds_config or "default"
     filled = ds_config.fill(settings, config, plan, name)
     linear = torch.nn.functional.linear
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, config.weight_decay), lr=config.learning_rate, eps=config.adam_epsilon, fused=True
-    )
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
     try:
         inner, *_ = deepspeed.initialize(
             model=model,
@@ -277,8 +280,7 @@ def _spare_compilers(deepspeed: Any, world: World) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -294,5 +296,5 @@ def _mend(inner: Any, world: World) -> None:
     inner.clip_fp32_gradients = clip
     if world.size == 1 and not hasattr(inner.optimizer, "get_grads_for_reduction"):
         # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
-        # What else that did: weights without a gradient get one of zeros.
+        # This is the rest of it: weights without a gradient get one of zeros.
         inner.buffered_allreduce_fallback = lambda **_: inner._get_gradients_for_reduction()

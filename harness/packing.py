@@ -68,6 +68,7 @@ class Layout:
     kind: str  # one of KINDS
     first_position: int = 0  # packed: position id of an example's first word piece
     reason: str = ""  # why it is not packed although that would have been taken
+    few_shapes: bool = False  # packed: rows of fixed lengths on a CPU too, for layers that are compiled
 
     def __str__(self) -> str:
         name = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}[self.kind]
@@ -84,7 +85,8 @@ class Layout:
         """The encoder's output for a batch."""
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
         if self.kind == "packed":
-            return _packed(encoder, batch, lengths, self.first_position)
+            in_one = batch.input_ids.device.type == "cpu" and not self.few_shapes
+            return _packed(encoder, batch, lengths, self.first_position, in_one)
         if self.kind == "bucketed":
             return _bucketed(encoder, batch, lengths)
         output = encoder(**_inputs(batch, slice(None), batch.input_ids.shape[1]))
@@ -210,9 +212,9 @@ def equal_rows(lengths: np.ndarray, device: torch.device) -> tuple[Rows, list[Gr
     return rows, [whole_rows(rows.owner, device)]
 
 
-def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int) -> Encoding:
+def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int, in_one: bool) -> Encoding:
     device = batch.input_ids.device
-    rows, groups = one_row(lengths) if device.type == "cpu" else equal_rows(lengths, device)
+    rows, groups = one_row(lengths) if in_one else equal_rows(lengths, device)
     # Empty slots repeat the batch's first word piece; they see only each other, and nothing reads them.
     source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
     slots = torch.from_numpy(source).to(device, non_blocking=True)

@@ -24,6 +24,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["distributed", "runs", "flags", "ds_config", "attention"],
     ["preemption", "explain", "data", "features", "packing", "masters", "metrics_file"],
     ["model"],
+    ["compiled"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
     ["loop"],

@@ -1,0 +1,44 @@
+"""The encoder's layers through torch.compile (--compile): fewer and larger kernels, for a slower start."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from harness.model import EncoderWithHead
+
+logger = logging.getLogger(__name__)
+
+
+def compile_layers(network: EncoderWithHead, stage: int, device: torch.device) -> None:
+    """Compile the encoder's layers where that can be done, and say so where it cannot. `stage`: ZeRO's.
+
+    Layers share their code and so one compilation for each shape; sizes stay variables in it, and packed rows keep few
+    of them. Rounding differs from that of layers as they are.
+    """
+    reason = "ZeRO-3 takes a layer's weights away between passes" if stage == 3 else _refusal(device)
+    if reason:
+        logger.warning("--compile: layers run as they are (%s).", reason)
+        return
+    network.layout = replace(network.layout, few_shapes=True)
+    for layer in layers(network.encoder):
+        layer.compile(dynamic=True)
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """Members of the encoder's outermost module lists: in ALBERT, lists hold lists."""
+    lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    return [layer for module in outer for layer in module]
+
+
+def _refusal(device: torch.device) -> str:
+    """Why PyTorch cannot compile for this device, or nothing: found by trying, since it needs a compiler or Triton."""
+    try:
+        torch.compile(lambda tensor: (tensor + 1).relu())(torch.ones(8, device=device))
+    except Exception as error:  # of many kinds, by device and version
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ""
