@@ -40,6 +40,7 @@ def test_every_task_runs_under_every_ds_config(world: int, tiny_bert: Path, tmp_
         assert max(losses) - min(losses) < 0.05 * max(losses)
 
 
+@pytest.mark.slow
 def test_the_same_weights_score_the_same_on_1_2_and_3_ranks(tiny_bert: Path, tmp_path: Path) -> None:
     names = ("mednli", "bc5cdr_disease", "hoc", "medsts")
     for name in names:
@@ -107,7 +108,7 @@ def test_an_encoder_that_cannot_be_packed_under_zero3_on_2_ranks(tmp_path: Path)
     assert isinstance(result, dict), result
 
 
-@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("world", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_split_of_one_row(world: int, tiny_bert: Path, tmp_path: Path) -> None:
     """Fewer examples than ranks: the rank without one takes part with weight 0."""
     names = ("biosses", "clefe", "mednli", "hoc")

@@ -121,7 +121,10 @@ def stop_at(step: int, metrics: Path) -> threading.Thread:
     return thread
 
 
-@pytest.mark.parametrize("ds_config", ["fp32", "bf16_autocast", "bf16_zero1", "fp16_zero0", "fp16_zero2", "fp16_zero3"])
+SLOW_CONFIGS = [pytest.param(name, marks=pytest.mark.slow) for name in ("bf16_zero1", "fp16_zero0", "fp16_zero3")]
+
+
+@pytest.mark.parametrize("ds_config", ["fp32", "bf16_autocast", "fp16_zero2", *SLOW_CONFIGS])
 def test_a_stopped_run_ends_as_one_that_was_never_stopped(ds_config: str, tmp_path: Path, fp16_allowed: None) -> None:
     model = tiny_encoder(tmp_path / "model", dropout=0.1)
     more = ("--precision", "auto", "--ds_config", ds_config, "--num_train_epochs", "2", "--logging_steps", "3")
