@@ -116,14 +116,16 @@ def ours(task: str, data: Path, model: str, steps: int, folder: Path) -> dict[st
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *flags.split()]
     _, began, peak = timed(command, folder.with_suffix(".log"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    rows = [row for row in rows if row["kind"] == "step"]
-    spans = [after["time"] - before["time"] for before, after in itertools.pairwise(rows)]
-    tokens = sum(row["values"]["train/tokens_per_second"] * span for row, span in zip(rows[1:], spans, strict=True))
+    # Between the epochs dev is predicted and a checkpoint written, which peers do not: a row of another kind is there.
+    pairs = [(a, b) for a, b in itertools.pairwise(rows) if a["kind"] == b["kind"] == "step"]
+    spans = [after["time"] - before["time"] for before, after in pairs]
+    tokens = sum(row["values"]["train/tokens_per_second"] * span for (_, row), span in zip(pairs, spans, strict=True))
     result = json.loads((folder / "result.json").read_text())
+    predicted = sum(epoch["dev"]["examples"] for epoch in result["epochs"])
     return {
         "examples_per_second": BATCH * len(spans) / sum(spans),
         "tokens_per_second": tokens / sum(spans),
-        "eval_examples_per_second": result["epochs"][-1]["dev"]["examples"] / result["timing"]["evaluation_seconds"],
+        "eval_examples_per_second": predicted / result["timing"]["evaluation_seconds"],
         "startup_seconds": rows[0]["time"] - began,
         "peak_mib": peak,
     }

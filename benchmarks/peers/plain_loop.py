@@ -186,8 +186,7 @@ def main() -> None:
                 "seed": args.seed,
                 "metric": report.metric,
                 "score": report.score,
-                "precision": report.values.get("precision"),
-                "recall": report.values.get("recall"),
+                "values": dict(report.values),
                 "train_seconds": round(seconds, 1),
             }
         )
