@@ -130,7 +130,8 @@ class Partitioned(Masters):
 def read_all(inner: Any, keep: bool) -> tuple[int, dict[str, torch.Tensor]]:
     """(Adam's steps, tensors on the CPU by `master.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>`). Collective.
 
-    Ranks that do not `keep` get no tensors. Parameters that are not trained are left out.
+    Ranks that do not `keep` get no tensors. Parameters that are not trained are left out. What is whole on the CPU is
+    the engine's own and not a copy: to be written before the next step.
     """
     masters = of(inner)
     steps = masters.steps()
@@ -139,8 +140,13 @@ def read_all(inner: Any, keep: bool) -> tuple[int, dict[str, torch.Tensor]]:
         for moment in (None, *(MOMENTS if steps else ())):
             value = masters.read(parameter, moment)
             if keep:
-                tensors[f"{moment or 'master'}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+                tensors[f"{moment or 'master'}.{name}"] = _alone(value.detach().cpu().contiguous())
     return steps, tensors
+
+
+def _alone(value: torch.Tensor) -> torch.Tensor:
+    """In a storage of its own: safetensors writes no views of shared ones."""
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
 def write_all(inner: Any, steps: int, tensor: Callable[[str], torch.Tensor]) -> None:

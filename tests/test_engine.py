@@ -15,7 +15,7 @@ from running import assert_user_error
 from safetensors.torch import load_file
 from torch import nn
 
-from harness import UserError, config, distributed, ds_config, engine, explain, model
+from harness import UserError, config, distributed, ds_config, engine, explain, masters, model
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.explain import TrainingFailed
@@ -343,6 +343,22 @@ class TestTraining:
         }
         assert tensors.keys() == expected
         assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+    @pytest.mark.parametrize("name", ["fp32", "bf16_autocast"])
+    def test_what_is_saved_is_not_copied_first(self, world: World, name: str) -> None:
+        """Weights and moments are twelve bytes a parameter: a copy would be the run's peak of memory."""
+        running = start(world, settings(name))
+        running.micro_step(batches()[0], 1 / 8)
+        _, tensors = masters.read_all(running.inner, keep=True)
+        for weight_name, weight in running.module.named_parameters():
+            state = running.inner.optimizer.state[weight]
+            for kind, tensor in (
+                ("master", weight),
+                ("exp_avg", state["exp_avg"]),
+                ("exp_avg_sq", state["exp_avg_sq"]),
+            ):
+                assert tensors[f"{kind}.{weight_name}"].data_ptr() == tensor.data_ptr()
+        running.close()
 
     @pytest.mark.usefixtures("fp16_allowed")
     def test_models_have_signatures(self, world: World) -> None:
