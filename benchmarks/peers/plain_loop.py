@@ -36,7 +36,7 @@ class Network(nn.Module):
         self.dropout = nn.Dropout(0.1)
         torch.manual_seed(seed)
         self.linear = nn.Linear(self.encoder.config.hidden_size, outputs)
-        nn.init.normal_(self.linear.weight, std=0.02)
+        nn.init.normal_(self.linear.weight, std=self.encoder.config.initializer_range)
         nn.init.zeros_(self.linear.bias)
         self.per_word = per_word
 

@@ -1,0 +1,29 @@
+"""Ours trains as the plain loop does, which shares nothing with it but the readers: the same losses and gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from encoders import tiny_encoder
+
+import tasks
+from benchmarks import side_by_side
+from harness import distributed
+from harness.config import RunConfig
+
+
+@pytest.mark.parametrize("name", ["medsts", "bc5cdr_disease", "chemprot", "hoc"])  # one of each family
+def test_the_same_losses_gradients_and_weights(name: str, tmp_path: Path) -> None:
+    path = str(tiny_encoder(tmp_path / "bert"))
+    config = RunConfig(
+        task=name, model_name_or_path=path, pooling="mean", seed=3, precision="fp32", learning_rate=1e-3,
+        per_gpu_train_batch_size=8,
+    )  # fmt: skip
+    world = distributed.init(no_cuda=True)
+    found = side_by_side.compare(tasks.get(name), tasks.sample_dir(name), path, config, 8, world)
+    assert len(found.losses) == 8
+    np.testing.assert_allclose(*np.array(found.losses).T, rtol=1e-4)
+    np.testing.assert_allclose(*np.array(found.norms).T, rtol=1e-3)
+    assert found.distance < 1e-2 * found.movement
