@@ -162,10 +162,10 @@ class Engine:
         return StepFigures(lr, norm, scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The float32 master weights on the CPU, by name. Collective: every rank must call it and gets all."""
+        """Float32 master weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
         kept = masters.of(self.inner)
         return {
-            name: (kept.read(p) if p.requires_grad else p).detach().float().to("cpu", copy=True)
+            name: masters.alone((kept.read(p) if p.requires_grad else p).float())
             for name, p in self.inner.module.named_parameters()
         }
 

@@ -140,12 +140,13 @@ def read_all(inner: Any, keep: bool) -> tuple[int, dict[str, torch.Tensor]]:
         for moment in (None, *(MOMENTS if steps else ())):
             value = masters.read(parameter, moment)
             if keep:
-                tensors[f"{moment or 'master'}.{name}"] = _alone(value.detach().cpu().contiguous())
+                tensors[f"{moment or 'master'}.{name}"] = alone(value)
     return steps, tensors
 
 
-def _alone(value: torch.Tensor) -> torch.Tensor:
-    """In a storage of its own: safetensors writes no views of shared ones."""
+def alone(value: torch.Tensor) -> torch.Tensor:
+    """On the CPU in a storage of its own, as safetensors writes no views of shared ones; the same tensor if it is."""
+    value = value.detach().cpu().contiguous()
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 

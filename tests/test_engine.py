@@ -93,6 +93,11 @@ def start(world: World, run: RunConfig, head: Any = None, steps: int = 20, pooli
     return engine.build(fresh(pooling), head or CrossEntropy(), run, config.batch_plan(run, world.size), steps, world)
 
 
+def copied(running: engine.Engine) -> dict[str, torch.Tensor]:
+    """Its weights, to compare with later ones."""
+    return {name: weight.clone() for name, weight in running.weights().items()}
+
+
 @dataclass
 class Course:
     """What six steps of training gave."""
@@ -121,7 +126,7 @@ def follow(world: World, run: RunConfig) -> Course:
         course.rates.append(figures.lr)
         course.scale, course.skipped = figures.loss_scale, figures.skipped
     course.applied = running.applied_steps
-    course.weights = running.weights()
+    course.weights = copied(running)
     course.module = {name: value.detach().clone() for name, value in running.inner.module.named_parameters()}
     running.close()
     return course
@@ -281,7 +286,7 @@ class TestTraining:
 
     def test_evaluation_leaves_no_trace(self, world: World) -> None:
         running = start(world, settings("fp32"))
-        before = running.weights()
+        before = copied(running)
         running.train(False)
         assert not running.inner.module.training
         with torch.inference_mode():
@@ -388,7 +393,7 @@ def take_up(world: World, name: str, folder: Path) -> tuple[list[float], dict[st
     again.load(folder)
     assert again.applied_steps == 3
     losses = [float(again.micro_step(batch, 1 / 8)) for batch in batches()[3:]]
-    weights = again.weights()
+    weights = copied(again)
     again.close()
     return losses, weights
 
@@ -409,7 +414,7 @@ class TestOverflow:
     def test_a_step_is_left_out(self, world: World, tmp_path: Path, stage: int) -> None:
         """A scale that is too high costs steps, and nothing else."""
         running = start(world, settings(self.half(tmp_path, stage, 24)))
-        before = running.weights()
+        before = copied(running)
         rate = running.figures().lr
         running.micro_step(batches()[0], 1 / 8)
         figures = running.figures()
@@ -425,7 +430,7 @@ class TestOverflow:
     def test_every_scale_overflows(self, world: World, tmp_path: Path, stage: int) -> None:
         run = settings(self.half(tmp_path, stage, 2))
         running = start(world, run, CrossEntropy(times=1e12))
-        before = running.weights()
+        before = copied(running)
         with pytest.raises(Exception, match=explain.SCALE_AT_MINIMUM) as caught:
             for _ in range(engine.MOST_SKIPPED + 1):
                 running.micro_step(batches()[0], 1 / 8)
