@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
+from harness import ds_config
+from harness.config import RunConfig
 from harness.model import EncoderWithHead
 
 logger = logging.getLogger(__name__)
 
 
-def compile_layers(network: EncoderWithHead, stage: int, device: torch.device) -> None:
-    """Compile the encoder's layers where that can be done, and say so where it cannot. `stage`: ZeRO's.
+def compile_layers(
+    network: EncoderWithHead, config: RunConfig, settings: Mapping[str, Any], device: torch.device
+) -> None:
+    """With --compile: compile the encoder's layers, or say why they are not. `settings` are DeepSpeed's.
 
     Layers share their code and so one compilation for each shape; sizes stay variables in it, and packed rows keep few
     of them. Rounding differs from that of layers as they are.
     """
-    reason = "ZeRO-3 takes a layer's weights away between passes" if stage == 3 else _refusal(device)
+    if not config.compile:
+        return
+    partitioned = ds_config.stage(settings) == 3
+    reason = "ZeRO-3 takes a layer's weights away between passes" if partitioned else _refusal(device)
     if reason:
         logger.warning("--compile: layers run as they are (%s).", reason)
         return

@@ -90,8 +90,7 @@ def forward_as_trained(network: EncoderWithHead, config: RunConfig, world: World
     precision, settings = read_config(config, world)
     mixed = ds_config.is_mixed(settings)
     network = network.to(world.device, torch.float32 if mixed else DTYPES[precision])
-    if config.compile:
-        compile_layers(network, ds_config.stage(settings), world.device)
+    compile_layers(network, config, settings, world.device)
 
     def forward(batch: Batch) -> torch.Tensor:
         with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
@@ -237,8 +236,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     precision, settings = read_config(config, world)
     if world.size > 1 and ds_config.stage(settings) == 3:
         model.layout = model.layout.in_one_pass()
-    if config.compile:
-        compile_layers(model, ds_config.stage(settings), world.device)
+    compile_layers(model, config, settings, world.device)
     name = config.ds_config or "default"
     filled = ds_config.fill(settings, config, plan, name)
     linear = torch.nn.functional.linear
@@ -252,9 +250,9 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             config=filled,
             dist_init_required=False,
         )
+    except torch.OutOfMemoryError:
+        raise
     except Exception as error:  # DeepSpeed has a dozen kinds for settings that it does not like
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
     _mend(inner, world)
     barrier()
@@ -280,7 +278,8 @@ def _spare_compilers(deepspeed: Any, world: World) -> None:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

@@ -21,7 +21,9 @@ CPU = torch.device("cpu")
 
 
 def built(folder: Path, kind: str) -> tuple[model.EncoderWithHead, RunConfig]:
-    config = RunConfig(task="mednli", model_name_or_path=str(tiny_encoder(folder / kind, kind)), pooling="mean")
+    config = RunConfig(
+        task="mednli", model_name_or_path=str(tiny_encoder(folder / kind, kind)), pooling="mean", compile=True
+    )
     return model.build(config, 3, per_word=False), config
 
 
@@ -46,7 +48,7 @@ def test_loss_and_gradients_are_those_of_layers_as_they_are(tmp_path: Path) -> N
 
     network.eval()  # no dropout: compiled layers draw other masks
     expected = passes()
-    compile_layers(network, 0, CPU)
+    compile_layers(network, config, {}, CPU)
     assert all(layer._compiled_call_impl is not None for layer in layers(network.encoder))
     for one, other in zip(passes(), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -69,9 +71,9 @@ def test_where_nothing_can_be_compiled_layers_run_as_they_are(
         raise RuntimeError("no compiler today\nmore about it")
 
     monkeypatch.setattr(torch, "compile", refuse)
-    network, _ = built(tmp_path, "bert")
+    network, config = built(tmp_path, "bert")
     with caplog.at_level(logging.WARNING):
-        compile_layers(network, stage, CPU)
+        compile_layers(network, config, {"zero_optimization": {"stage": stage}}, CPU)
     assert said in caplog.text and "more about it" not in caplog.text
     assert not any(layer._compiled_call_impl for layer in layers(network.encoder)) and not network.layout.few_shapes
 
