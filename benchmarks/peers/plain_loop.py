@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AutoModel, AutoTokenizer
 
 import tasks
-from harness.task import Example, Prediction, Task
+from harness.task import Example, Prediction, Report, Task
 
 
 class Network(nn.Module):
@@ -146,8 +146,23 @@ def train(task: Task, network: Network, tokenizer: Any, args: argparse.Namespace
     return time.perf_counter() - started
 
 
+def score(task: Task, network: Network, tokenizer: Any, args: argparse.Namespace, split: str) -> Report:
+    """Of the split's predictions."""
+    network.eval()
+    examples = task.read(args.data_dir, split)
+    predictions = []
+    with torch.inference_mode():
+        for start in range(0, len(examples), 64):
+            chosen = examples[start : start + 64]
+            inputs, labels = encode(task, tokenizer, chosen, args.length)
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
+                logits = network(inputs)
+            predictions += answers(task, logits, labels, chosen)
+    return task.metric(examples, predictions)
+
+
 def main() -> None:
-    """Train, predict test, print one JSON line."""
+    """Train, predict, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--task", required=True)
     parser.add_argument("--data_dir", type=Path, required=True)
@@ -168,25 +183,17 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     network = Network(args.model, task.head.num_outputs, task.family == "tagging", args.seed)
     seconds = train(task, network, tokenizer, args)
-    network.eval()
-    test = task.read(args.data_dir, "test")
-    predictions = []
-    with torch.inference_mode():
-        for start in range(0, len(test), 64):
-            chosen = test[start : start + 64]
-            inputs, labels = encode(task, tokenizer, chosen, args.length)
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-                logits = network(inputs)
-            predictions += answers(task, logits, labels, chosen)
-    report = task.metric(test, predictions)
+    scored = score(task, network, tokenizer, args, "test")
+    dev = None if "dev" in task.train_splits else score(task, network, tokenizer, args, "dev").score
     print(
         json.dumps(
             {
                 "task": task.name,
                 "seed": args.seed,
-                "metric": report.metric,
-                "score": report.score,
-                "values": dict(report.values),
+                "metric": scored.metric,
+                "score": scored.score,
+                "values": dict(scored.values),
+                "dev": dev,
                 "train_seconds": round(seconds, 1),
             }
         )
