@@ -55,6 +55,7 @@ def main() -> None:
     print("| task | epochs | seed | ours: test | plain loop: test | ours: s | plain loop: s |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for task in args.only.split(","):
+        pairs = []
         for seed in map(int, args.seeds.split(",")):
             started = time.strftime("%H:%M:%S")
             score, seconds = ours(task, args.data / task, args.runs, seed)
@@ -69,6 +70,12 @@ def main() -> None:
                 round(other_seconds),
             ]
             print("| " + " | ".join(map(str, cells)) + " |", f"<!-- from {started} -->", flush=True)
+            pairs.append((100 * score, 100 * other))
+        means = [
+            f"{sum(scores) / len(scores):.2f} ({min(scores):.2f} to {max(scores):.2f})"
+            for scores in zip(*pairs, strict=True)
+        ]
+        print(f"| {task} | | mean | {means[0]} | {means[1]} | | |", flush=True)
 
 
 if __name__ == "__main__":

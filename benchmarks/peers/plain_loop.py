@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--seed", type=int, default=12)
+    parser.add_argument("--mask_seed", type=int, help="of the dropout masks: same head and order, another chance")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--chunks", type=int, default=4, help="forward passes a batch is sorted by length into")
@@ -182,6 +183,8 @@ def main() -> None:
     task = tasks.get(args.task)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     network = Network(args.model, task.head.num_outputs, task.family == "tagging", args.seed)
+    if args.mask_seed is not None:
+        torch.manual_seed(args.mask_seed)
     seconds = train(task, network, tokenizer, args)
     scored = score(task, network, tokenizer, args, "test")
     dev = None if "dev" in task.train_splits else score(task, network, tokenizer, args, "dev").score
