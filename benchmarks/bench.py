@@ -3,8 +3,8 @@
     python benchmarks/bench.py --data DIR/blue                       # make bench
     python benchmarks/bench.py --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
 
-Every system trains the same model on the same rows with batch 32, at most 128 word pieces, in its own process; the
-first step is not timed. Rates count examples and word pieces without padding. Results are kept in benchmarks/results/
+Every system trains the same model on the same rows with the same batch, at most 128 word pieces, in its own process;
+the first step is not timed. Rates count examples and word pieces without padding. Results: benchmarks/results/
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 import tasks
+from benchmarks.made_up import made_up
 from harness import runs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,14 +38,14 @@ PEERS = {  # name -> (script, flags beside those that all take, precision on a C
 TASKS = ("bc5cdr_disease", "chemprot", "hoc", "biosses")
 MODELS = ("base", "embedded")
 FIGURES = ("examples_per_second", "tokens_per_second", "eval_examples_per_second", "startup_seconds", "peak_mib")
-BATCH, LENGTH = 32, 128
+LENGTH = 128
 
 
 def cut_data(task: str, source: Path, folder: Path, train: int, dev: int) -> Path:
     """A data folder with the first rows of a task (tagging: sentences), so that reading costs all systems the same."""
     folder.mkdir(parents=True)
     for split, name in tasks.get(task).filenames.items():
-        text, rows = (source / task / name).read_text(encoding="utf-8"), train if split == "train" else dev
+        text, rows = (source / name).read_text(encoding="utf-8"), train if split == "train" else dev
         tagging = tasks.get(task).family == "tagging"
         kept = (
             "\n\n".join(text.split("\n\n")[:rows]) + "\n\n" if tagging else "".join(text.splitlines(True)[: rows + 1])
@@ -106,11 +107,11 @@ def timed(command: list[str], log: Path) -> tuple[str, float, float]:
     return (said.splitlines() or [""])[-1], began, used.ru_maxrss / 1024
 
 
-def ours(task: str, data: Path, model: str, steps: int, folder: Path) -> dict[str, float]:
+def ours(task: str, data: Path, model: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
     """One run of launch/train.py without its final scoring."""
     flags = (
         f"--task {task} --data_dir {data} --model_name_or_path {model} --recipe biobert-v1.1 --learning_rate 5e-5 "
-        f"--per_gpu_train_batch_size {BATCH} --max_seq_length {LENGTH} --max_steps {steps} --logging_steps 1 "
+        f"--per_gpu_train_batch_size {args.batch} --max_seq_length {LENGTH} --max_steps {args.steps} --logging_steps 1 "
         f"--do_train --train_splits train --output_dir {folder} --wandb_mode offline --do_lower_case"
     )
     command = [sys.executable, str(ROOT / "launch" / "train.py"), *flags.split()]
@@ -123,7 +124,7 @@ def ours(task: str, data: Path, model: str, steps: int, folder: Path) -> dict[st
     result = json.loads((folder / "result.json").read_text())
     predicted = sum(epoch["dev"]["examples"] for epoch in result["epochs"])
     return {
-        "examples_per_second": BATCH * len(spans) / sum(spans),
+        "examples_per_second": args.batch * len(spans) / sum(spans),
         "tokens_per_second": tokens / sum(spans),
         "eval_examples_per_second": predicted / result["timing"]["evaluation_seconds"],
         "startup_seconds": rows[0]["time"] - began,
@@ -131,11 +132,19 @@ def ours(task: str, data: Path, model: str, steps: int, folder: Path) -> dict[st
     }
 
 
-def peer(name: str, task: str, data: Path, model: str, steps: int, log: Path) -> dict[str, float]:
+def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace, log: Path) -> dict[str, float]:
     """One run of a peer."""
     script, more, precisions = PEERS[name]
-    flags = ["--task", task, "--data_dir", str(data), "--model", model, "--steps", str(steps), "--batch", str(BATCH)]
-    flags += ["--length", str(LENGTH), "--precision", precisions[torch.cuda.is_available()], *more]
+    flags = ["--task", task, "--data_dir", str(data), "--model", model, "--steps", str(args.steps)]
+    flags += [
+        "--batch",
+        str(args.batch),
+        "--length",
+        str(LENGTH),
+        "--precision",
+        precisions[torch.cuda.is_available()],
+        *more,
+    ]
     said, began, peak = timed([sys.executable, str(ROOT / "benchmarks" / "peers" / script), *flags], log)
     found = json.loads(said)
     return {**found, "startup_seconds": found["first_step_at"] - began, "peak_mib": peak}
@@ -144,13 +153,14 @@ def peer(name: str, task: str, data: Path, model: str, steps: int, log: Path) ->
 def compare(task: str, model_name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All systems in turn, `rounds` times."""
     place = folder / f"{task}-{model_name}"
-    data = cut_data(task, args.data, place / "data" / task, args.steps * BATCH, args.dev_rows)
+    given = args.data / task if args.data and (args.data / task).is_dir() else made_up(task, place / "made_up", 1.0)
+    data = cut_data(task, given, place / "data" / task, args.steps * args.batch, args.dev_rows)
     model = model_folder(model_name, place / "model")
     found: dict[str, list[dict[str, float]]] = {"ours": [], **{name: [] for name in args.peers}}
     for number in range(args.rounds):
-        found["ours"].append(ours(task, data, model, args.steps, place / f"run-{number}"))
+        found["ours"].append(ours(task, data, model, args, place / f"run-{number}"))
         for name in args.peers:
-            found[name].append(peer(name, task, data, model, args.steps, place / f"{name}-{number}.log"))
+            found[name].append(peer(name, task, data, model, args, place / f"{name}-{number}.log"))
         print(f"{task} {model_name}: round {number + 1} of {args.rounds}", file=sys.stderr, flush=True)
     medians = {name: {f: statistics.median(r[f] for r in rows) for f in FIGURES} for name, rows in found.items()}
     ratios = {
@@ -186,10 +196,13 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds a folder for each task")
+    parser.add_argument(
+        "--data", type=Path, help="folder with a folder for each task; made-up rows where there is none"
+    )
     for name, known in (("tasks", TASKS), ("models", MODELS), ("peers", tuple(PEERS))):
         parser.add_argument(f"--{name}", type=lambda text: tuple(text.split(",")), default=known)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dev_rows", type=int, default=128)
     parser.add_argument("--out", type=Path, default=None, help="file of the results [benchmarks/results/<time>.json]")
@@ -207,7 +220,9 @@ def main() -> None:
         "matrix_operations_per_second": max(before, matrix_rate(dtype)),
         "versions": runs.versions(),
         "commit": runs.commit(),
-        "command": " ".join(sys.argv).replace(str(args.data), "$BLUE_DATA_DIR/blue").replace(f"{ROOT}/", ""),
+        "command": " ".join(sys.argv)
+        .replace(str(args.data or "$BLUE_DATA_DIR/blue"), "$BLUE_DATA_DIR/blue")
+        .replace(f"{ROOT}/", ""),
         "cases": cases,
     }
     out = args.out or ROOT / "benchmarks" / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"

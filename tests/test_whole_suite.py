@@ -1,4 +1,4 @@
-"""benchmarks/whole_suite.py: made-up data of the published sizes that its readers take, and a run of it."""
+"""`make bench-gpu`: made-up data of the published sizes that its readers take, a run of it, and its peers' flags."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tasks
-from benchmarks import whole_suite
+from benchmarks import bench, made_up
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,10 +20,10 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.parametrize("task", tasks.TASKS)
 def test_made_up_rows_are_of_the_published_number(task: str, tmp_path: Path) -> None:
     share = 0.2
-    folder = whole_suite.made_up(task, tmp_path / task, share)
+    folder = made_up.made_up(task, tmp_path / task, share)
     for split in ("train", "dev", "test"):
         examples = tasks.get(task).read(folder, split)
-        wanted = max(1, round(share * whole_suite.published_size(task, split)))
+        wanted = max(1, round(share * made_up.published_size(task, split)))
         if tasks.get(task).family == "tagging":
             mentions = sum(list(example.label).count("B") for example in examples)
             once = sum(list(e.label).count("B") for e in tasks.get(task).read(tasks.sample_dir(task), split))
@@ -55,3 +56,35 @@ def test_it_runs(tiny_bert: Path, tmp_path: Path) -> None:
     assert "biosses" in done.stdout and "(made-up rows)" in done.stdout
     kept = json.loads((tmp_path / "figures.json").read_text())
     assert [row["task"] for row in kept["tasks"]] == ["biosses", "hoc"] and kept["seconds"] > 0
+
+
+def test_peers_run_from_a_bare_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --data, and with the batch that the Makefile asks for; the systems themselves are not started."""
+    seen: list[tuple[int, int]] = []
+    figures = dict.fromkeys(bench.FIGURES, 1.0)
+
+    def system(*given: Any) -> dict[str, float]:
+        *_, data, _, args, _ = given
+        seen.append((len(tasks.get("chemprot").read(data, "train")), args.batch))
+        return figures
+
+    monkeypatch.setattr(bench, "ours", system)
+    monkeypatch.setattr(bench, "peer", system)
+    out = tmp_path / "out.json"
+    flags = [
+        "--models",
+        "embedded",
+        "--tasks",
+        "chemprot",
+        "--steps",
+        "60",
+        "--batch",
+        "256",
+        "--rounds",
+        "1",
+        "--peers",
+        "hf",
+    ]
+    monkeypatch.setattr(sys, "argv", ["bench", *flags, "--out", str(out)])
+    bench.main()
+    assert seen == [(60 * 256, 256)] * 2 and json.loads(out.read_text())["cases"][0]["task"] == "chemprot"
