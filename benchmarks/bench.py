@@ -1,7 +1,7 @@
 """Ours against its peers, alternately in one run: rates, start-up and peak memory, as medians and ratios of pairs.
 
-    python benchmarks/bench.py --data DIR/blue                       # make bench
-    python benchmarks/bench.py --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
+    python -m benchmarks.bench --data DIR/blue                       # make bench
+    python -m benchmarks.bench --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
 
 Every system trains the same model on the same rows with the same batch, at most 128 word pieces, in its own process;
 the first step is not timed. Rates count examples and word pieces without padding. Results: benchmarks/results/
@@ -135,16 +135,11 @@ def ours(task: str, data: Path, model: str, args: argparse.Namespace, folder: Pa
 def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace, log: Path) -> dict[str, float]:
     """One run of a peer."""
     script, more, precisions = PEERS[name]
-    flags = ["--task", task, "--data_dir", str(data), "--model", model, "--steps", str(args.steps)]
-    flags += [
-        "--batch",
-        str(args.batch),
-        "--length",
-        str(LENGTH),
-        "--precision",
-        precisions[torch.cuda.is_available()],
-        *more,
-    ]
+    settings = {
+        "task": task, "data_dir": data, "model": model, "steps": args.steps, "batch": args.batch, "length": LENGTH,
+        "precision": precisions[torch.cuda.is_available()],
+    }  # fmt: skip
+    flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))] + more
     said, began, peak = timed([sys.executable, str(ROOT / "benchmarks" / "peers" / script), *flags], log)
     found = json.loads(said)
     return {**found, "startup_seconds": found["first_step_at"] - began, "peak_mib": peak}
@@ -153,7 +148,7 @@ def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace,
 def compare(task: str, model_name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """All systems in turn, `rounds` times."""
     place = folder / f"{task}-{model_name}"
-    given = args.data / task if args.data and (args.data / task).is_dir() else made_up(task, place / "made_up", 1.0)
+    given = args.data / task if args.data else made_up(task, place / "made_up", 1.0)
     data = cut_data(task, given, place / "data" / task, args.steps * args.batch, args.dev_rows)
     model = model_folder(model_name, place / "model")
     found: dict[str, list[dict[str, float]]] = {"ours": [], **{name: [] for name in args.peers}}
@@ -171,8 +166,8 @@ def compare(task: str, model_name: str, args: argparse.Namespace, folder: Path) 
     }
     length = medians["ours"]["tokens_per_second"] / medians["ours"]["examples_per_second"]
     rate = medians["ours"]["tokens_per_second"] * operations_per_token(model, length)
-    return {"task": task, "model": model_name, "length": length, "medians": medians, "ratios": ratios,
-            "operations_per_second": rate, "rounds": found}  # fmt: skip
+    return {"task": task, "made_up": not args.data, "model": model_name, "length": length,
+            "medians": medians, "ratios": ratios, "operations_per_second": rate, "rounds": found}  # fmt: skip
 
 
 def show(result: dict[str, Any]) -> None:
@@ -182,9 +177,8 @@ def show(result: dict[str, Any]) -> None:
 
     for case in result["cases"]:
         share = 100 * case["operations_per_second"] / result["matrix_operations_per_second"]
-        title = (
-            f"{case['task']}, {case['model']}, {case['length']:.0f} word pieces a row; {share:.0f} % of the matrix rate"
-        )
+        rows = f"{case['task']} (made-up rows)" if case["made_up"] else case["task"]
+        title = f"{rows}, {case['model']}, {case['length']:.0f} word pieces a row; {share:.0f} % of the matrix rate"
         table = Table("", *FIGURES, title=title)
         for name, row in case["medians"].items():
             against = case["ratios"].get(name)
@@ -196,9 +190,7 @@ def show(result: dict[str, Any]) -> None:
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, help="folder with a folder for each task; made-up rows where there is none"
-    )
+    parser.add_argument("--data", type=Path, help="folder that holds a folder for each task [made-up rows]")
     for name, known in (("tasks", TASKS), ("models", MODELS), ("peers", tuple(PEERS))):
         parser.add_argument(f"--{name}", type=lambda text: tuple(text.split(",")), default=known)
     parser.add_argument("--steps", type=int, default=6)

@@ -87,4 +87,4 @@ def test_peers_run_from_a_bare_clone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ]
     monkeypatch.setattr(sys, "argv", ["bench", *flags, "--out", str(out)])
     bench.main()
-    assert seen == [(60 * 256, 256)] * 2 and json.loads(out.read_text())["cases"][0]["task"] == "chemprot"
+    assert seen == [(60 * 256, 256)] * 2 and json.loads(out.read_text())["cases"][0]["made_up"]
