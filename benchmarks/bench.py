@@ -29,11 +29,11 @@ from benchmarks.made_up import made_up
 from harness import runs
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = {  # name -> (script, flags beside those that all take, precision on a CPU and on a GPU)
-    "original": ("original.py", [], ("fp32", "fp16")),
-    "hf": ("hf_trainer.py", [], ("bf16", "fp16")),
-    "hf_deepspeed": ("hf_trainer.py", ["--deepspeed"], ("bf16", "fp16")),
-    "accelerate": ("accelerate_loop.py", [], ("bf16", "fp16")),
+PEERS = {  # name -> (module of benchmarks.peers, flags beside those that all take, precision on a CPU and on a GPU)
+    "original": ("original", [], ("fp32", "fp16")),
+    "hf": ("hf_trainer", [], ("bf16", "fp16")),
+    "hf_deepspeed": ("hf_trainer", ["--deepspeed"], ("bf16", "fp16")),
+    "accelerate": ("accelerate_loop", [], ("bf16", "fp16")),
 }
 TASKS = ("bc5cdr_disease", "chemprot", "hoc", "biosses")
 MODELS = ("base", "embedded")
@@ -134,13 +134,13 @@ def ours(task: str, data: Path, model: str, args: argparse.Namespace, folder: Pa
 
 def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace, log: Path) -> dict[str, float]:
     """One run of a peer."""
-    script, more, precisions = PEERS[name]
+    module, more, precisions = PEERS[name]
     settings = {
         "task": task, "data_dir": data, "model": model, "steps": args.steps, "batch": args.batch, "length": LENGTH,
         "precision": precisions[torch.cuda.is_available()],
     }  # fmt: skip
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))] + more
-    said, began, peak = timed([sys.executable, str(ROOT / "benchmarks" / "peers" / script), *flags], log)
+    said, began, peak = timed([sys.executable, "-m", f"benchmarks.peers.{module}", *flags], log)
     found = json.loads(said)
     return {**found, "startup_seconds": found["first_step_at"] - began, "peak_mib": peak}
 

@@ -74,7 +74,7 @@ class Masters(Autocast):
         torch.nn.utils.clip_grad_norm_(self.masters, 1.0, foreach=True)
         self.optimizer.step()
         with torch.no_grad():
-            torch._foreach_copy_(self.weights, self.masters)
+            torch._foreach_copy_([*self.weights], self.masters)
 
 
 class Ours:

@@ -22,7 +22,7 @@ import torch
 
 import tasks
 from benchmarks.bench import model_folder
-from benchmarks.whole_suite import made_up, published_size
+from benchmarks.made_up import made_up, published_size
 from harness import distributed, engine, evaluate, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps

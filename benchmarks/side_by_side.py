@@ -8,6 +8,7 @@ What is left of a difference in scores when these agree is chance: the dropout m
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +94,7 @@ def plain_step(task: Task, plain: plain_loop.Network, tokenizer: Any, config: Ru
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """L2 norm of the difference."""
-    return float(sum((one[name] - other[name]).square().sum() for name in one)) ** 0.5
+    return math.sqrt(sum(float((one[name] - other[name]).square().sum()) for name in one))
 
 
 def main() -> None:

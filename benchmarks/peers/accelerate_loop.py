@@ -1,17 +1,19 @@
 """Peer (d): accelerate around a plain loop, with dynamic padding and bf16 (fp16 on a GPU).
 
-python benchmarks/peers/accelerate_loop.py --task chemprot --data_dir DIR --model M --steps 6
+python -m benchmarks.peers.accelerate_loop --task chemprot --data_dir DIR --model M --steps 6
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
-import feed
 import torch
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
+
+from benchmarks.peers import feed
 
 
 def main() -> None:
@@ -20,14 +22,14 @@ def main() -> None:
     torch.manual_seed(1)
     task, tokenizer = feed.load(args)
     accelerator = Accelerator(mixed_precision="no" if args.precision == "fp32" else args.precision)
-    train = feed.rows(task, tokenizer, task.read(args.data_dir, "train"), args.length, padded=False)
+    train: Any = feed.rows(task, tokenizer, task.read(args.data_dir, "train"), args.length, padded=False)
     dev = feed.rows(task, tokenizer, task.read(args.data_dir, "dev"), args.length, padded=False)
     collate = feed.collator(task, tokenizer)
     optimizer: torch.optim.Optimizer
     model = feed.model_for(task, args.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0, fused=True)
-    batches = DataLoader(train, batch_size=args.batch, shuffle=True, collate_fn=collate)
-    held = DataLoader(sorted(dev, key=lambda r: -len(r["input_ids"])), batch_size=2 * args.batch, collate_fn=collate)
+    batches: Any = DataLoader(train, batch_size=args.batch, shuffle=True, collate_fn=collate)
+    held: Any = DataLoader(feed.longest_first(dev), batch_size=2 * args.batch, collate_fn=collate)
     model, optimizer, batches, held = accelerator.prepare(model, optimizer, batches, held)
     watch = feed.Stopwatch()
     model.train()

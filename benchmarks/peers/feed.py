@@ -55,6 +55,11 @@ def rows(task: Task, tokenizer: Any, examples: Sequence[Example], length: int, p
     return made
 
 
+def longest_first(rows: list[dict[str, Any]]) -> Any:
+    """The rows by length; the libraries take a list, though their types ask for a Dataset."""
+    return sorted(rows, key=lambda row: -len(row["input_ids"]))
+
+
 def model_for(task: Task, path: str) -> Any:
     """The transformers model with the standard head of the task's family, in float32."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification

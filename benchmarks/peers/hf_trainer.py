@@ -1,6 +1,6 @@
 """Peers (b) and (c): Hugging Face Trainer with dynamic padding and length grouping; with --deepspeed under ZeRO-1.
 
-python benchmarks/peers/hf_trainer.py --task chemprot --data_dir DIR --model M --steps 6 [--deepspeed]
+python -m benchmarks.peers.hf_trainer --task chemprot --data_dir DIR --model M --steps 6 [--deepspeed]
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import tempfile
 import time
 from typing import Any
 
-import feed
 import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from benchmarks.peers import feed
 
 ZERO_1 = {
     "train_batch_size": "auto",
@@ -38,7 +39,7 @@ class Watched:
         return self.inner(rows)
 
 
-class EachStep(TrainerCallback):
+class EachStep(TrainerCallback):  # type: ignore[misc]
     """Stops the time of each optimizer step."""
 
     def __init__(self, watch: feed.Stopwatch, batches: Watched) -> None:
@@ -90,7 +91,7 @@ def main() -> None:
         )
         trainer.train()
         began = time.time()
-        trainer.predict(sorted(dev, key=lambda row: -len(row["input_ids"])))
+        trainer.predict(feed.longest_first(dev))
         watch.report(len(dev), time.time() - began)
 
 

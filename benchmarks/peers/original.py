@@ -1,6 +1,6 @@
 """Peer (a): the recipe of the original scripts: all padded to full length, fp32 (fp16 on a GPU), a plain loop.
 
-python benchmarks/peers/original.py --task chemprot --data_dir DIR --model M --steps 6
+python -m benchmarks.peers.original --task chemprot --data_dir DIR --model M --steps 6
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ import random
 import time
 from typing import Any
 
-import feed
 import torch
+
+from benchmarks.peers import feed
 
 
 def main() -> None:

@@ -45,7 +45,8 @@ class Network(nn.Module):
         if not self.per_word:
             mask = inputs["attention_mask"].unsqueeze(-1)
             hidden = (hidden * mask).sum(1) / mask.sum(1)
-        return self.linear(self.dropout(hidden)).float()
+        logits: torch.Tensor = self.linear(self.dropout(hidden))
+        return logits.float()
 
 
 def encode(task: Task, tokenizer: Any, examples: list[Example], length: int) -> tuple[Any, torch.Tensor]:
