@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around a task's model: the only file that imports deepspeed.
+"""The DeepSpeed engine around a task's model: with `mends` the only file that imports deepspeed.
 
 A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
 clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
@@ -7,9 +7,7 @@ linear decay), so that learning rate and steps mean the same under every JSON.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +17,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from harness import UserError, ds_config, masters
+from harness import UserError, ds_config, masters, mends
 from harness.compiled import compile_layers
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
@@ -110,8 +108,7 @@ class Engine:
         self.precision = precision
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
         # (its pull request 8393); then that is done here.
-        self._scales_loss = type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer"
-        self._scale_used = 1.0
+        self._scales_loss = mends.keeps_halves_apart(inner)
         self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
         self._skipped_in_a_row = 0
 
@@ -138,9 +135,8 @@ class Engine:
         """
         batch = batch.to(self.world.device)
         loss = self.head.loss(self.inner(batch), batch.labels) * scale
-        self._scale_used = float(self.inner.optimizer.loss_scale) if self._scales_loss else 1.0
         ends_step = self.inner.is_gradient_accumulation_boundary()
-        self.inner.backward(loss * self._scale_used)
+        self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
         if ends_step:
             self._skipped_in_a_row = 0 if self.inner.was_step_applied() else self._skipped_in_a_row + 1
@@ -157,8 +153,7 @@ class Engine:
         norm = self.inner.get_global_grad_norm()
         scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
         lr = float(self.inner.optimizer.param_groups[0]["lr"])
-        norm = None if norm is None else float(norm) / self._scale_used
-        return StepFigures(lr, norm, scale, int(self.inner.skipped_steps))
+        return StepFigures(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Float32 master weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
@@ -232,7 +227,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
-    _spare_compilers(deepspeed, world)
+    mends.spare_compilers(world)
     precision, settings = read_config(config, world)
     if world.size > 1 and ds_config.stage(settings) == 3:
         model.layout = model.layout.in_one_pass()
@@ -254,26 +249,9 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
         raise
     except Exception as error:  # DeepSpeed has a dozen kinds for settings that it does not like
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
-    _mend(inner, world)
+    mends.mend(inner, world)
     barrier()
     return Engine(inner, head, world, precision, linear)
-
-
-def _spare_compilers(deepspeed: Any, world: World) -> None:
-    """Keep DeepSpeed from starting compilers for parts that are not used."""
-    if world.device.type == "cpu":
-        # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
-        deepspeed.ops.__compatible_ops__ = {}
-    # To see whether the optimizer is Muon, ZeRO imports a file that calls torch.compile: a second or more of a start.
-    from deepspeed.runtime import compiler
-
-    compile_function = compiler.compile
-    compiler.compile = lambda: lambda function: function
-    try:
-        with contextlib.suppress(ImportError):  # another version may have no such file
-            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
-    finally:
-        compiler.compile = compile_function
 
 
 def _reason(error: Exception) -> str:
@@ -281,19 +259,3 @@ def _reason(error: Exception) -> str:
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def _mend(inner: Any, world: World) -> None:
-    """Three things that DeepSpeed 0.19.8 does at stage 0 and nowhere else."""
-    if type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer":
-        # It allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the first.
-        inner.optimizer.optimizer.state.clear()
-
-    def clip() -> None:  # in float32 it clips and forgets the norm
-        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(inner.module.parameters(), inner.gradient_clipping())
-
-    inner.clip_fp32_gradients = clip
-    if world.size == 1 and not hasattr(inner.optimizer, "get_grads_for_reduction"):
-        # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
-        # This is the rest of it: weights without a gradient get one of zeros.
-        inner.buffered_allreduce_fallback = lambda **_: inner._get_gradients_for_reduction()

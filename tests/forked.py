@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from running import free_port
 
 GIVE_UP_SECONDS = 120.0
 
@@ -88,9 +89,7 @@ def start(
 
     `prepare` runs in each rank before; it is how a test makes a rank fail.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     sys.stdout.flush()
     processes = []
     for rank in range(world):

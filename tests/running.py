@@ -29,6 +29,14 @@ def clean_environment() -> dict[str, str]:
     return {**{name: value for name, value in os.environ.items() if name not in ranks}, "OMP_NUM_THREADS": "1"}
 
 
+def free_port() -> int:
+    """A port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
 def hear_interrupts() -> None:
     """For `preexec_fn`: tests that were started in the background would pass on that Ctrl-C is to be ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -77,9 +85,7 @@ def run(argv: Sequence[str]) -> dict[str, Any]:
 def run_on_ranks(world: int, lines: Sequence[Sequence[str]], folder: Path) -> list[Any]:
     """Rank 0's results of several runs, one after another, on `world` processes; an exception stands for itself."""
     folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     answers = folder / "answers.pickle"
     torch.multiprocessing.spawn(_rank, args=(world, port, [list(line) for line in lines], str(answers)), nprocs=world)
     results: list[Any] = pickle.loads(answers.read_bytes())

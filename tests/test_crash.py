@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import clean_environment
+from running import clean_environment, free_port
 
 from launch import crash
 from launch.train import EXIT_LOST
@@ -86,9 +85,7 @@ except Exception as error:
 @pytest.mark.slow
 @pytest.mark.parametrize(("end", "statuses"), [("kill", (EXIT_LOST, -9)), ("raise", (EXIT_LOST, 1))])
 def test_the_other_rank_ends_in_one_line(end: str, statuses: tuple[int, int], tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     ranks = []
     for rank in ("0", "1"):
         env = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,

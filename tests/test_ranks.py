@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from encoders import tiny_encoder
-from running import arguments, clean_environment, cut, run, run_on_ranks
+from running import arguments, clean_environment, cut, free_port, run, run_on_ranks
 
 import tasks
 
@@ -74,17 +74,12 @@ def test_a_global_batch_is_the_same_optimisation_on_1_and_2_ranks(tiny_bert: Pat
         assert shared["scores"]["test"]["loss"] == pytest.approx(alone["scores"]["test"]["loss"], rel=1e-4)
 
 
+BIN = Path(sys.executable).parent
 LAUNCHERS = {
     "python": [sys.executable],
-    "torchrun": [str(Path(sys.executable).parent / "torchrun"), "--nproc_per_node", "2", "--master_port", "29517"],
-    "deepspeed": [str(Path(sys.executable).parent / "deepspeed")],
-    "deepspeed two ranks": [
-        str(Path(sys.executable).parent / "deepspeed"),
-        "--num_gpus",
-        "2",
-        "--master_port",
-        "29519",
-    ],
+    "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "PORT"],
+    "deepspeed": [str(BIN / "deepspeed")],
+    "deepspeed two ranks": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", "PORT"],
 }
 
 
@@ -92,7 +87,8 @@ LAUNCHERS = {
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path) -> None:
     line = arguments("mednli", tiny_bert, tmp_path / "run", "--max_steps", "2")
-    done = subprocess.run([*LAUNCHERS[launcher], str(ROOT / "launch" / "train.py"), *line], env=clean_environment(),
+    launched = [str(free_port()) if word == "PORT" else word for word in LAUNCHERS[launcher]]
+    done = subprocess.run([*launched, str(ROOT / "launch" / "train.py"), *line], env=clean_environment(),
                           capture_output=True, text=True, timeout=300, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     result = (tmp_path / "run" / "result.json").read_text()

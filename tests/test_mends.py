@@ -1,0 +1,120 @@
+"""What is mended on DeepSpeed's engine does as DeepSpeed does, in fewer operations, and rightly where that does not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import operations
+from harness import distributed, ds_config, mends
+from harness.config import RunConfig
+from harness.distributed import World
+from harness.engine import Engine
+from harness.task import Batch
+
+MENDED = ("fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32")
+Start = Callable[..., tuple[Engine, Batch]]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return distributed.init(no_cuda=True)
+
+
+@pytest.fixture
+def start(world: World, tmp_path: Path, fp16_allowed: None) -> Start:
+    """Two steps of training under a JSON of ds_configs/, where asked for with other settings of fp16."""
+
+    def started(name: str, layers: int = 2, **fp16: Any) -> tuple[Engine, Batch]:
+        given = json.loads((ds_config.CONFIGS / f"{name}.json").read_text())
+        if "fp16" in given:
+            given["fp16"] |= {"initial_scale_power": 10, **fp16}  # at which nothing overflows
+        file = tmp_path / "settings.json"
+        file.write_text(json.dumps(given))
+        settings = operations.narrow(layers, tmp_path / f"{layers}-layers").to_dict() | {"ds_config": str(file)}
+        torch.manual_seed(1)
+        return operations.build(RunConfig.from_dict(settings), world)
+
+    return started
+
+
+@pytest.mark.parametrize("name", MENDED)
+def test_the_steps_operations_do_not_grow_with_the_number_of_weights(start: Start, name: str) -> None:
+    counts = []
+    for layers in (1, 5):
+        trained, batch = start(name, layers)
+        _, step = operations.step(trained, batch)
+        trained.close()
+        counts.append(step)
+    few, many = counts
+    assert few.by_name == many.by_name
+    assert few.waits == {"fp32": 0, "fp16_zero0": 1}.get(name, few.waits) <= 3
+
+
+@pytest.mark.parametrize("name", ["fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32"])
+def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def course(name: str) -> tuple[dict[str, torch.Tensor], list[float]]:
+        trained, batch = start(name)
+        norms = []
+        for _ in range(4):
+            trained.micro_step(batch, 1 / len(batch.examples))
+            norms.append(trained.figures().grad_norm or math.nan)
+        weights = {key: value.clone() for key, value in trained.weights().items()}
+        trained.close()
+        return weights, norms
+
+    begun = start(name)[0].weights()
+    weights, norms = course(name)
+    monkeypatch.setattr(mends, "mend", lambda inner, world: None)
+    # In fp16 at stage 0 and in float32 DeepSpeed alone forgets scale, first step or norm: stage 1 does not.
+    alone, norms_alone = course({"fp16_zero0": "fp16_zero1"}.get(name, name))
+    if name != "fp32":
+        assert norms == pytest.approx(norms_alone, rel=2e-3)
+    apart = max(float((weights[key] - alone[key]).abs().max()) for key in weights)
+    moved = max(float((weights[key] - begun[key]).abs().max()) for key in weights)
+    assert apart < (0.05 if name == "fp16_zero0" else 0.01) * moved
+
+
+@pytest.mark.parametrize("name", ["fp16_zero0", "fp16_zero1", "fp16_zero2"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_one_number_that_overflowed_is_found(start: Start, name: str, value: float) -> None:
+    trained, batch = start(name, hysteresis=1)
+    before = {key: weight.clone() for key, weight in trained.weights().items()}
+    bias = trained.module.classifier.bias
+
+    def overflow(gradient: torch.Tensor) -> torch.Tensor:
+        return torch.cat([gradient[:1] * 0 + value, gradient[1:]])
+
+    handle = bias.register_hook(overflow)
+    trained.micro_step(batch, 1 / len(batch.examples))
+    handle.remove()
+    after = trained.weights()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert trained.figures().skipped == 1 and trained.figures().loss_scale == 512
+    trained.micro_step(batch, 1 / len(batch.examples))
+    assert trained.applied_steps == 3 and math.isfinite(trained.figures().grad_norm or math.nan)
+    trained.close()
+
+
+def test_gradients_are_divided_by_the_scale_that_they_had(start: Start) -> None:
+    """DeepSpeed's stage 0 doubles the scale where it is time to, and divides by the doubled one."""
+    trained, _ = start("fp16_zero0", loss_scale_window=1)
+    optimizer = trained.inner.optimizer
+    scale, half, master = optimizer.loss_scale, optimizer.fp16_groups[0][0], optimizer.fp32_groups[0][0]
+    moment = optimizer.optimizer.state[master]["exp_avg"]
+    for group in optimizer.fp16_groups:
+        for other in group:
+            other.grad = torch.zeros_like(other)
+    half.grad = torch.full_like(half, 2**-10 * scale)  # norm 2**-10 * sqrt(numel), far below where clipping begins
+    expected = 0.9 * moment + 0.1 * 2**-10
+    optimizer.step()
+    assert optimizer.loss_scale == 2 * scale
+    torch.testing.assert_close(moment, expected)
+    assert optimizer._global_grad_norm == pytest.approx(2**-10 * math.sqrt(half.numel()), rel=1e-4)
+    trained.close()
