@@ -69,15 +69,18 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
 
 def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id: int) -> list[np.ndarray]:
     """Logits of each example, in order: float32 [outputs], in tagging [scored words, outputs]. Collective."""
-    mine: dict[int, np.ndarray] = {}
+    # Logits stay on the device until the last pass has begun: fetched one by one, it would idle between them.
+    passes: list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]] = []
     # Not inference_mode: what ZeRO-3 gathers within it stays, and cannot be trained on after a step that overflowed.
     with torch.no_grad():
         for chosen in evaluation_batches(encoded, size, world.rank, world.size):
             batch = collate(encoded, chosen, pad_id)
-            rows = forward(batch).float().cpu().numpy()
-            ends = np.cumsum(batch.units)
-            for example, begin, end in zip(chosen, ends - np.asarray(batch.units), ends, strict=True):
-                mine[example] = rows[begin:end] if encoded.positions is not None else rows[begin]
+            passes.append((chosen, batch.units, forward(batch)))
+    mine: dict[int, np.ndarray] = {}
+    for chosen, units, logits in passes:
+        rows, ends = logits.float().cpu().numpy(), np.cumsum(units)
+        for example, begin, end in zip(chosen, ends - np.asarray(units), ends, strict=True):
+            mine[example] = rows[begin:end] if encoded.positions is not None else rows[begin]
     answers: dict[int, np.ndarray] = {}
     for part in gather(mine):
         answers.update(part)

@@ -97,7 +97,8 @@ class Batch:
         moved: dict[str, Any] = {}
         for each in fields(self):
             if isinstance(value := getattr(self, each.name), torch.Tensor):
-                moved[each.name] = value.pin_memory().to(device, non_blocking=True)
+                held = value.pin_memory() if device.type == "cuda" else value
+                moved[each.name] = held.to(device, non_blocking=True)
         return replace(self, **moved)
 
 

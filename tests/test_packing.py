@@ -62,6 +62,18 @@ def case(folder: Path, name: str, pooling: str | None = None) -> Case:
     return Case(task, encoded, net, int(tokenizer.pad_token_id))
 
 
+@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_devices_are_never_waited_for(encoders: dict[str, Path], kind: str, name: str) -> None:
+    """Tensors on "meta" have no numbers: reading one, which on a GPU would wait for all before it, is an error."""
+    parts = case(encoders[kind], name, "pooler" if kind in WITH_POOLER else "mean")
+    net = parts.net.train().to("meta")
+    batch = collate(parts.encoded, range(11), parts.pad_id).to(torch.device("meta"))
+    (parts.task.head.loss(net(batch), batch.labels) / sum(batch.units)).backward()
+    assert all(p.grad is None or p.grad.shape == p.shape for p in net.parameters())
+    assert any(p.grad is not None for p in net.encoder.parameters())
+
+
 def in_rows(layout: Layout) -> Layout:
     """Packed as on other devices, on the CPU."""
     return dataclasses.replace(layout, few_shapes=True)
