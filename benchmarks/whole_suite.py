@@ -56,10 +56,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file of the figures")
     args, more = parser.parse_known_args()
     logs.quiet_libraries(torch.cuda.is_available())
-    began, rows = time.perf_counter(), []
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         named = args.model in ("base", "embedded")
         model = model_folder(args.model, Path(scratch) / "model") if named else args.model
+        began = time.perf_counter()
         for task in args.tasks:
             given = args.data / task if args.data and (args.data / task).is_dir() else None
             data = given or made_up(task, Path(scratch) / "data" / task, args.share)

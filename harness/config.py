@@ -95,7 +95,10 @@ class RunConfig:
     logging_steps: int = option(
         10, "a row of train/* figures every so many steps; 0: per epoch only", least=0, identity=False
     )
-    save_steps: int = option(0, "a checkpoint every so many steps, beside the one per epoch", least=0, identity=False)
+    save_steps: int = option(0, "a checkpoint every so many steps, beside those after epochs", least=0, identity=False)
+    save_minutes: float = option(
+        1.0, "a checkpoint after an epoch where the last one is so old; 0: after every epoch", least=0.0, identity=False
+    )
     keep_checkpoints: int = option(
         1, "newest checkpoints to keep; 0: none once the run is finished", least=0, identity=False
     )

@@ -72,10 +72,11 @@ def save(
 def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> str | None:
     """The transformers class that computes the same logits from these weights, found by trying; None without one."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers.initialization import no_init_weights
 
     auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
             candidate = auto.from_config(settings).float().eval()
     except ValueError:
         return None
@@ -90,11 +91,14 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
 
 def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> bool:
     from transformers import AutoModel
+    from transformers.initialization import no_init_weights
 
     from harness.task import Batch
 
     with torch.random.fork_rng(devices=[]):
-        ours = EncoderWithHead(AutoModel.from_config(settings).float(), settings.num_labels, pooling, 0.0).eval()
+        with no_init_weights():
+            encoder = AutoModel.from_config(settings)
+        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
     ours.load_state_dict(dict(weights), strict=False)
     ids = torch.arange(2 * 8).reshape(2, 8) % settings.vocab_size
     mask = torch.ones_like(ids)

@@ -52,18 +52,20 @@ class Training:
 
 def fit(run: Training, state: TrainState) -> bool:
     """Train to the end; False where a stop request ended it early, at a checkpoint. Raises TrainingFailed."""
+    saver = _Saver(run)
     while not is_finished(run, state):
         try:
-            stopped = _train_epoch(run, state)
+            stopped = _train_epoch(run, state, saver)
         except Exception as error:
             failure = explain(error, state.applied_steps, run.engine.figures().lr, run.config)
             if failure is None:
                 raise
             raise failure from error
         if stopped:
-            _save(run, state)
+            saver.save(state)
             return False
         _finish_epoch(run, state)
+        saver.after_epoch(state)
     return True
 
 
@@ -78,7 +80,7 @@ def _steps_tried(run: Training, state: TrainState) -> int:
     return state.epoch * steps_per_epoch(len(run.train), run.plan) + state.step_in_epoch
 
 
-def _train_epoch(run: Training, state: TrainState) -> bool:
+def _train_epoch(run: Training, state: TrainState, saver: _Saver) -> bool:
     """The rest of the current epoch; True where it was left early for a stop request."""
     run.engine.train(True)
     pending: list[torch.Tensor] = []
@@ -107,7 +109,7 @@ def _train_epoch(run: Training, state: TrainState) -> bool:
             break
         if run.config.save_steps and tried % run.config.save_steps == 0:
             _settle(run, state, pending, clock)
-            _save(run, state)
+            saver.save(state)
         if _must_stop(run, tried):
             _settle(run, state, pending, clock)
             return True
@@ -166,7 +168,7 @@ def _flush(run: Training, state: TrainState, pending: list[torch.Tensor], clock:
 
 
 def _finish_epoch(run: Training, state: TrainState) -> None:
-    """Evaluate, write down, save."""
+    """Evaluate, write down."""
     tried = _steps_tried(run, state)
     epoch = tried / steps_per_epoch(len(run.train), run.plan)
     entry: dict[str, Any] = {
@@ -187,7 +189,6 @@ def _finish_epoch(run: Training, state: TrainState) -> None:
     run.tracker.log_epoch(epoch, tried, values)
     run.progress.epoch_row(_columns(entry, state))
     run.after_epoch(state)
-    _save(run, state)
 
 
 def _columns(entry: dict[str, Any], state: TrainState) -> dict[str, str | float]:
@@ -203,10 +204,25 @@ def _columns(entry: dict[str, Any], state: TrainState) -> dict[str, str | float]
     return columns
 
 
-def _save(run: Training, state: TrainState) -> None:
-    if run.world.is_main:
-        run.folder.check_exists()
-    checkpoint.save(run.folder.checkpoints, run.engine, state, run.world, max(1, run.config.keep_checkpoints))
+class _Saver:
+    """Writes checkpoints, and knows when the last one was: of a large model they take longer than a short epoch."""
+
+    def __init__(self, run: Training) -> None:
+        self._run, self._last = run, time.monotonic()
+
+    def save(self, state: TrainState) -> None:
+        """Here and now. Collective."""
+        run = self._run
+        if run.world.is_main:
+            run.folder.check_exists()
+        checkpoint.save(run.folder.checkpoints, run.engine, state, run.world, max(1, run.config.keep_checkpoints))
+        self._last = time.monotonic()
+
+    def after_epoch(self, state: TrainState) -> None:
+        """After the last epoch, and after those at whose end the last one is --save_minutes old. Collective."""
+        due = time.monotonic() - self._last >= 60 * self._run.config.save_minutes
+        if is_finished(self._run, state) or agree(due, self._run.world.device):
+            self.save(state)
 
 
 class _Clock:

@@ -18,6 +18,7 @@ from running import arguments, run
 from safetensors.torch import load_file
 
 import tasks
+from harness.engine import Engine
 from launch import train
 from launch.training import Stopped
 
@@ -160,6 +161,40 @@ def test_a_checkpoint_in_the_middle_of_an_epoch_is_taken_up_exactly(tiny_bert: P
     assert steps == [
         json.loads(text)["step"] for text in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     ]
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [("0", [1, 2, 3]), ("1", [3])])
+def test_short_epochs_are_not_each_saved(minutes: str, saved: list[int], tiny_bert: Path, tmp_path: Path) -> None:
+    more = ("--num_train_epochs", "3", "--keep_checkpoints", "9", "--save_minutes", minutes)
+    run(arguments("biosses", tiny_bert, tmp_path / "run", *more))
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+        f"step-{epoch:04d}-000000" for epoch in saved
+    ]
+
+
+def test_killed_before_its_first_checkpoint(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After two epochs of a few seconds: they are lived again, and no figure is there twice."""
+    more = ("--num_train_epochs", "3", "--save_minutes", "1", "--select", "best_dev")
+    whole = run(arguments("biosses", tiny_bert, tmp_path / "whole", *more))
+    line, folder = arguments("biosses", tiny_bert, tmp_path / "killed", *more), tmp_path / "killed"
+    micro_step, steps = Engine.micro_step, iter(range(1, 1_000_000))
+
+    def killed(self: Engine, *batch: Any) -> Any:
+        if next(steps) == 45:  # in the third epoch, of 20 steps each
+            raise SystemExit(137)
+        return micro_step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Engine, "micro_step", killed)
+        with pytest.raises(SystemExit):
+            run(line)
+    assert not (folder / "checkpoints").exists() and (folder / "model").exists()
+    again = run(line)
+    assert again["scores"] == whole["scores"] and again["epochs"] == whole["epochs"]
+    kinds = [[(row["kind"], row["step"]) for row in map(json.loads, path.read_text().splitlines())]
+             for path in (folder / "metrics.jsonl", tmp_path / "whole" / "metrics.jsonl")]  # fmt: skip
+    assert kinds[0] == kinds[1]
+    assert all(torch.equal(weights(folder)[name], value) for name, value in weights(tmp_path / "whole").items())
 
 
 def test_main_says_what_is_wrong_in_one_line_and_exits_with_2(
