@@ -95,13 +95,13 @@ def step(trained: engine.Engine, batch: Batch) -> tuple[Count, Count]:
 
 def main() -> None:
     """A row a DeepSpeed JSON, mended and not."""
-    from deepspeed.accelerator import get_accelerator
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--ds_configs", default="fp16_zero0,fp16_zero1,fp16_zero2,fp16_zero3,bf16_zero1,fp32")
     args = parser.parse_args()
     logs.quiet_libraries(has_cuda=False)
+    from deepspeed.accelerator import get_accelerator
+
     get_accelerator().is_fp16_supported = lambda: True  # slow on most CPUs, and no slower to count
     world = distributed.init(no_cuda=True)
     print("| | forward and backward | step | waits in the step | DeepSpeed alone: step | waits |\n" + "|---" * 6 + "|")

@@ -48,13 +48,15 @@ def mend(inner: Any, world: World) -> None:
         optimizer.check_grad_overflow = False
         optimizer.get_grad_norm_direct = _norm_over_ranks(optimizer)
 
+    weights = [parameter for parameter in inner.module.parameters() if parameter.requires_grad]
+
     def clip() -> None:  # in float32 it clips and forgets the norm
-        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(inner.module.parameters(), inner.gradient_clipping())
+        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(weights, inner.gradient_clipping())
 
     inner.clip_fp32_gradients = clip
     if world.size == 1 and not hasattr(optimizer, "get_grads_for_reduction"):
         # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
-        inner.buffered_allreduce_fallback = _filler([p for p in inner.module.parameters() if p.requires_grad])
+        inner.buffered_allreduce_fallback = _filler(weights)
 
 
 def keeps_halves_apart(inner: Any) -> bool:
