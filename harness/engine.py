@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around a task's model: with `mends` the only file that imports deepspeed.
+"""The DeepSpeed engine around a task's model: the only file that imports deepspeed.
 
 A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
 clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
@@ -7,7 +7,9 @@ linear decay), so that learning rate and steps mean the same under every JSON.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -227,7 +229,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
-    mends.spare_compilers(world)
+    _spare_compilers(world)
     precision, settings = read_config(config, world)
     if world.size > 1 and ds_config.stage(settings) == 3:
         model.layout = model.layout.in_one_pass()
@@ -252,6 +254,24 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
     mends.mend(inner, world)
     barrier()
     return Engine(inner, head, world, precision, linear)
+
+
+def _spare_compilers(world: World) -> None:
+    """Keep DeepSpeed from starting compilers for parts that are not used; before it is initialized."""
+    import deepspeed
+    from deepspeed.runtime import compiler
+
+    if world.device.type == "cpu":
+        # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
+        deepspeed.ops.__compatible_ops__ = {}
+    # To see whether the optimizer is Muon, ZeRO imports a file that calls torch.compile: a second or more of a start.
+    compile_function = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        with contextlib.suppress(ImportError):  # another version may have no such file
+            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_function
 
 
 def _reason(error: Exception) -> str:

@@ -6,8 +6,6 @@ at a time costs as much as the model's backward pass, and every number that the 
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,24 +14,6 @@ import torch
 import torch.distributed as dist
 
 from harness.distributed import World
-
-
-def spare_compilers(world: World) -> None:
-    """Keep DeepSpeed from starting compilers for parts that are not used; before `deepspeed.initialize`."""
-    import deepspeed
-    from deepspeed.runtime import compiler
-
-    if world.device.type == "cpu":
-        # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
-        deepspeed.ops.__compatible_ops__ = {}
-    # To see whether the optimizer is Muon, ZeRO imports a file that calls torch.compile: a second or more of a start.
-    compile_function = compiler.compile
-    compiler.compile = lambda: lambda function: function
-    try:
-        with contextlib.suppress(ImportError):  # another version may have no such file
-            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
-    finally:
-        compiler.compile = compile_function
 
 
 def mend(inner: Any, world: World) -> None:

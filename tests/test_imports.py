@@ -94,9 +94,9 @@ def test_package_of_the_harness_imports_nothing_of_it() -> None:
     assert offences(["harness/__init__.py"], lambda _, found: package(found) != "harness") == []
 
 
-def test_engine_and_its_mends_alone_import_deepspeed() -> None:
+def test_engine_alone_imports_deepspeed() -> None:
     users = {name for name in SOURCES for found in imported(TREES[name]) if package(found) == "deepspeed"}
-    assert users == {"harness/engine.py", "harness/mends.py"}
+    assert users == {"harness/engine.py"}
 
 
 def test_imports_are_absolute() -> None:
