@@ -97,7 +97,7 @@ class RunConfig:
     )
     save_steps: int = option(0, "a checkpoint every so many steps, beside those after epochs", least=0, identity=False)
     save_minutes: float = option(
-        1.0, "a checkpoint after an epoch where the last one is so old; 0: after every epoch", least=0.0, identity=False
+        0.0, "after an epoch, a checkpoint only where the last one is so old; 0: always", least=0.0, identity=False
     )
     keep_checkpoints: int = option(
         1, "newest checkpoints to keep; 0: none once the run is finished", least=0, identity=False

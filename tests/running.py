@@ -20,7 +20,6 @@ from harness import UserError
 SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
     "--recipe", "biobert-v1.1", "--learning_rate", "1e-3", "--max_seq_length", "64", "--wandb_mode", "disabled",
     "--per_gpu_train_batch_size", "8", "--per_gpu_eval_batch_size", "64", "--precision", "fp32",
-    "--save_minutes", "0",
 )  # fmt: skip
 
 
