@@ -5,6 +5,7 @@ number is what a step costs. Counted on the CPU, with 12 layers of a narrow enco
 BERT-base's; views and empty tensors, which start nothing on a device, are left out.
 
     python -m benchmarks.operations [--layers 12] [--ds_configs fp16_zero0,fp16_zero1,fp16_zero2,fp16_zero3]
+    torchrun --standalone --nproc_per_node 2 -m benchmarks.operations
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def build(config: RunConfig, world: distributed.World) -> tuple[engine.Engine, B
     """(an engine that has made two steps, the batch that it made them on)."""
     task = tasks.get(config.task)
     net = model.build(config, task.head.num_outputs, task.head.per_word).train()
-    trained = engine.build(net, task.head, config, BatchPlan(ROWS, 1, 1, ROWS), 100, world)
+    trained = engine.build(net, task.head, config, BatchPlan(ROWS, world.size, 1, ROWS * world.size), 100, world)
     ids = np.random.default_rng(0).integers(5, 300, (ROWS, 16)).tolist()
     batch = collate(Encoded(ids, [[0] * 16] * ROWS, [0] * ROWS), range(ROWS), 0)
     while trained.applied_steps < 2:  # the first makes buffers, and a high loss scale costs some before it
@@ -103,10 +104,15 @@ def main() -> None:
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True  # slow on most CPUs, and no slower to count
-    world = distributed.init(no_cuda=True)
-    print("| | forward and backward | step | waits in the step | DeepSpeed alone: step | waits |\n" + "|---" * 6 + "|")
     with tempfile.TemporaryDirectory() as folder:
-        config = narrow(args.layers, Path(folder))
+        config = narrow(
+            args.layers, Path(folder)
+        )  # on each rank: among several, transformers writes on the first alone
+        world = distributed.init(no_cuda=True)
+        say = print if world.is_main else lambda *_, **__: None
+        say(
+            "| | forward and backward | step | waits in the step | DeepSpeed alone: step | waits |\n" + "|---" * 6 + "|"
+        )
         for name in args.ds_configs.split(","):
             cells: list[int] = []
             for alone in (False, True):
@@ -117,8 +123,8 @@ def main() -> None:
                     passes.by_name.total(), rest.by_name.total(), rest.waits
                 ]  # fmt: skip
                 trained.close()
-            print(f"| {name} | " + " | ".join(map(str, cells)) + " |", flush=True)
-    distributed.close()
+            say(f"| {name} | " + " | ".join(map(str, cells)) + " |", flush=True)
+        distributed.close()
 
 
 if __name__ == "__main__":
