@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness.dropout import drop
-from harness.task import PAD_TO
+from harness.task import PAD_TO, moved
 
 ATTENTION = "within_examples"  # the name under which `attend` is registered with transformers
 CALL_COST = 4096  # what one more call of attention costs on a CPU beside its work, in entries of the score matrix
@@ -75,7 +75,7 @@ def whole_rows(owner: np.ndarray, device: torch.device) -> Group:
 
     Empty slots see each other: with nothing to see, softmax would give NaN.
     """
-    own = torch.from_numpy(owner).to(device, non_blocking=True)
+    own = moved(torch.from_numpy(owner), device)
     return Group(None, None, own[:, None, :, None] == own[:, None, None, :], owner.shape[1])
 
 

@@ -23,7 +23,7 @@ from torch import nn
 
 from harness import UserError
 from harness.attention import ATTENTION, Group, cut, like_lengths, register, whole_rows
-from harness.task import PAD_TO, Batch
+from harness.task import PAD_TO, Batch, moved
 
 logger = logging.getLogger(__name__)
 
@@ -217,10 +217,10 @@ def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int
     rows, groups = one_row(lengths) if in_one else equal_rows(lengths, device)
     # Empty slots repeat the batch's first word piece; they see only each other, and nothing reads them.
     source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
-    slots = torch.from_numpy(source).to(device, non_blocking=True)
+    slots = moved(torch.from_numpy(source), device)
     inputs = {
         "input_ids": batch.input_ids.flatten()[slots],
-        "position_ids": torch.from_numpy(rows.position + first_position).to(device, non_blocking=True),
+        "position_ids": moved(torch.from_numpy(rows.position + first_position), device),
         # `attend` knows from `groups` who sees whom; a mask of four dimensions passes through transformers unread.
         "attention_mask": torch.zeros(1, 1, 1, 1, device=device),
         "groups": groups,
@@ -228,7 +228,7 @@ def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int
     if batch.token_type_ids is not None:
         inputs["token_type_ids"] = batch.token_type_ids.flatten()[slots]
     hidden = encoder(**inputs).last_hidden_state.flatten(0, 1)
-    starts = torch.from_numpy(rows.starts).to(device, non_blocking=True)
+    starts = moved(torch.from_numpy(rows.starts), device)
     return Encoding(hidden, starts, _pool(encoder, hidden, starts))
 
 
@@ -250,17 +250,17 @@ def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
     hidden, pooled, slots = [], [], 0
     for begin, end in cut(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest):
         width = min(-(-int(lengths[order[begin]]) // PAD_TO) * PAD_TO, batch.input_ids.shape[1])
-        examples = torch.from_numpy(order[begin:end]).to(device, non_blocking=True)
+        examples = moved(torch.from_numpy(order[begin:end]), device)
         output = encoder(**_inputs(batch, examples, width))
         hidden.append(output.last_hidden_state.flatten(0, 1))
         if getattr(output, "pooler_output", None) is not None:
             pooled.append(output.pooler_output)
         starts[order[begin:end]] = slots + width * np.arange(end - begin)
         slots += width * (end - begin)
-    back = torch.from_numpy(np.argsort(order)).to(device, non_blocking=True)
+    back = moved(torch.from_numpy(np.argsort(order)), device)
     return Encoding(
         torch.cat(hidden),
-        torch.from_numpy(starts).to(device, non_blocking=True),
+        moved(torch.from_numpy(starts), device),
         torch.cat(pooled)[back] if pooled else None,
     )
 

@@ -72,6 +72,11 @@ class Encoded:
         return 1 if self.positions is None else len(self.positions[index])
 
 
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor of the CPU on a device; from pinned memory, so that the copy does not wait for what the device does."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Batch:
     """A forward pass. B examples padded to T word pieces, n = B rows of logits (tagging: n scored words)."""
@@ -91,15 +96,12 @@ class Batch:
         return int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; a copy from pinned memory does not wait."""
+        """The same on a device."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {}
-        for each in fields(self):
-            if isinstance(value := getattr(self, each.name), torch.Tensor):
-                held = value.pin_memory() if device.type == "cuda" else value
-                moved[each.name] = held.to(device, non_blocking=True)
-        return replace(self, **moved)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        tensors: dict[str, Any] = {k: moved(v, device) for k, v in values.items() if isinstance(v, torch.Tensor)}
+        return replace(self, **tensors)
 
 
 class Head(Protocol):
