@@ -189,6 +189,13 @@ def show(result: dict[str, Any]) -> None:
         Console(width=170).print(table)
 
 
+def command(words: list[str], data: Path | None) -> str:
+    """What to type for the same measurement elsewhere: without this machine's paths."""
+    out = words.index("--out") if "--out" in words else len(words)
+    named = ["$BLUE_DATA_DIR/blue" if word == str(data) else word for word in words[:out] + words[out + 2 :]]
+    return " ".join(["python -m benchmarks.bench", *named])
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,9 +221,7 @@ def main() -> None:
         "matrix_operations_per_second": max(before, matrix_rate(dtype)),
         "versions": runs.versions(),
         "commit": runs.commit(),
-        "command": " ".join(sys.argv)
-        .replace(str(args.data or "$BLUE_DATA_DIR/blue"), "$BLUE_DATA_DIR/blue")
-        .replace(f"{ROOT}/", ""),
+        "command": command(sys.argv[1:], args.data),
         "cases": cases,
     }
     out = args.out or ROOT / "benchmarks" / "results" / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
