@@ -24,8 +24,9 @@ def mend(inner: Any, world: World) -> None:
         optimizer.optimizer.state.clear()
         optimizer.step = _half_step(optimizer)
     elif type(optimizer).__name__ == "DeepSpeedZeroOptimizer":  # stages 1 and 2
-        # A gradient that overflowed shows in their norm, which is computed and looked at in any case.
-        optimizer.check_grad_overflow = False
+        # A gradient that overflowed shows in their norm, which is computed and looked at next. Not by the setting
+        # check_grad_overflow, on which bf16's second look depends too.
+        optimizer.check_overflow = lambda **_: None
         optimizer.get_grad_norm_direct = _norm_over_ranks(optimizer)
 
     weights = [parameter for parameter in inner.module.parameters() if parameter.requires_grad]
