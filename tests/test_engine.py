@@ -269,7 +269,9 @@ class TestTraining:
         flattened: list[Any] = []
         flatten = running.inner.flatten
         running.inner.flatten = lambda tensors: flattened.append(tensors) or flatten(tensors)
-        assert [float(running.micro_step(batch, 1 / 8)) for batch in batches()] == courses[name].losses
+        losses = [float(running.micro_step(batch, 1 / 8)) for batch in batches()]
+        # Not to the bit: one weight more is another order of summation in the norm, hence another last bit of the clip.
+        np.testing.assert_allclose(losses, courses[name].losses, rtol=TOLERANCE.get(name, 1e-5))
         assert not flattened
         running.save(tmp_path)
         assert not load_file(tmp_path / engine.TENSORS)["exp_avg.idle"].any()  # as if its gradient were zero
