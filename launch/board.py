@@ -205,14 +205,14 @@ class LogBoard(Board):
             print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
 
 
-def line(name: str, state: str, config: RunConfig, figures: Figures, note: str) -> dict[str, str | float]:
+def line(name: str, state: str, config: RunConfig | None, figures: Figures, note: str) -> dict[str, str | float]:
     """A row of a table of runs; scores times 100."""
     scores = _scores(figures)
     first = next(iter(note.splitlines()), "")
     return {
         "run": name,
         "state": state,
-        "progress": "" if state == "finished" else _progress(config, figures, score=False),
+        "progress": "" if state == "finished" or config is None else _progress(config, figures, score=False),
         "dev": scores.get("dev", "").removeprefix("dev "),
         "test": scores.get("test", "").removeprefix("test "),
         "note": first,

@@ -15,6 +15,7 @@ from harness.config import RunConfig
 from harness.model import EMBEDDED
 from harness.runs import RunFolder
 from harness.task import Task
+from launch import states
 from tasks import own, recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
@@ -66,7 +67,23 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     if filled.get("task_file"):
         filled["task_file"] = str(Path(filled["task_file"]).absolute())
     filled["output_dir"] = _run_folder(filled, model)
+    if _was_folder(model, Path(filled["output_dir"])):
+        return complete({**given, "model_name_or_path": str(Path(model).absolute())})
     return filled
+
+
+def _was_folder(model: str, run_folder: Path) -> bool:
+    """Whether a name that is no folder now was that of one when the run in `run_folder` began.
+
+    A finished run is shown even where its model is gone.
+    """
+    place = str(Path(model).absolute())
+    if not model or model == place or Path(model).is_dir():
+        return False
+    try:
+        return states.config_of(run_folder).model_name_or_path == place
+    except UserError:
+        return False
 
 
 def _run_folder(filled: Mapping[str, Any], model: str) -> str:
@@ -115,7 +132,7 @@ def prepare(config: RunConfig) -> dict[str, Any] | None:
 
     A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
     """
-    finished = runs.prepare(config)
+    finished = runs.prepare(config, states.submitted)
     if finished is None and config.own_task is not None:
         files.write(RunFolder(Path(config.output_dir)).task_file, own.text(config.own_task, config.data_dir))
     return finished
