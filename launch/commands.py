@@ -16,7 +16,7 @@ from pathlib import Path
 from harness import UserError, logs, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
-from launch import board, request, states, submission
+from launch import board, request, states, submission, suite_record
 from launch.cluster import Profile
 from launch.request import Request
 from launch.states import RunState
@@ -70,6 +70,8 @@ def _status(found: Sequence[RunState], as_json: bool) -> int:
     logs.setup(True, None)
     logs.print_table(str(base), rows)
     logs.close()
+    for note in suite_record.notes([state.folder for state in found]):
+        print(note)
     return 0
 
 

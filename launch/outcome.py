@@ -61,7 +61,7 @@ def gone(config: RunConfig) -> list[str]:
         settings.find_data(config)
     except UserError:
         texts.append(f"--data_dir {config.data_dir}")
-    for name in ("model_name_or_path", "tokenizer_name"):
+    for name in ("task_file", "model_name_or_path", "tokenizer_name"):
         value = getattr(config, name)
         if value and Path(value).is_absolute() and not Path(value).exists():
             texts.append(f"--{name} {value}")
