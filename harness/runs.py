@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
@@ -75,9 +75,12 @@ class RunFolder:
         return self.path / f"{self.prefix}{name}"
 
 
-OWN_FOLDERS = ("checkpoints", "predictions", "model", "wandb")
+COMPUTED_FOLDERS = ("checkpoints", "predictions", "model")
+OWN_FOLDERS = (*COMPUTED_FOLDERS, "wandb")
+UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
 OWN_FILES = (
     "config.json",
+    UNREADABLE_CONFIG,
     TASK_FILE,
     SUBMISSION_FILE,
     ATTEMPT_FILE,
@@ -86,6 +89,7 @@ OWN_FILES = (
     WANDB_ID_FILE,
     "result.json",
 )
+RECORD = {*OWN_FILES, ".lock", "wandb", SUBMITIT, "code"} - {"result.json", METRICS_FILE}  # of starts
 ORIGINAL_FILES = (
     "dev_results.txt",
     "eval_results.txt",
@@ -101,36 +105,113 @@ ORIGINAL_FILES = (
 )
 
 
-def prepare(config: RunConfig) -> dict[str, Any] | None:
+Claimed = Callable[[Path], str | None]
+"""(run folder) -> who still has it beside the process with the lock: a submission that is queued or running."""
+
+
+def prepare(config: RunConfig, claimed: Claimed = lambda _: None) -> dict[str, Any] | None:
     """Make the run folder or take it up again; returns the result where the run is finished, else None.
 
     Called on rank 0 alone. Raises UserError where the folder holds another run or cannot be written.
     """
     folder = RunFolder(Path(config.output_dir), config.result_prefix)
+    use, result = examine(config, claimed)
+    if result is not None:
+        return result
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        before = _stored(folder)
-        if before is not None and before.identity() != config.identity():
-            if not config.overwrite_output_dir:
-                raise UserError(_other_run(folder, before, config))
-            _remove(folder, before.result_prefix)
-            before = None
-        elif before is None and _holds_foreign(folder) and not config.overwrite_output_dir:
-            raise UserError(
-                f"--output_dir {folder.path}: not empty and not a run of ours; name another, or --overwrite_output_dir"
-            )
-        elif before is None and (folder.checkpoints.exists() or folder.result.exists()):
-            raise UserError(f"--output_dir {folder.path}: holds a run without its config.json; name another folder")
-        if before is not None and folder.result.is_file():
-            result = _result(folder)
-            if _covers(result, config):
-                return result
-        if before is None or config.do_train:
+        if use.before is not None and use.how == "replace":
+            _remove(folder, use.before.result_prefix)
+        if use.how == "take over":
+            _clear_failed_start(folder, keep_config=use.unreadable)
+        if use.how != "go on" or config.do_train:
             files.write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
         folder.predictions.mkdir(exist_ok=True)
     except OSError as error:
         raise _not_writable(folder, error) from error
     return None
+
+
+@dataclass(frozen=True)
+class Use:
+    """What becomes of an output folder. `how`: make, go on, take over (what a failed start left), replace."""
+
+    how: str
+    before: RunConfig | None = None
+    unreadable: bool = False  # its config.json is no JSON
+
+
+def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, dict[str, Any] | None]:
+    """What `prepare` will do with the output folder, and the result where the run is finished. Changes nothing.
+
+    Raises UserError where the folder holds another run, or something else, or cannot be written.
+    """
+    folder = RunFolder(Path(config.output_dir), config.result_prefix)
+    try:
+        if not folder.path.is_dir():
+            _check_can_be_made(folder)
+            return Use("make"), None
+        before, fault = _stored(folder)
+        if before is not None and before.identity() == config.identity():
+            result = _result(folder) if folder.result.is_file() else None
+            return Use("go on", before), result if result is not None and _covers(result, config) else None
+        abandoned = (fault is None or fault.ours) and only_started(folder)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    if abandoned or (before is not None and config.overwrite_output_dir):
+        if owner := claimed(folder.path):
+            raise UserError(
+                f"--output_dir {folder.path}: belongs to a submitted run ({owner}); wait for it, or: "
+                f"python launch/submit.py cancel {folder.path}"
+            )
+        how = "take over" if abandoned else "replace"
+        return Use(how, before, unreadable=fault is not None and not fault.is_json), None
+    if fault is not None:
+        raise UserError(f"{folder.config}:1: not a run's settings ({fault.reason}); name another --output_dir")
+    if before is not None:
+        raise UserError(_other_run(folder, before, config))
+    if not config.overwrite_output_dir:
+        raise UserError(
+            f"--output_dir {folder.path}: not empty and not a run of ours; name another, or --overwrite_output_dir"
+        )
+    if folder.checkpoints.exists() or folder.result.exists():
+        raise UserError(f"--output_dir {folder.path}: holds a run without its config.json; name another folder")
+    return Use("make"), None
+
+
+def only_started(folder: RunFolder) -> bool:
+    """Whether the folder holds nothing but the record of starts: nothing computed, and nothing of anybody else's.
+
+    Such a folder is nobody's run, unless a process or a submission still has it.
+    """
+    for path in folder.path.iterdir():
+        if path.name == METRICS_FILE:
+            with open(path, "rb") as lines:
+                if lines.readline().endswith(b"\n"):  # a kill may have cut the first one short
+                    return False
+        elif path.name in COMPUTED_FOLDERS:
+            if any(not inner.name.endswith(".partial") for inner in path.iterdir()):
+                return False
+        elif not (path.name in RECORD or path.name.startswith(FAILURE_FILE) or path.suffix == ".partial"):
+            return False
+    return True
+
+
+def _clear_failed_start(folder: RunFolder, keep_config: bool) -> None:
+    """Remove what says something about the start alone; its log, and whatever wandb has kept of it, stay."""
+    if keep_config:
+        folder.config.replace(folder.path / UNREADABLE_CONFIG)
+    for name in (TASK_FILE, SUBMISSION_FILE, ATTEMPT_FILE, WANDB_ID_FILE):
+        (folder.path / name).unlink(missing_ok=True)
+
+
+def _check_can_be_made(folder: RunFolder) -> None:
+    """Raises OSError where the folder cannot be made."""
+    above = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
 
 
 def hold(folder: RunFolder, stack: ExitStack) -> str:
@@ -191,12 +272,6 @@ def _not_writable(folder: RunFolder, error: OSError) -> UserError:
     return UserError(f"--output_dir {folder.path}: cannot be written ({error.strerror}); name another folder")
 
 
-def _holds_foreign(folder: RunFolder) -> bool:
-    """Something beside the lock and what `write` left behind when it was killed."""
-    ours = (".lock", FAILURE_FILE)
-    return any(not p.name.startswith(ours) and p.suffix != ".partial" for p in folder.path.iterdir())
-
-
 def _result(folder: RunFolder) -> dict[str, Any]:
     try:
         result: dict[str, Any] = json.loads(folder.result.read_text(encoding="utf-8"))
@@ -207,14 +282,28 @@ def _result(folder: RunFolder) -> dict[str, Any]:
     raise UserError(f"{folder.result}:1: not a run's result; remove the file to score the run again")
 
 
-def _stored(folder: RunFolder) -> RunConfig | None:
-    if not folder.config.is_file():
-        return None
+@dataclass(frozen=True)
+class _Fault:
+    """Why a config.json cannot be read."""
+
+    reason: str
+    is_json: bool
+    ours: bool  # of another version of ours, or so broken that nothing can be told
+
+
+def _stored(folder: RunFolder) -> tuple[RunConfig | None, _Fault | None]:
+    """The settings in a folder, or why they cannot be read; twice None where there are none."""
+    values: Any = None
     try:
         values = json.loads(folder.config.read_text(encoding="utf-8"))
-        return RunConfig.from_dict(values)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder.config}:1: not a run's settings ({error}); name another --output_dir") from error
+        return RunConfig.from_dict(values), None
+    except FileNotFoundError:
+        return None, None
+    except ValueError as error:
+        return None, _Fault(str(error), is_json=False, ours=True)
+    except (TypeError, AttributeError) as error:  # a model's config.json has the same name
+        ours = isinstance(values, dict) and {"task", "seed", "output_dir"} <= values.keys()
+        return None, _Fault(str(error), is_json=True, ours=ours)
 
 
 def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:

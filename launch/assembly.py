@@ -63,7 +63,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     precision, _ = engine.read_config(config, world)
     task = tasks.get(config.task, config.own_task)
     place, kind = settings.find_data(config)
-    examples = {name: task.read(place, name) for name in SPLITS if name in _needed(config, task)}
+    examples = {name: task.read(place, name) for name in SPLITS if name in settings.needed_splits(config, task)}
     if kind == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
@@ -82,13 +82,6 @@ def _begun_with(folder: RunFolder) -> int | None:
     """Examples per optimizer step of the run that lies in the folder."""
     state = distributed.on_main(lambda: checkpoint.begun(folder.checkpoints))
     return None if state is None else state.examples_per_step
-
-
-def _needed(config: RunConfig, task: Task) -> set[str]:
-    needed = set(config.train_splits or task.train_splits) if config.do_train else set()
-    if config.do_eval or (config.do_train and config.eval_every_epoch):
-        needed.add("dev")
-    return needed | ({"test"} if config.do_predict else set())
 
 
 def _announce(run: Run, place: Path) -> None:

@@ -113,14 +113,14 @@ class Board:
                 said = _progress(row.config, states.figures(row.folder)) or "starting"
                 print(f"    {self.name(row)}: {said}", flush=True)
 
-    def summary(self) -> None:
-        """After the last run: the table of all, and how to go on."""
-        logs.setup(True, None)
+    def summary(self, before: Sequence[RunConfig] = (), notes: Sequence[str] = ()) -> None:
+        """After the last run: the table of all, with those that were finished before, and how to go on."""
         counts = Counter(row.state for row in self.rows)
-        title = ", ".join(f"{counts[state]} {state}" for state in STYLES if counts[state])
-        logs.print_table(title, [line(self.name(row), row.state, row.config, states.figures(row.folder), row.reason)
-                                 for row in self.rows])  # fmt: skip
-        logs.close()
+        parts = [f"{counts[state]} {state}" for state in STYLES if counts[state]]
+        parts += [f"{len(before)} finished before"] if before else []
+        shown = [(config, "finished", "finished before") for config in before]
+        shown += [(row.config, row.state, row.reason) for row in self.rows]
+        show_runs(", ".join(parts), shown, notes)
         self.advise()
 
     def advise(self) -> None:
@@ -199,20 +199,36 @@ class LogBoard(Board):
             print(text, end="", flush=True)
             self.tail = (self.tail + text)[-TAIL_LETTERS:]
 
-    def summary(self) -> None:
+    def summary(self, before: Sequence[RunConfig] = (), notes: Sequence[str] = ()) -> None:
         """The run has shown its own."""
-        if self.rows[0].state == "stopped":
+        if before or notes:
+            super().summary(before, notes)
+        elif self.rows[0].state == "stopped":
             print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
 
 
-def line(name: str, state: str, config: RunConfig, figures: Figures, note: str) -> dict[str, str | float]:
+def show_runs(title: str, runs: Sequence[tuple[RunConfig, str, str]], notes: Sequence[str] = ()) -> None:
+    """A table of (run, state, note), and notes below it."""
+    base = os.path.commonpath([config.output_dir for config, *_ in runs])
+    logs.setup(True, None)
+    lines = []
+    for config, state, note in runs:
+        folder = Path(config.output_dir)
+        lines.append(line(os.path.relpath(folder, base), state, config, states.figures(folder), note))
+    logs.print_table(title, lines)
+    logs.close()
+    for note in notes:
+        print(note)
+
+
+def line(name: str, state: str, config: RunConfig | None, figures: Figures, note: str) -> dict[str, str | float]:
     """A row of a table of runs; scores times 100."""
     scores = _scores(figures)
     first = next(iter(note.splitlines()), "")
     return {
         "run": name,
         "state": state,
-        "progress": "" if state == "finished" else _progress(config, figures, score=False),
+        "progress": "" if state == "finished" or config is None else _progress(config, figures, score=False),
         "dev": scores.get("dev", "").removeprefix("dev "),
         "test": scores.get("test", "").removeprefix("test "),
         "note": first,

@@ -16,7 +16,7 @@ from pathlib import Path
 from harness import UserError, logs, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
-from launch import board, request, states, submission
+from launch import board, request, states, submission, suite_record
 from launch.cluster import Profile
 from launch.request import Request
 from launch.states import RunState
@@ -56,7 +56,8 @@ def main(words: Sequence[str], start: Start) -> int:
 def _status(found: Sequence[RunState], as_json: bool) -> int:
     if as_json:
         for state in found:
-            values = {**dataclasses.asdict(state), "folder": str(state.folder), "task": state.config.task}
+            values = {**dataclasses.asdict(state), "folder": str(state.folder)}
+            values["task"] = state.config.task if state.config is not None else ""
             print(json.dumps({name: value for name, value in values.items() if name != "config"}))
         return 0
     base = Path(os.path.commonpath([state.folder for state in found]))
@@ -69,6 +70,8 @@ def _status(found: Sequence[RunState], as_json: bool) -> int:
     logs.setup(True, None)
     logs.print_table(str(base), rows)
     logs.close()
+    for note in suite_record.notes([state.folder for state in found]):
+        print(note)
     return 0
 
 
@@ -171,7 +174,8 @@ def _requeue(found: Sequence[RunState], start: Start) -> int:
         sent = group[0][1]
         if sent.work_dir and Path(sent.work_dir).is_dir():
             os.chdir(sent.work_dir)  # relative paths in the settings start there
-        configs = [dataclasses.replace(state.config, output_dir=str(state.folder)) for state, _ in group]
+        configs = [dataclasses.replace(config, output_dir=str(state.folder))
+                   for state, _ in group if (config := state.config) is not None]  # fmt: skip
         statuses.append(start(_request(sent), configs))
     return max((status for status in statuses if status != EXIT_STOPPED), default=0) or (
         EXIT_STOPPED if EXIT_STOPPED in statuses else 0

@@ -172,8 +172,13 @@ class Queue:
             dataclasses.replace(sent, started="").write(row.folder)
 
 
-def run(request: Request, configs: Sequence[RunConfig]) -> int:
-    """Do the runs. Exit status 0 all finished, 75 stopped, 2 all that failed are the user's to mend, else 1."""
+def run(
+    request: Request, configs: Sequence[RunConfig], before: Sequence[RunConfig] = (), notes: Sequence[str] = ()
+) -> int:
+    """Do the runs; the closing table has those that were finished `before` too, and the notes below it.
+
+    Exit status 0 all finished, 75 stopped, 2 all that failed are the user's to mend, else 1.
+    """
     place = home(configs)
     code, logs = snapshot(place), place / runs.SUBMITIT
     logs.mkdir(exist_ok=True)
@@ -193,7 +198,7 @@ def run(request: Request, configs: Sequence[RunConfig]) -> int:
         finally:
             for worker in workers:
                 worker.close()
-    board.summary()
+    board.summary(before, notes)
     return _status(rows)
 
 

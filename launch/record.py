@@ -1,4 +1,4 @@
-"""What a run leaves behind: the tracker around it, result.json, and the table that closes its log."""
+"""What a run leaves behind: the tracker around it, and result.json."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness import checkpoint, logs, runs, tracking
+from harness import checkpoint, runs, tracking
 from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.tracking import TrackerIdentity
+from launch import outcome
 from launch.assembly import Run
 from launch.reporting import card
 from launch.settings import SAMPLE_BANNER
@@ -99,7 +100,7 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
     runs.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
         shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
-    show(result)
+    outcome.show(result)
     return result
 
 
@@ -137,24 +138,3 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "versions": runs.versions(),
         "commit": runs.commit(),
     }
-
-
-def show(result: Mapping[str, Any]) -> None:
-    """The closing table: scores times 100."""
-    rows: list[dict[str, str | float]] = []
-    for name, values in result["scores"].items():
-        remark = "trained on" if name == "dev" and result["dev_was_trained_on"] else ""
-        rows.append(
-            {
-                "split": name,
-                "metric": values["metric"],
-                "score": f"{100 * values['score']:.2f}",
-                "loss": f"{values['loss']:.4f}",
-                "examples": str(values["examples"]),
-                "": remark,
-            }
-        )
-    if rows:
-        logs.print_table(f"{result['task']}, seed {result['seed']}", rows)
-    if result["data"] == "sample":
-        logger.warning(SAMPLE_BANNER)

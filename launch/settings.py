@@ -15,6 +15,7 @@ from harness.config import RunConfig
 from harness.model import EMBEDDED
 from harness.runs import RunFolder
 from harness.task import Task
+from launch import states
 from tasks import own, recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
@@ -66,7 +67,23 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     if filled.get("task_file"):
         filled["task_file"] = str(Path(filled["task_file"]).absolute())
     filled["output_dir"] = _run_folder(filled, model)
+    if _was_folder(model, Path(filled["output_dir"])):
+        return complete({**given, "model_name_or_path": str(Path(model).absolute())})
     return filled
+
+
+def _was_folder(model: str, run_folder: Path) -> bool:
+    """Whether a name that is no folder now was that of one when the run in `run_folder` began.
+
+    A finished run is shown even where its model is gone.
+    """
+    place = str(Path(model).absolute())
+    if not model or model == place or Path(model).is_dir():
+        return False
+    try:
+        return states.config_of(run_folder).model_name_or_path == place
+    except UserError:
+        return False
 
 
 def _run_folder(filled: Mapping[str, Any], model: str) -> str:
@@ -88,12 +105,25 @@ def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | Non
     if given.get("own_task") is not None or not given.get("task_file"):
         return given.get("own_task"), None
     path = Path(str(given["task_file"]))
+    if not path.exists() and given.get("output_dir") and (kept := _kept_task(path, Path(str(given["output_dir"])))):
+        return kept
     definition, folder = own.read(path)
     faults: list[str] = []
     definition["recipe"] = flags.convert(definition["recipe"], f"{path}: key recipe.", faults)
     if faults:
         raise UserError("\n".join(faults))
     return definition, None if folder is None else str(folder)
+
+
+def _kept_task(path: Path, run_folder: Path) -> tuple[dict[str, Any], str | None] | None:
+    """(definition, data folder) of the run that has begun with a task file that is gone; a run goes by its own copy."""
+    try:
+        before = states.config_of(run_folder)
+    except UserError:
+        return None
+    if before.own_task is None or before.task_file != str(path.absolute()):
+        return None
+    return dict(before.own_task), before.data_dir
 
 
 def named_task(name: str | None, task_file: str | None, data_dir: Path | None = None) -> Task:
@@ -110,15 +140,23 @@ def _usual(recipe: str, task: str, definition: Mapping[str, Any] | None) -> dict
     return {**recipes.defaults(recipe, like), **own_settings, "train_splits": splits}
 
 
-def prepare(config: RunConfig) -> dict[str, Any] | None:
+def prepare(config: RunConfig, claimed: runs.Claimed = states.submitted) -> dict[str, Any] | None:
     """The run folder made or taken up again; the result where the run is finished. Raises UserError. On rank 0 alone.
 
     A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
     """
-    finished = runs.prepare(config)
+    finished = runs.prepare(config, claimed)
     if finished is None and config.own_task is not None:
         files.write(RunFolder(Path(config.output_dir)).task_file, own.text(config.own_task, config.data_dir))
     return finished
+
+
+def needed_splits(config: RunConfig, task: Task) -> set[str]:
+    """The splits that a run reads."""
+    needed = set(config.train_splits or task.train_splits) if config.do_train else set()
+    if config.do_eval or (config.do_train and config.eval_every_epoch):
+        needed.add("dev")
+    return needed | ({"test"} if config.do_predict else set())
 
 
 def find_data(settings: RunConfig) -> tuple[Path, str]:

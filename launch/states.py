@@ -16,11 +16,16 @@ from typing import Any
 
 from harness import UserError, runs
 from harness.config import RunConfig
-from harness.runs import RunFolder
+from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
 from launch import submission
 
 TAIL_BYTES = 65536  # of metrics.jsonl: the newest figures stand at its end
-SKIPPED = ("checkpoints", "code", "model", "predictions", "submitit", "wandb")  # no runs in there
+NOT_RUNS = (*OWN_FOLDERS, runs.SUBMITIT, "code")  # parts of a run folder
+FAILURE = re.compile(
+    r"^\S+ \S+ ERROR The run failed: (.*?)(?: \(rank \d+ of \d+, process .*\))?$", re.M
+)  # in train.log
+NEWEST_START = " INFO task    "  # the beginning of what a start writes to train.log, see launch/assembly.py
+NOT_BEGUN = "not begun"
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,8 @@ class RunState:
     """A run as `status` shows it."""
 
     folder: Path
-    config: RunConfig
-    state: str  # queued | running | stopped | failed | finished
+    config: RunConfig | None  # None where the settings cannot be read
+    state: str  # queued | running | stopped | failed | finished | broken (settings that cannot be read)
     reason: str = ""
     job: str = ""
     node: str = ""
@@ -62,28 +67,44 @@ def find(places: Sequence[str]) -> list[Path]:
         path = Path(place).absolute()
         if not path.is_dir():
             raise UserError(f"{place}: no such folder; name run folders, or a folder above them")
-        below = list(_below(path))
+        below = list(run_folders(path))
         if not below:
             raise UserError(f"{place}: no runs in it; name run folders, or a folder above them")
         found += below
     return list(dict.fromkeys(found))
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for here, folders, files in os.walk(folder):
-        if "config.json" in files and config_of(Path(here)) is not None:
-            yield Path(here)
-            folders.clear()
-        folders[:] = sorted(name for name in folders if name not in SKIPPED and not name.startswith("."))
+def run_folders(root: Path) -> Iterator[Path]:
+    """Run folders at and below a folder, by path: those of failed starts and of runs that cannot be read too."""
+    for place, below, names in os.walk(root.absolute()):
+        begun = {"result.json", METRICS_FILE} & set(names)
+        own = begun or ("config.json" in names and ({*below} & {*OWN_FOLDERS} or _has_config(Path(place))))
+        if own:
+            yield Path(place)
+        # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
+        below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
 
 
-def config_of(folder: Path) -> RunConfig | None:
-    """The settings in a run folder; None where there are none (a model's config.json has the same name)."""
+def _has_config(folder: Path) -> bool:
     try:
-        config = RunConfig.from_dict(json.loads(RunFolder(folder).config.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
-    return config if config.task else None
+        return bool(config_of(folder).task)
+    except UserError:
+        return False
+
+
+def config_of(folder: Path) -> RunConfig:
+    """The settings in a run folder. Raises UserError where there are none (a model's config.json has the same name)."""
+    path = RunFolder(folder).config
+    try:
+        return RunConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing; without it nobody knows what was run") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); the run must be done again") from None
+    except (TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a run's settings ({error}); the run must be done again") from None
 
 
 def figures(folder: Path) -> Figures:
@@ -147,35 +168,79 @@ def read_all(folders: Sequence[Path]) -> list[RunState]:
 
 
 def _read(folder: Path, sent: submission.Submission | None, slurm: Mapping[str, Queued] | None) -> RunState:
-    config = config_of(folder)
-    assert config is not None
-    attempt = submission.read_attempt(folder)
+    paths, attempt = RunFolder(folder), submission.read_attempt(folder)
     job = sent.job if sent is not None and sent.cluster == "slurm" else ""
     node = attempt.node if attempt is not None else ""
+    try:
+        config, fault = config_of(folder), ""
+    except UserError as error:
+        config, fault = None, str(error)
 
     def state(name: str, reason: str = "", on: str = node) -> RunState:
         return RunState(folder, config, name, reason, job, on, figures(folder))
 
-    if RunFolder(folder).result.is_file():
-        return state("finished")
-    owner = runs.holder(RunFolder(folder))
+    if paths.result.is_file():
+        return state("broken", fault) if fault else state("finished")
+    owner = runs.holder(paths)
     if owner is not None:
         return state("running", "" if job else owner, node or owner.rpartition(" on ")[2])
-    if job and slurm is not None and job in slurm and slurm[job].state not in ENDED:
-        waiting = slurm[job].state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
-        return state("queued", slurm[job].reason, "") if waiting else state("running", on=slurm[job].node)
-    if job and slurm is None and (attempt is None or attempt.state == "running"):
-        return state("running" if attempt else "queued", "as last heard: squeue does not answer here")
+    if (waiting := _submitted(sent, attempt, slurm)) is not None:
+        return state(*waiting)
+    if fault:
+        return state("broken", fault)
     if sent is not None and sent.cancelled:
         return state("stopped", "cancelled")
-    if sent is not None and _waits_here(sent):
-        return state("queued", f"in the queue of process {sent.job.split('_')[0]}", "")
     if attempt is not None and attempt.state in ("stopped", "failed"):
         return state(attempt.state, attempt.reason)
     if attempt is not None and attempt.state == "running":
         said = slurm[job].state if slurm and job in slurm else f"process {attempt.process} is gone"
         return state("failed", f"ended without a word ({said})")
-    return state("stopped", "" if RunFolder(folder).checkpoints.is_dir() else "not begun")
+    if (failure := _logged_failure(paths)) is not None:
+        return state("failed", failure)
+    return state("stopped", NOT_BEGUN if runs.only_started(paths) else "")
+
+
+def _submitted(
+    sent: submission.Submission | None, attempt: submission.Attempt | None, slurm: Mapping[str, Queued] | None
+) -> tuple[str, str, str] | None:
+    """(queued or running, why, node) of a submission that still has its run; else None."""
+    if sent is None:
+        return None
+    if sent.cluster == "slurm":
+        job = None if slurm is None else slurm.get(sent.job)
+        if job is not None and job.state not in ENDED:
+            waits = job.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+            return ("queued", job.reason, "") if waits else ("running", "", job.node)
+        runs_still = attempt is not None and attempt.state == "running"
+        if slurm is None and (runs_still or (attempt is None and not sent.cancelled)):
+            said = "as last heard: squeue does not answer here"
+            return "running" if runs_still else "queued", said, attempt.node if attempt is not None else ""
+    elif not sent.cancelled and _waits_here(sent):
+        return "queued", f"in the queue of process {sent.job.split('_')[0]}", ""
+    return None
+
+
+def submitted(folder: Path) -> str | None:
+    """What a submission that still has the folder's run is called; None where there is none, or it is this job."""
+    sent = submission.read_submission(folder)
+    if sent is None or sent.job == submission.job_id():
+        return None
+    slurm = queue([sent.job]) if sent.cluster == "slurm" else {}
+    found = _submitted(sent, submission.read_attempt(folder), slurm)
+    if found is None:
+        return None
+    state, reason, _ = found
+    return ", ".join(part for part in (state, f"job {sent.job}" if sent.cluster == "slurm" else "", reason) if part)
+
+
+def _logged_failure(paths: RunFolder) -> str | None:
+    """Why the newest start failed, from the run's log; None where it says nothing of the kind."""
+    try:
+        log = paths.log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    failures = FAILURE.findall(log[max(0, log.rfind(NEWEST_START)) :])
+    return str(failures[-1]) if failures else None
 
 
 def _waits_here(sent: submission.Submission) -> bool:
@@ -192,5 +257,5 @@ def process_of(owner: str) -> tuple[int, str] | None:
 
 
 def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:
-    """The states of the folders that hold a run."""
-    return {state.folder: state for state in read_all([folder for folder in folders if config_of(folder) is not None])}
+    """The states of the folders that are there."""
+    return {state.folder: state for state in read_all([folder for folder in folders if folder.is_dir()])}

@@ -8,17 +8,16 @@ python launch/submit.py status runs
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 from harness import UserError, flags, runs
 from harness.config import RunConfig
-from launch import commands, local_jobs, request, settings, slurm_jobs, states, suites
+from launch import board, commands, local_jobs, outcome, plans, request, slurm_jobs, suites
 from launch.job import TrainJob
+from launch.plans import Plan
 from launch.request import Request
 from launch.suites import Suite
 from launch.train import EXIT_STOPPED, EXIT_USER
@@ -35,15 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, rest = build_parser().parse_known_args(words)
         if options.help:
             return _help()
-        configs, notes = suites.expand(_suite(options), rest)
-        where = request.from_options(options, options.print)
-        for note in notes:
-            print(note, file=sys.stderr)
+        where, configs = _asked(options, rest)
+        plan = plans.make(where, configs, options.skip_missing)
         if options.print:
-            return show(where, configs)
-        status = start(where, configs)
+            return show(where, plan)
+        status = carry_out(where, plan)
         if options.suite is not None and status != EXIT_STOPPED:
-            _sum_up(where, configs)
+            _sum_up(where, plan.wanted)
         return status
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -59,11 +56,13 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="submit.py --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
         description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
+        "Data, models and this machine are looked at first, and nothing starts where something is missing.\n"
         "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
         epilog="afterwards:\n" + "\n".join(lines),
     )
     parser.add_argument("-h", "--help", action="store_true", help="this text, then the flags of the run")
-    parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, start nothing")
+    parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, then what is "
+                        "missing (exit status 2); start nothing")  # fmt: skip
     which = parser.add_argument_group("which runs (all combinations; without these flags, the one of --task)")
     which.add_argument("--suite", metavar="X", help=f"{', '.join(SUITES)}, or a TOML file")
     which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite; "
@@ -72,6 +71,8 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--seeds", metavar="N|A,B", help=f"how many, from {suites.FIRST_SEED} on; or which ones")
     which.add_argument("--sweep", nargs="+", action="extend", default=[], metavar="NAME=A,B",
                        help="values of a setting, for example learning_rate=3e-5,5e-5")  # fmt: skip
+    which.add_argument("--skip_missing", action="store_true", help="leave out the tasks and models that are not all "
+                       "there; every table of the suite says so")  # fmt: skip
     request.add_flags(parser)
     return parser
 
@@ -91,26 +92,68 @@ def _suite(options: argparse.Namespace) -> Suite:
     return suites.narrowed(suite, options.tasks, options.model, options.seeds, options.sweep)
 
 
-def show(where: Request, configs: Sequence[RunConfig]) -> int:
-    """What would be started, and as what."""
-    if len(configs) > 1 or where.cluster != "slurm":
-        for config in configs:
+def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig]]:
+    """Where, and which runs. Raises UserError that lists the faults of both and, where only the place is at fault, what
+    the runs lack."""
+    faults: list[str] = []
+    where, configs = None, None
+    try:
+        where = request.from_options(options, options.print)
+    except UserError as error:
+        faults += str(error).splitlines()
+    try:
+        configs, notes = suites.expand(_suite(options), rest)
+        for note in notes:
+            print(note, file=sys.stderr)
+    except UserError as error:
+        faults += str(error).splitlines()
+    if where is None and configs is not None and len(configs) > 1:
+        faults += plans.make(None, configs, options.skip_missing).faults
+    if where is None or configs is None:
+        raise UserError("\n".join(faults))
+    return where, configs
+
+
+def show(where: Request, plan: Plan) -> int:
+    """What would be started, and as what; then what is missing. Exit status 2 where anything is."""
+    if len(plan.wanted) > 1 or where.cluster != "slurm":
+        for config in plan.wanted:
             print(config.output_dir, file=sys.stderr if where.cluster == "slurm" else sys.stdout)
-    if where.cluster == "slurm":
-        print(slurm_jobs.sbatch_text(where, configs), end="")
+    if where.cluster == "slurm" and plan.wanted:
+        print(slurm_jobs.sbatch_text(where, plan.wanted), end="")
+    for text in plan.notes:
+        print(text, file=sys.stderr)
+    plan.refuse()
     return 0
 
 
 def start(where: Request, configs: Sequence[RunConfig]) -> int:
     """Start what is not finished. Raises UserError, before anything is started, where a run cannot be."""
-    absolute = [dataclasses.replace(config, output_dir=str(Path(config.output_dir).absolute())) for config in configs]
-    left = _prepared(absolute)
-    if not left:
+    return carry_out(where, plans.make(where, configs))
+
+
+def carry_out(where: Request, plan: Plan) -> int:
+    """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
+    plan.refuse()
+    plan.make_folders()
+    for text in plan.notes:
+        print(text, file=sys.stderr)
+    for text in plan.busy:
+        print(f"left alone: {text}")
+    if plan.finished and len(plan.wanted) == 1:
+        outcome.show_again(*plan.finished[0])
+    before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []
+    if before and (where.cluster != "local" or not plan.left):
+        rows = [(config, "finished", "finished before") for config in before]
+        board.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
+    if not plan.left:
         return 0
     if where.cluster == "debug":
-        outcomes = [TrainJob(config.to_dict())()["status"] for config in left]
+        outcomes = [TrainJob(config.to_dict())()["status"] for config in plan.left]
         return 0 if set(outcomes) == {"finished"} else EXIT_STOPPED
-    return slurm_jobs.submit(where, left) if where.cluster == "slurm" else local_jobs.run(where, left)
+    if where.cluster == "slurm":
+        return slurm_jobs.submit(where, plan.left)
+    return local_jobs.run(where, plan.left, before, plan.left_out_lines())
 
 
 def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:
@@ -122,38 +165,6 @@ def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:
         line = suite_run.save(configs, slurm_jobs.home(configs))
         if line is not None:
             print(line)
-
-
-def _prepared(configs: Sequence[RunConfig]) -> list[RunConfig]:
-    """The runs that are left to do; their folders are made. Others' folders and busy runs are told now."""
-    left: list[RunConfig] = []
-    finished: list[RunConfig] = []
-    busy, faults = [], []
-    known = states.by_folder([Path(config.output_dir) for config in configs])
-    for config in configs:
-        folder = runs.RunFolder(Path(config.output_dir), config.result_prefix)
-        state = known.get(folder.path)
-        if state is not None and state.state in ("queued", "running"):
-            busy.append(f"{folder.path}: {state.state} {state.job or state.reason}")
-            continue
-        try:
-            with ExitStack() as stack:
-                runs.hold(folder, stack)
-                done = settings.prepare(config) is not None
-        except UserError as error:
-            faults += str(error).splitlines()
-            continue
-        (finished if done else left).append(config)
-    if faults:
-        raise UserError("\n".join(faults))
-    if busy and len(configs) == 1:
-        raise UserError(f"{busy[0]}; wait for it, or: python launch/submit.py cancel {configs[0].output_dir}")
-    for text in busy:
-        print(f"left alone: {text}")
-    if finished:
-        each = [str(Path(config.output_dir) / "result.json") for config in finished]
-        print(f"finished already: {each[0] if len(each) == 1 else f'{len(each)} of {len(configs)} runs'}")
-    return left
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     """
     from harness import distributed, runs
     from harness.runs import RunFolder
-    from launch import assembly, record, scoring, settings, training
+    from launch import assembly, outcome, record, scoring, settings, training
     from launch.failures import FirstFailure
 
     started = time.perf_counter()
@@ -38,7 +38,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         finished = distributed.on_main(lambda: settings.prepare(config))
         if finished is not None:
             if world.is_main:
-                record.show(finished)
+                outcome.show_again(config, finished)
             return finished
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)

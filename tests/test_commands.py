@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import assert_user_error
 
 from harness import files, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
-from launch import commands, request, states, submission, submit
+from launch import commands, request, settings, states, submission, submit
 from launch.cluster import Profile
+from launch.reporting import gather
 from launch.request import Request
 from launch.settings import parse
 from launch.submission import Attempt, Submission
@@ -98,14 +100,79 @@ class TestState:
         assert state_of(made(tmp_path / "third", dataclasses.replace(gone, cancelled=True))) == ("stopped", "cancelled")
 
 
+class TestFailedStart:
+    """`status` and `report` say the same of a folder in which nothing was computed."""
+
+    def said(self, folder: Path) -> tuple[str, str]:
+        """By both; also found by both."""
+        by_status = state_of(folder)
+        assert states.find([str(folder.parent)]) == [folder]
+        (run,) = gather.find([folder.parent])
+        assert (run.folder, run.status, run.reason) == (folder, *by_status)
+        return by_status
+
+    def test_reason_is_in_the_log(self, tmp_path: Path) -> None:
+        folder = made(tmp_path / "run")
+        assert self.said(folder) == ("stopped", "not begun")
+        RunFolder(folder).log.write_text(
+            "2026-01-01 10:00:00 ERROR The run failed: of an earlier start\n"
+            "2026-01-01 11:00:00 ERROR The run failed: no weights (rank 0 of 1, process 7 on here)\n"
+        )
+        assert self.said(folder) == ("failed", "no weights")
+
+    @pytest.mark.parametrize(
+        ("script", "attempt", "expected"),
+        [
+            ("true", Attempt("failed", "--data_dir /x: no such folder"), ("failed", "--data_dir /x: no such folder")),
+            ("echo '77_1|PENDING||Priority'", None, ("queued", "Priority")),
+            ("true", None, ("stopped", "not begun")),
+        ],
+    )
+    def test_reason_is_the_jobs(
+        self, script: str, attempt: Attempt | None, expected: tuple[str, str], tmp_path: Path
+    ) -> None:
+        squeue(tmp_path, script)
+        assert self.said(made(tmp_path / "run", SENT, attempt)) == expected
+
+    @pytest.mark.parametrize("content", ["{", '{"task": "mednli", "of_another_version": 1}', "[]"])
+    def test_settings_that_cannot_be_read(self, content: str, tmp_path: Path) -> None:
+        folder = made(tmp_path / "run")
+        RunFolder(folder).config.write_text(content)
+        state, reason = self.said(folder)
+        assert state == "broken" and reason.startswith(f"{folder}/config.json: not ")
+        assert submit.main(["status", str(folder)]) == submit.main(["status", "--json", str(folder)]) == 0
+
+    def test_a_submission_that_waits_keeps_its_folder(self, tmp_path: Path) -> None:
+        """From a corrected command too, until the job has left the queue."""
+        folder = made(tmp_path / "run", SENT)
+        line = ["--task", "mednli", "--model_name_or_path", "other", "--output_dir", str(folder)]
+        corrected, _ = parse(line)
+        squeue(tmp_path, "echo '77_1|PENDING||Priority'")
+        assert_user_error(lambda: settings.prepare(corrected), "queued, job 77_1, Priority", f"cancel {folder}")
+        squeue(tmp_path, "exit 1")
+        assert_user_error(lambda: settings.prepare(corrected), "queued, job 77_1", "squeue does not answer here")
+        squeue(tmp_path, "echo '77_1|FAILED||None'")
+        assert settings.prepare(corrected) is None and submission.read_submission(folder) is None
+
+    def test_a_queue_of_this_machine_keeps_its_folders(self, tmp_path: Path) -> None:
+        me = os.getpid()
+        sent = Submission("local", f"{me}_3", "/logs", HERE, submission.process_start(me))
+        folder = made(tmp_path / "run", sent)
+        corrected, _ = parse(["--task", "mednli", "--model_name_or_path", "other", "--output_dir", str(folder)])
+        assert_user_error(lambda: settings.prepare(corrected), f"queued, in the queue of process {me}")
+        dataclasses.replace(sent, started="").write(folder)
+        assert settings.prepare(corrected) is None
+
+
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
-    for name in ("a/seed-1", "b/c/seed-2", ".hidden/seed-3", "code/seed-4"):
+    for name in ("a/seed-1", "b/c/seed-2", ".hidden/seed-3", "a/seed-1/code/seed-4", "model/seed-5"):
         made(tmp_path / "all" / name)
     (tmp_path / "all/a/seed-1/model").mkdir()
     (tmp_path / "all/a/seed-1/model/config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "all/b/config.json").write_text('{"model_type": "bert"}')
     found = states.find([str(tmp_path / "all"), str(tmp_path / "all/a")])
-    assert [str(path.relative_to(tmp_path / "all")) for path in found] == ["a/seed-1", "b/c/seed-2"]
+    names = [str(path.relative_to(tmp_path / "all")) for path in found]
+    assert names == ["a/seed-1", "b/c/seed-2", "model/seed-5"]  # the last of an encoder that is called so
 
 
 def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,7 +187,7 @@ def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         "run", "state", "progress", "dev", "test", "job", "node", "reason"
     ]  # fmt: skip
     assert one.split() == ["a/seed-1", "failed", "77_1", "node3", "loss", "is", "not", "finite"]
-    assert two.split() == ["b/seed-2", "stopped", "epoch", "2/6", "step", "9", "52.50", "not", "begun"]
+    assert two.split() == ["b/seed-2", "stopped", "epoch", "2/6", "step", "9", "52.50"]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import assert_user_error
 
 import tasks
 from harness import UserError, files, runs
@@ -31,9 +32,11 @@ def config(tmp_path: Path) -> RunConfig:
 
 @pytest.fixture
 def folder(config: RunConfig) -> RunFolder:
-    """The folder of a run that has begun."""
+    """The folder of a run that has begun: it has figures."""
     runs.prepare(config)
-    return RunFolder(Path(config.output_dir))
+    begun = RunFolder(Path(config.output_dir))
+    begun.metrics.write_text('{"kind": "step"}\n')
+    return begun
 
 
 def other(config: RunConfig, **changes: Any) -> RunConfig:
@@ -114,10 +117,15 @@ class TestPrepare:
         (Path(config.output_dir) / name).write_text("{")
         assert runs.prepare(config) is None
 
-    @pytest.mark.parametrize("content", ['{"architectures": ["BertModel"]}', "[1]", "null", "{", ""])
-    def test_settings_of_something_else_are_refused(self, config: RunConfig, content: str) -> None:
+    @pytest.mark.parametrize(
+        ("content", "beside"),
+        [('{"architectures": ["BertModel"]}', None), ("[1]", None), ("null", None), ("{", "vocab.txt"), ("", "x")],
+    )
+    def test_settings_of_something_else_are_refused(self, config: RunConfig, content: str, beside: str | None) -> None:
         Path(config.output_dir).mkdir()
         (Path(config.output_dir) / "config.json").write_text(content)
+        if beside is not None:
+            (Path(config.output_dir) / beside).write_text("x")
         with pytest.raises(UserError, match=r"config\.json:1: not a run's settings"):
             runs.prepare(other(config, overwrite_output_dir=True))
 
@@ -131,6 +139,99 @@ class TestPrepare:
         Path(config.output_dir).write_text("x")
         with pytest.raises(UserError, match="cannot be written"):
             runs.prepare(config)
+
+
+def record(folder: RunFolder) -> dict[str, str]:
+    """What a start that came to nothing may leave; returns what must stay of it: path -> text."""
+    files.write(folder.task_file, "of the start")
+    files.write(folder.submission, "{}")
+    files.write(folder.attempt, "{}")
+    files.write(folder.wandb_id, "of the start")
+    files.write(folder.path / ".lock", "process 1 on nowhere")
+    files.write(folder.path / ".first-failure-abc", "")
+    files.write(folder.path / ".config.json.partial", "{")
+    files.write(folder.metrics, '{"kind": "st')  # cut short by a kill
+    for name in ("checkpoints/.step-00000002.partial", "model"):
+        (folder.path / name).mkdir(parents=True)
+    stays = dict.fromkeys(("train.log", "submitit/9_0_log.out", "code/abc/COMMIT", "wandb/offline-run/x"), "kept")
+    for name, text in stays.items():
+        files.write(folder.path / name, text)
+    return stays
+
+
+class TestFailedStart:
+    """A folder with the record of starts alone is nobody's run: a corrected command takes it over."""
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"data_dir": "/mended"},
+            {"model_name_or_path": "other"},
+            {"task": "u"},
+            {"own_task": {"name": "t", "labels": ["a"]}},
+            {"precision": "fp32", "result_prefix": "x_"},
+            {"seed": 99, "overwrite_output_dir": True},
+        ],
+    )
+    def test_is_taken_over(self, config: RunConfig, changes: dict[str, Any]) -> None:
+        runs.prepare(config)
+        folder = RunFolder(Path(config.output_dir))
+        stays = record(folder)
+        assert runs.prepare(corrected := other(config, **changes)) is None
+        assert RunConfig.from_dict(json.loads(folder.config.read_text())) == corrected
+        assert {name: (folder.path / name).read_text() for name in stays} == stays
+        gone = (folder.task_file, folder.submission, folder.attempt, folder.wandb_id)  # of a run that is no more
+        assert not [path for path in gone if path.exists()]
+
+    def test_killed_before_its_settings_were_written(self, config: RunConfig) -> None:
+        folder = RunFolder(Path(config.output_dir))
+        record(folder)
+        assert runs.prepare(config) is None and folder.config.is_file()
+
+    @pytest.mark.parametrize(
+        "content", ["", "{", "\0\0\0\0", '{"task": "t", "seed": 1, "output_dir": "x", "of_another_version": 1}']
+    )
+    def test_settings_that_cannot_be_read(self, config: RunConfig, content: str) -> None:
+        runs.prepare(config)
+        folder = RunFolder(Path(config.output_dir))
+        folder.config.write_text(content)
+        assert runs.prepare(other(config, seed=99)) is None
+        assert RunConfig.from_dict(json.loads(folder.config.read_text())).seed == 99
+        kept = folder.path / runs.UNREADABLE_CONFIG
+        assert content.startswith('{"task"') or kept.read_text() == content  # nothing is lost that nobody could read
+        assert runs.prepare(config) is None  # and the kept one is no stranger's file
+
+    @pytest.mark.parametrize(
+        "name",
+        ["checkpoints/step-00000002/x", "result.json", "predictions/dev.tsv", "model/config.json", "test_results.txt",
+         "notes.txt", "submitit.txt"],
+    )  # fmt: skip
+    def test_with_anything_else_in_it_is_a_run(self, config: RunConfig, name: str) -> None:
+        runs.prepare(config)
+        files.write(Path(config.output_dir) / name, "x")
+        assert_user_error(lambda: runs.prepare(other(config, seed=99)), "holds another run", "its seed is 12")
+        assert (Path(config.output_dir) / name).read_text() == "x"
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_of_a_submission_that_waits_is_not(self, config: RunConfig, overwrite: bool) -> None:
+        runs.prepare(config)
+        before = RunFolder(Path(config.output_dir)).config.read_text()
+        corrected = other(config, seed=99, overwrite_output_dir=overwrite)
+        assert_user_error(lambda: runs.prepare(corrected, lambda _: "queued, job 7"), "(queued, job 7)", "cancel")
+        assert RunFolder(Path(config.output_dir)).config.read_text() == before
+        assert runs.prepare(config, lambda _: "queued, job 7") is None  # the job itself begins
+
+    def test_looked_at_nothing_is_made(self, config: RunConfig, tmp_path: Path) -> None:
+        runs.examine(config)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_of_two_that_want_it_the_second_is_told(self, config: RunConfig) -> None:
+        runs.prepare(config)
+        folder = RunFolder(Path(config.output_dir))
+        with ExitStack() as first, ExitStack() as second:
+            runs.hold(folder, first)
+            runs.prepare(other(config, seed=1))
+            assert_user_error(lambda: runs.hold(folder, second), "in use by process")
 
 
 class TestOverwrite:

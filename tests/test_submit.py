@@ -133,7 +133,7 @@ class TestWithoutACluster:
         assert submit.main([*line, "--cluster", "debug"]) == 0
         assert json.loads((tmp_path / "run" / "result.json").read_text())["steps"] == 2
         assert submit.main([*line, "--cluster", "slurm"]) == 0
-        assert "finished already" in capsys.readouterr().out
+        assert "finished before" in capsys.readouterr().out
 
 
 @pytest.mark.slow

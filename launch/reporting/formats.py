@@ -62,7 +62,7 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
     if any("#" in task for task in board.own):
         lines.append("#: task files of one name that do not say the same; each has a column of its own")
-    return lines + _left_out(board)
+    return [*lines, *board.missing, *_left_out(board)]
 
 
 def _left_out(board: Leaderboard) -> list[str]:
@@ -241,7 +241,7 @@ def tex(text: str) -> str:
 
 # ---- files for programs
 def comma_separated(board: Leaderboard) -> str:
-    """One line a score: fractions; `kind` is ours or published."""
+    """One line a score: fractions; `kind` is ours or published, or note for what a suite left out."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"])
@@ -259,6 +259,8 @@ def comma_separated(board: Leaderboard) -> str:
         for column, published_mean in means.items():
             mean, std = round(published_mean.mean / 100, 4), round(published_mean.std / 100, 4)
             writer.writerow(["published", title, column, mean, std, published.SEEDS, "", "", ""])
+    for line in board.missing:
+        writer.writerow(["note", line, *[""] * 7])
     return out.getvalue()
 
 
@@ -288,5 +290,6 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         "marks": board.marks,
         "significance": as_dict(tests, baseline) if tests else None,
         "left_out": [{"folder": str(run.folder), "why": why} for run, why in board.left_out],
+        "missing": list(board.missing),
     }
     return json.dumps(values, indent=2, allow_nan=False) + "\n"

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
-import os
-import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,20 +15,19 @@ from typing import Any
 import tasks
 from harness import UserError
 from harness.config import RunConfig
-from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
+from harness.runs import RunFolder
 from harness.task import Task
-from launch import settings
+from launch import settings, states
+from launch.states import RunState
 from tasks.published import TITLES
 from tasks.recipes import recipe_for
 
-NOT_RUNS = (*OWN_FOLDERS, "submitit", "code")  # parts of a run folder
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
-FAILURE = re.compile(r"^\S+ \S+ ERROR The run failed: (.*)$", re.M)  # as launch/record.py writes it
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `status` is finished, running, stopped (may be taken up), failed or broken (unreadable)."""
+    """One run folder. `status`: finished, running, queued, stopped (may be resumed), failed or broken (unreadable)."""
 
     folder: Path
     status: str
@@ -104,10 +100,11 @@ def find(roots: Sequence[Path]) -> list[Run]:
     for root in roots:
         if not root.is_dir():
             raise UserError(f"{root}: no such folder; name run folders, or a folder that holds them")
-        folders += [path for path in _run_folders(root) if path not in folders]
+        folders += [path for path in states.run_folders(root) if path not in folders]
     if not folders:
         raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
-    return _told_apart([read(folder) for folder in folders])
+    known = states.by_folder(folders)  # the queue is asked once
+    return _told_apart([read(folder, known[folder]) for folder in folders])
 
 
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
@@ -127,28 +124,19 @@ def _digest(definition: Mapping[str, Any] | None) -> str:
     return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:6]
 
 
-def _run_folders(root: Path) -> Iterator[Path]:
-    for place, below, names in os.walk(root.absolute()):
-        own = {"result.json", METRICS_FILE} & set(names) or ("config.json" in names and {*below} & {*OWN_FOLDERS})
-        if own:
-            yield Path(place)
-        # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
-        below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
-
-
-def read(folder: Path) -> Run:
-    """The run in a folder; one that cannot be read is `broken`, with the reason."""
+def read(folder: Path, state: RunState | None = None) -> Run:
+    """The run in a folder; one that cannot be read is `broken`, with the reason. `state`: where it is known already."""
     try:
-        return _read(folder)
+        return _read(folder, state or states.read_all([folder])[0])
     except UserError as error:
         return Run(folder, "broken", str(error))
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Run(folder, "broken", f"{folder}: not a run's files ({type(error).__name__}: {error})")
 
 
-def _read(folder: Path) -> Run:
+def _read(folder: Path, state: RunState) -> Run:
     paths = RunFolder(folder)
-    config = RunConfig.from_dict(_json(paths.config))
+    config = states.config_of(folder)
     tasks.get(config.task, config.own_task)
     data = "sample" if config.data_dir is None else "given"
     epochs, rates = _figures(paths.metrics)
@@ -157,8 +145,7 @@ def _read(folder: Path) -> Run:
         "config": config, "epochs": epochs, "rates": rates,
     }  # fmt: skip
     if not paths.result.is_file():
-        status, reason = _unfinished(paths, epochs)
-        return Run(folder, status, reason, data=data, **common)
+        return Run(folder, state.state, _why_unfinished(state, epochs), data=data, **common)
     result = _json(paths.result)
     _check(result, config, paths.result)
     if result["data"] == "sample":
@@ -167,8 +154,6 @@ def _read(folder: Path) -> Run:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: missing; without it nobody knows what was run")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -212,29 +197,12 @@ def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
     return [epochs[key] for key in sorted(epochs)], medians
 
 
-def _unfinished(paths: RunFolder, epochs: Sequence[Mapping[str, float]]) -> tuple[str, str]:
-    """(status, reason) of a run without a result, from its lock and the end of its log."""
+def _why_unfinished(state: RunState, epochs: Sequence[Mapping[str, float]]) -> str:
+    """In the words of `submit.py status`, and how far the run came where those say nothing."""
     reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
-    if _is_held(paths.lock):
-        return "running", reached
-    log = paths.log.read_text(encoding="utf-8", errors="replace") if paths.log.is_file() else ""
-    last = log[max(0, log.rfind(" INFO task    ")) :]  # what the newest start of the run wrote
-    failures = FAILURE.findall(last)
-    if failures:
-        return "failed", failures[-1]
-    return "stopped", f"no result.json, {reached}; the same command goes on"
-
-
-def _is_held(lock: Path) -> bool:
-    """Whether a process of this machine (on some file systems: of any) is at the run."""
-    try:
-        with open(lock, encoding="utf-8") as handle:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False
+    if state.state == "running":
+        return reached
+    return state.reason or f"no result.json, {reached}; the same command goes on"
 
 
 # ---- settings

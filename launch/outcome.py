@@ -1,0 +1,68 @@
+"""A finished run as people see it: the table that closes its log, and again when its command is repeated."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from harness import UserError, logs
+from harness.config import RunConfig
+from harness.runs import RunFolder
+from launch import settings
+
+logger = logging.getLogger("harness.launch")
+
+
+def show(result: Mapping[str, Any]) -> None:
+    """The closing table: scores times 100."""
+    rows: list[dict[str, str | float]] = []
+    for name, values in result["scores"].items():
+        remark = "trained on" if name == "dev" and result["dev_was_trained_on"] else ""
+        rows.append(
+            {
+                "split": name,
+                "metric": values["metric"],
+                "score": f"{100 * values['score']:.2f}",
+                "loss": f"{values['loss']:.4f}",
+                "examples": str(values["examples"]),
+                "": remark,
+            }
+        )
+    if rows:
+        logs.print_table(f"{result['task']}, seed {result['seed']}", rows)
+    if result["data"] == "sample":
+        logger.warning(settings.SAMPLE_BANNER)
+
+
+def show_again(config: RunConfig, result: Mapping[str, Any]) -> None:
+    """The same of a run that was finished before, on the terminal alone: its log has it already. Rank 0 alone."""
+    path = RunFolder(Path(config.output_dir)).result
+    logs.setup(True, None)
+    try:
+        logger.info("finished before, on %s; nothing is done again (%s)", _date(path), path)
+        show(result)
+        for text in gone(config):
+            logger.info("%s is gone now: the scores are of what was there then", text)
+    finally:
+        logs.close()
+
+
+def _date(path: Path) -> str:
+    return f"{datetime.fromtimestamp(path.stat().st_mtime):%Y-%m-%d %H:%M}"
+
+
+def gone(config: RunConfig) -> list[str]:
+    """The inputs of a run that are no longer where they were, each as `--flag value`."""
+    texts = []
+    try:
+        settings.find_data(config)
+    except UserError:
+        texts.append(f"--data_dir {config.data_dir}")
+    for name in ("task_file", "model_name_or_path", "tokenizer_name"):
+        value = getattr(config, name)
+        if value and Path(value).is_absolute() and not Path(value).exists():
+            texts.append(f"--{name} {value}")
+    return texts
