@@ -20,12 +20,15 @@ def option(
     least: float | None = None,
     identity: bool = True,
     given: bool = True,
+    group: str | None = None,
 ) -> Any:
     """A field of RunConfig. `identity`: two runs that differ in it are different runs, with folders of their own.
 
-    `given`: a user may set it, by a flag or in a file; else it follows from other settings.
+    `given`: a user may set it, by a flag or in a file; else it follows from other settings. `group` opens a group of
+    --help, which the fields that follow belong to as well.
     """
     metadata = {"help": help, "choices": tuple(choices), "least": least, "identity": identity, "given": given}
+    metadata["group"] = group
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -33,20 +36,12 @@ def option(
 class RunConfig:
     """Every flag of launch/train.py. A value of None means: decided later, by recipe, checkpoint or machine."""
 
-    task: str = option("", "task name, one of the ten; `bc5cdr` takes the entity type from the data folder's name")
+    task: str = option(
+        "", "task name; `bc5cdr` takes the entity type from the data folder's name", group="task and data"
+    )
     task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
-    model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder")
-    tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")
-    cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
-    model_type: str | None = option(None, "architecture; only checked against the checkpoint's own", identity=False)
-    do_lower_case: bool | None = option(None, "lower-case the text; default: as the recipe or the tokenizer says")
-    pooling: str | None = option(
-        None,
-        "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",
-        choices=("pooler", "cls", "mean"),
-    )
     data_dir: str | None = option(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
     feature_cache: str | None = option(
         None,
@@ -60,7 +55,20 @@ class RunConfig:
     do_train: bool | None = option(None, "train (with none of the three do_ flags: all three)", identity=False)
     do_eval: bool | None = option(None, "score the dev split", identity=False)
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)
-    per_gpu_train_batch_size: int = option(32, "examples per device and forward pass", least=1)
+    model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", group="model")
+    config_name: str | None = option(
+        None, "folder, file or hub name of the architecture's config, where not the model's"
+    )
+    tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")
+    cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
+    model_type: str | None = option(None, "architecture; only checked against the checkpoint's own", identity=False)
+    do_lower_case: bool | None = option(None, "lower-case the text; default: as the recipe or the tokenizer says")
+    pooling: str | None = option(
+        None,
+        "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",
+        choices=("pooler", "cls", "mean"),
+    )
+    per_gpu_train_batch_size: int = option(32, "examples per device and forward pass", least=1, group="training")
     per_gpu_eval_batch_size: int = option(
         32,
         "the same in evaluation, of the longest; more of shorter ones; scores do not depend on it",
@@ -71,15 +79,22 @@ class RunConfig:
     global_batch_size: int | None = option(
         None, "examples per optimizer step at any number of devices; accumulation is derived", least=1
     )
-    learning_rate: float = option(5e-5, "peak learning rate of AdamW", least=0.0)
-    num_train_epochs: float = option(3.0, "passes over the training data", least=0.0)
-    max_steps: int = option(-1, "if > 0: optimizer steps in all, instead of num_train_epochs", least=-1)
+    learning_rate: float = option(5e-5, "peak learning rate of AdamW; default: the recipe's", least=0.0)
+    num_train_epochs: float = option(3.0, "passes over the training data; default: the recipe's", least=0.0)
+    max_steps: int = option(-1, "if > 0: optimizer steps in all, instead of num_train_epochs")
     warmup_steps: int = option(0, "steps of linear warm-up", least=0)
     weight_decay: float = option(0.0, "AdamW weight decay, not on bias and LayerNorm", least=0.0)
     adam_epsilon: float = option(1e-8, "AdamW epsilon", least=0.0)
     max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this; 0: no clipping", least=0.0)
     seed: int = option(12, "seed of data order, dropout and head", least=0)
-    precision: str = option("auto", "arithmetic of the encoder", choices=("auto", "fp16", "bf16", "fp32"))
+    eval_every_epoch: bool = option(True, "score the dev split after every epoch", identity=False)
+    select: str = option("last", "which weights are reported", choices=("last", "best_dev"))
+    precision: str = option(
+        "auto",
+        "arithmetic of the encoder",
+        choices=("auto", "fp16", "bf16", "fp32"),
+        group="precision and devices",
+    )
     packing: str = option(
         "auto",
         "how the examples of a batch are laid out: packed without padding where the encoder can be, else by length",
@@ -90,31 +105,35 @@ class RunConfig:
     )
     ds_config: str | None = option(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
     no_cuda: bool = option(False, "stay on the CPU", identity=False)
-    eval_every_epoch: bool = option(True, "score the dev split after every epoch", identity=False)
-    select: str = option("last", "which weights are reported", choices=("last", "best_dev"))
-    logging_steps: int = option(
-        10, "a row of train/* figures every so many steps; 0: per epoch only", least=0, identity=False
+    output_dir: str = option(
+        "", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False, group="output"
     )
-    save_steps: int = option(0, "a checkpoint every so many steps, beside those after epochs", least=0, identity=False)
+    overwrite_output_dir: bool = option(False, "replace another run in the output folder", identity=False)
+    result_prefix: str = option("", "put before the names of the original result files", identity=False)
+    output_all_logits: bool = option(False, "multi-label tasks: write every probability and ROC AUC", identity=False)
+    logging_steps: int = option(
+        10, "a row of train/* figures every so many steps; 0 or -1: per epoch only", identity=False
+    )
+    save_steps: int = option(
+        0, "a checkpoint every so many steps, beside those after epochs; 0 or -1: none beside", identity=False
+    )
     save_minutes: float = option(
         0.0, "after an epoch, a checkpoint only where the last one is so old; 0: always", least=0.0, identity=False
     )
     keep_checkpoints: int = option(
         1, "newest checkpoints to keep; 0: none once the run is finished", least=0, identity=False
     )
-    output_dir: str = option("", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False)
-    overwrite_output_dir: bool = option(False, "replace another run in the output folder", identity=False)
-    result_prefix: str = option("", "put before the names of the original result files", identity=False)
-    output_all_logits: bool = option(False, "multi-label tasks: write every probability and ROC AUC", identity=False)
     wandb_mode: str | None = option(
         None,
         "default: online where a key is known, else offline",
         choices=("online", "offline", "disabled"),
         identity=False,
+        group="wandb",
     )
     wandb_project: str = option("blue", "wandb project", identity=False)
     wandb_entity: str | None = option(None, "wandb team or user", identity=False)
     wandb_group: str | None = option(None, "wandb group; default: <task>/<model>", identity=False)
+    wandb_name: str | None = option(None, "wandb name of the run; default: <task>-<model>-seed<n>", identity=False)
     wandb_tags: tuple[str, ...] = option((), "more wandb tags, comma separated", identity=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -196,6 +215,6 @@ def batch_plan(config: RunConfig, world: int, begun_with: int | None = None) -> 
 
 
 def nearest(name: str, names: Sequence[str], prefix: str = "") -> str:
-    """`, did you mean X?` or nothing."""
+    """`; did you mean X?` or nothing."""
     close = difflib.get_close_matches(name, names, n=1)
     return f"; did you mean {prefix}{close[0]}?" if close else ""

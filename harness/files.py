@@ -32,6 +32,16 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_fault(path: Path) -> str | None:
+    """What is wrong with a folder that somebody named, for a message; None where it is there and holds something."""
+    try:
+        if path.is_dir():
+            return None if any(path.iterdir()) else "is empty"
+    except OSError as error:  # of somebody else, or a stale mount
+        return f"cannot be read ({error.strerror})"
+    return "is a file; name the folder" if path.exists() else "no such folder"
+
+
 def read_settings(path: Path, flag: str, remedy: str) -> dict[str, Any]:
     """The table of a .json file, or of a TOML file of any other name.
 

@@ -1,13 +1,18 @@
-"""Flags and file to settings: defaults < recipe < file (`--config run.yaml`) < flags, every fault in one message."""
+"""Flags and file to settings: defaults < recipe < wandb's variables < file (`--config run.yaml`) < flags.
+
+Every fault is told in one message.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import math
+import os
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +20,54 @@ import yaml
 
 from harness import UserError
 from harness.config import RunConfig, check, nearest
+from harness.synonyms import hint
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """(what the user gave) -> the same with what the task's published recipe and the machine fill in."""
 
 ALIASES = {"task_name": "task"}  # the original's spelling of a flag that is kept
 FLAG_VALUES = {"fp16": ("precision", "fp16")}  # a flag that stands for a value of another
+NONE = {"logging_steps": 0, "save_steps": 0, "max_steps": -1}  # what 0 and below mean, as in the original: no such step
 RETIRED = {  # flags of the original that have nothing left to do
     "evaluate_during_training": "dev is scored after every epoch",
     "eval_all_checkpoints": "every epoch's dev score is in metrics.jsonl",
     "overwrite_cache": "nothing stale is ever read",
     "fp16_opt_level": "DeepSpeed replaces apex; see --ds_config",
     "use_fast": "every tokenizer is a fast one",
-    "use_tokenizer_config": "the tokenizer's own settings are the default",
+    "use_tokenizer_config": "the tokenizer's own settings are the default (--do_lower_case beside it is not used)",
+    "keep_accents": "accents are kept or stripped as the tokenizer's own settings say",
+    "strip_accents": "accents are kept or stripped as the tokenizer's own settings say",
+    "labels": "the labels are the task's own, as they were in the original; a --task_file names others",
     "server_ip": "attach any debugger to the process",
     "server_port": "attach any debugger to the process",
     "local_rank": "rank and world size come from the environment",
 }
+WANDB_VARIABLES = {  # wandb's own: they count where neither flag nor file says otherwise
+    "wandb_mode": "WANDB_MODE",
+    "wandb_project": "WANDB_PROJECT",
+    "wandb_entity": "WANDB_ENTITY",
+    "wandb_group": "WANDB_RUN_GROUP",
+    "wandb_name": "WANDB_NAME",
+    "wandb_tags": "WANDB_TAGS",
+}
+GROUPS = {"wandb": f"{', '.join(WANDB_VARIABLES.values())}, WANDB_DISABLED count where no flag is given"}
+OLD_MODES = {"dryrun": "offline", "run": "online"}  # wandb still takes these for its WANDB_MODE
 
 
-def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]]:
+@dataclass(frozen=True)
+class Help:
+    """What --help says beside the settings: values that are known elsewhere, by setting, and the text at its end."""
+
+    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    examples: str = ""
+
+
+def parse(argv: Sequence[str], complete: Complete, texts: Help | None = None) -> tuple[RunConfig, list[str]]:
     """(settings, notes about retired flags). Raises UserError that lists every fault, a line each."""
-    faults: list[str] = []
-    flags = _read_flags(argv, faults)
+    parsed, unknown = build_parser(texts or Help()).parse_known_args(list(argv))
+    flags, faults = vars(parsed), unknown_flags(unknown, known_flags())
+    if "use_tokenizer_config" in flags:
+        flags.pop("do_lower_case", None)
     notes = [
         f"--{name} has no effect any more: {why}"
         for name, why in RETIRED.items()
@@ -47,6 +77,7 @@ def parse(argv: Sequence[str], complete: Complete) -> tuple[RunConfig, list[str]
     path = flags.pop("config", None)
     file = {} if path is None else _read_file(path, faults)
     given = convert(file, f"--config {path}: ", faults) | convert(flags, "--", faults)
+    given = _from_wandb(given.keys(), faults) | given
     if not given.get("task") and not given.get("task_file"):
         faults.append("--task is missing: name one of the ten tasks, for example --task mednli, or a --task_file")
     if faults:
@@ -63,47 +94,99 @@ def _resolve_phases(config: RunConfig) -> RunConfig:
     return dataclasses.replace(config, **phases)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Tells mistakes as every other part does, in one line, and the nearest name of an unknown flag."""
+
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{message}; --help lists the flags")
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        options, unknown = self.parse_known_args(args, namespace)
+        faults = unknown_flags(unknown, list(vars(options)))
+        if faults:
+            raise UserError("\n".join(faults))
+        return options
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser(texts: Help) -> argparse.ArgumentParser:
     """All flags as text; types are checked afterwards, together with those of the file."""
-    parser = _Parser(
-        allow_abbrev=False, argument_default=argparse.SUPPRESS, description="Fine-tune one encoder on one task."
+    parser = Parser(
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s --task T | --task_file F [--name value ...]",
+        description="Fine-tune one encoder on one task. --task alone fills the rest from the task's published recipe.",
+        epilog=texts.examples,
     )
-    for field in settings().values():
-        names = [f"--{field.name}"] + [f"--{alias}" for alias, name in ALIASES.items() if name == field.name]
-        shown = f"{field.metadata['help']}" + (f" [{field.default}]" if field.default not in (None, "", ()) else "")
-        shown += f" ({'|'.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
-        if "bool" in str(field.type):
-            parser.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown)
+    group: Any = parser
+    for setting in settings().values():
+        if setting.metadata["group"]:
+            group = parser.add_argument_group(setting.metadata["group"], GROUPS.get(setting.metadata["group"]))
+        names = [f"--{setting.name}"] + [f"--{alias}" for alias, name in ALIASES.items() if name == setting.name]
+        shown = _help_of(setting, texts.values.get(setting.name, ()))
+        if "bool" not in str(setting.type):
+            group.add_argument(*names, metavar="X", help=shown)
+        elif setting.default is not False:
+            group.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown)
         else:
-            parser.add_argument(*names, metavar="X", help=shown.replace("%", "%%"))
-    parser.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
-    parser.add_argument("--config", metavar="FILE", help="YAML file of these settings; flags win over it")
+            group.add_argument(*names, action="store_true", default=argparse.SUPPRESS, help=shown)
+            if not setting.name.startswith("no_"):  # only of use where the file says true
+                group.add_argument(f"--no-{setting.name}", dest=setting.name, action="store_false",
+                                   default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # fmt: skip
+        if setting.name == "precision":
+            group.add_argument("--fp16", action="store_true", help="the same as --precision fp16")
+    parser.add_argument("--config", metavar="FILE", help="YAML file of the settings below; flags win over it")
     for name in RETIRED:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
 
 
-def _read_flags(argv: Sequence[str], faults: list[str]) -> dict[str, Any]:
-    flags, unknown = build_parser().parse_known_args(list(argv))
+def _help_of(setting: dataclasses.Field[Any], values: Sequence[str]) -> str:
+    text: str = setting.metadata["help"]
+    choices = setting.metadata["choices"] or values
+    text += f" ({' | '.join(choices)})" if choices else ""
+    if setting.default is True:
+        text += " [on]"
+    elif setting.default not in (None, "", ()) and setting.default is not False and "default:" not in text:
+        text += f" [{setting.default}]"
+    return text.replace("%", "%%")
+
+
+def unknown_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """A fault for each word that argparse could not place; the value of an unknown flag is none of its own."""
+    faults = []
     last_was_flag = False
-    for word in unknown:
+    for word in words:
         if word.startswith("-"):
-            name = word.split("=")[0].lstrip("-")
-            faults.append(f"{word}: no such flag{nearest(name, known_names(), prefix='--')}")
-        elif not last_was_flag:  # else it is the value of the unknown flag
+            faults.append(f"{word}: no such flag{hint(word.split('=')[0].lstrip('-'), known, prefix='--')}")
+        elif not last_was_flag:
             faults.append(f"{word!r}: belongs to no flag; every setting is written --name value")
         last_was_flag = word.startswith("-")
-    return vars(flags)
+    return faults
+
+
+def _from_wandb(given: Container[str], faults: list[str]) -> dict[str, Any]:
+    """What wandb's own variables say of settings that are not given. They are recorded with the run, so that a job or
+    a restart from another shell goes to the same place."""
+    found: dict[str, Any] = {}
+    for name, variable in WANDB_VARIABLES.items():
+        value = wandb_mode() if name == "wandb_mode" else os.environ.get(variable, "").strip()
+        if value and name not in given:
+            found |= convert({name: value}, f"${variable}: ", faults)
+    return found
+
+
+def wandb_mode() -> str:
+    """What $WANDB_DISABLED (of older scripts, and of HF Trainer) or else $WANDB_MODE asks for; empty: neither."""
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "t", "yes", "y", "on"):
+        return "disabled"
+    asked = os.environ.get("WANDB_MODE", "").strip()
+    return OLD_MODES.get(asked, asked)
 
 
 def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         faults.append(f"--config {path}: cannot be read ({error}); name a YAML file of settings")
         return {}
@@ -122,9 +205,12 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def known_names() -> list[str]:
-    """Names that a flag or a file may use."""
-    return [*settings(), *ALIASES, *FLAG_VALUES, "config"]
+def known_flags() -> list[str]:
+    """Names of flags, as they are typed behind the hyphens."""
+    negated = [
+        f"no-{name}" for name, field in settings().items() if "bool" in str(field.type) and field.default is not False
+    ]
+    return [*settings(), *ALIASES, *FLAG_VALUES, "config", *negated]
 
 
 def settings() -> dict[str, dataclasses.Field[Any]]:
@@ -142,7 +228,7 @@ def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[st
             continue
         name = ALIASES.get(key, key)
         if name not in fields:
-            faults.append(f"{where}{key}: no such setting{nearest(key, [*fields, *ALIASES, *FLAG_VALUES])}")
+            faults.append(f"{where}{key}: no such setting{hint(key, [*fields, *ALIASES, *FLAG_VALUES])}")
             continue
         try:
             converted[name] = _value(value, hints[name], fields[name])
@@ -158,11 +244,11 @@ def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[st
 
 
 def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
-    """`value` as the field's type. Raises ValueError that says what would be right."""
+    """`value` as the field's type; empty text is no value. Raises ValueError that says what would be right."""
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if value in (None, "") and type(None) in kinds:
+        return None
     if value is None:
-        if type(None) in kinds:
-            return None
         raise ValueError("needs a value")
     kind = next(k for k in kinds if k is not type(None))
     if typing.get_origin(kind) is tuple:
@@ -180,6 +266,8 @@ def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
     wrong = [item for item in (result if isinstance(result, tuple) else (result,)) if choices and item not in choices]
     if wrong:
         raise ValueError(f"must be one of {', '.join(choices)}{nearest(str(wrong[0]), choices)}")
+    if field.name in NONE and result <= 0:
+        return NONE[field.name]
     if least is not None and result < least:
         raise ValueError(f"must be at least {least:g}")
     return result
@@ -188,8 +276,8 @@ def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
 def _scalar(value: Any, kind: type) -> Any:
     if isinstance(value, bool | list | dict):
         raise ValueError("must be a single value")
-    if kind is str:
-        return str(value)
+    if kind is str:  # a shell leaves the ~ of --name=~/folder as it is
+        return os.path.expanduser(str(value)) if str(value).startswith("~") else str(value)
     try:
         number = float(value)
     except (TypeError, ValueError):  # a TypeError for a date of the YAML file

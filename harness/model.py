@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import UserError
+from harness import UserError, hub
 from harness.config import RunConfig
 from harness.dropout import exchange
 from harness.packing import PADDED, Encoding, Layout, choose
@@ -84,10 +84,14 @@ def load_tokenizer(config: RunConfig) -> Any:
     from transformers import AutoConfig, AutoTokenizer
     from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+    hub.check(config, find)
     source = find(config.tokenizer_name or config.model_name_or_path)
     options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
     try:
-        model_type = AutoConfig.from_pretrained(find(config.model_name_or_path), **options).model_type
+        settings = AutoConfig.from_pretrained(find(config.config_name or config.model_name_or_path), **options)
+        model_type = settings.model_type
+        if config.config_name and not config.tokenizer_name:  # the model's folder may have no config.json
+            options["config"] = settings
         # Byte-level tokenizers need the blank before a word that is given on its own (tagging).
         blank = {"add_prefix_space": True} if model_type in ("roberta", "modernbert", "deberta") else {}
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, use_fast=True, **options, **blank)
@@ -146,10 +150,15 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     torch.manual_seed(config.seed)  # for weights that the file lacks
     options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
     try:
-        settings = AutoConfig.from_pretrained(source, **options)
+        settings = AutoConfig.from_pretrained(find(config.config_name) if config.config_name else source, **options)
         # float32 always: "auto" would take an fp16 file as fp16 weights, and the optimizer would have no exact masters.
         encoder, info = AutoModel.from_pretrained(
-            source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            source,
+            config=settings,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from harness import UserError
 from harness.files import write
+from harness.flags import wandb_mode
 from harness.metrics_file import MetricsFile, Status, Tracker
 from harness.runs import METRICS_FILE, WANDB_ID_FILE
 from harness.task import Confusion, Report, Scatter
@@ -276,9 +277,10 @@ def build(
 ) -> Tracker:
     """The tracker of a run folder that goes on from `resumed_step` (0: from the start).
 
-    `mode` is online, offline or disabled; None: $WANDB_MODE, else online where a key is known, else offline.
+    `mode` is online, offline or disabled; None: $WANDB_DISABLED or $WANDB_MODE of this machine, which may be a node of
+    a cluster, else online where a key is known, else offline.
     """
-    asked = mode or os.environ.get("WANDB_MODE") or None
+    asked = mode or wandb_mode() or None
     if asked and asked not in get_args(Mode):  # on every rank, so that all of them end
         raise UserError(f"wandb mode {asked!r}: --wandb_mode (or WANDB_MODE) takes one of {', '.join(get_args(Mode))}")
     if not is_main:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness import UserError, logs, runs
-from harness.config import RunConfig
+from harness.config import RunConfig, nearest
 from harness.runs import RunFolder
 from launch import board, request, states, submission, suite_record
 from launch.cluster import Profile
@@ -29,6 +29,12 @@ COMMANDS = {
     "logs": "the end of a run's log",
     "requeue": "send again what has stopped or failed, to where it was sent before",
 }
+SAME = {  # what people type for a command
+    "cancel": ("stop", "kill", "abort", "scancel", "delete", "end"),
+    "status": ("list", "ls", "ps", "queue", "squeue", "show", "state", "runs", "info", "watch"),
+    "logs": ("log", "tail", "follow", "output", "cat"),
+    "requeue": ("resume", "restart", "retry", "rerun", "continue", "resubmit", "again"),
+}
 FOLLOW_SECONDS = 0.3
 Start = Callable[[Request, Sequence[RunConfig]], int]
 
@@ -36,6 +42,8 @@ Start = Callable[[Request, Sequence[RunConfig]], int]
 def main(words: Sequence[str], start: Start) -> int:
     """`words`: a command and its arguments; `start` starts runs. Returns the exit status; raises UserError."""
     name = words[0]
+    if name not in COMMANDS:
+        raise UserError(f"{name}: no such command{_meant(name) or '; there are ' + ', '.join(COMMANDS)}")
     parser = request.Parser(prog=f"submit.py {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     if name == "status":
@@ -51,6 +59,11 @@ def main(words: Sequence[str], start: Start) -> int:
     if name == "cancel":
         return _cancel(found)
     return _logs(found, options) if name == "logs" else _requeue(found, start)
+
+
+def _meant(name: str) -> str:
+    same = next((command for command, others in SAME.items() if name.lower() in others), None)
+    return f"; did you mean {same}?" if same else nearest(name.lower(), tuple(COMMANDS))
 
 
 def _status(found: Sequence[RunState], as_json: bool) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import typing
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from harness import UserError, runs
+from harness.flags import Parser
 from launch.train import EXIT_USER
 
 
@@ -29,19 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message}; --help lists what there is")
-
-
 def _parser() -> argparse.ArgumentParser:
     from tasks.corpora import CORPORA
     from tasks.corpora.addresses import OFFERS
     from tasks.corpora.records import Options
     from tasks.corpora.sentences import SPLITTERS
 
-    parser = _Parser(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(allow_abbrev=False, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for name, corpus in CORPORA.items():
         one = commands.add_parser(name, help=f"write {', '.join(corpus.headers)}", allow_abbrev=False)
         one.set_defaults(call=_convert, corpus=name)

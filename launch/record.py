@@ -33,7 +33,7 @@ def tracker(run: Run) -> Iterator[Tracker]:
         project=config.wandb_project,
         entity=config.wandb_entity,
         group=config.wandb_group or f"{run.task.name}/{config.model_label}",
-        name=f"{run.task.name}-{config.model_label}-seed{config.seed}",
+        name=config.wandb_name or f"{run.task.name}-{config.model_label}-seed{config.seed}",
         tags=(
             run.task.name,
             config.model_label,

@@ -6,13 +6,13 @@ import argparse
 import dataclasses
 import shutil
 import subprocess
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness import UserError
+from harness.flags import Parser as Parser  # launch/submit.py and its commands take it from here
 from launch.cluster import Profile
 
 
@@ -36,13 +36,6 @@ class Request:
     def from_dict(cls, values: Mapping[str, Any]) -> Request:
         """The reverse of `to_dict`."""
         return cls(**{**values, "profile": Profile(**values["profile"])})
-
-
-class Parser(argparse.ArgumentParser):
-    """Tells mistakes as every other part does."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message}; --help lists the flags")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +71,7 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
             f"--tasks_per_node {tasks}: a process has one device, so it must be --gpus_per_node {gpus}; "
             "leave it out, or give --gpus_per_node 0 to train on CPUs"
         )
-    profile = Profile() if options.profile is None else Profile.read(Path(options.profile))
+    profile = Profile() if options.profile is None else Profile.read(Path(options.profile).expanduser())
     cluster = options.cluster
     if cluster == "auto":
         cluster = "slurm" if printing or slurm_answers() else "local"

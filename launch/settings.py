@@ -20,6 +20,16 @@ from tasks import own, recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
+EXAMPLES = """
+examples:
+  python launch/train.py --task mednli
+      a few minutes on the made-up sample, with a small encoder that is installed
+  deepspeed launch/train.py --task hoc --data_dir ~/blue/hoc --model_name_or_path dmis-lab/biobert-base-cased-v1.1
+      the published recipe on all devices of this machine
+  deepspeed --num_gpus 2 launch/train.py --config run.yaml --learning_rate 2e-5 --precision bf16
+      settings from a file, one of them changed, on two devices
+Many runs, or a SLURM cluster: python launch/submit.py --help
+"""
 
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -32,8 +42,13 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
             notes.append(f"--task {given['task']}: taken as {filled['task']}")
         return filled
 
-    config, retired = flags.parse(argv, complete_and_tell)
+    config, retired = flags.parse(argv, complete_and_tell, help_texts())
     return config, notes + retired
+
+
+def help_texts() -> flags.Help:
+    """What --help says of tasks and recipes."""
+    return flags.Help({"task": tuple(tasks.TASKS), "recipe": tuple(recipes.RECIPES)}, EXAMPLES)
 
 
 def complete(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +59,8 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     definition, folder = own_task(given)
     named = given.get("data_dir") or folder
     task = tasks.resolve(str(given.get("task") or ""), Path(named) if named else None, definition)
-    data_dir = named or _from_environment(task)
+    above = _dataset_dir()
+    data_dir = named or (None if above is None else str(above / task))
     if definition is not None and data_dir is None:
         raise UserError(
             f"--data_dir is missing: the task file of {task} names no data_dir; name the folder of its files"
@@ -55,6 +71,9 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
     if model and Path(model).is_dir():
         model = str(Path(model).absolute())
+    config_name = given.get("config_name")
+    if config_name and Path(config_name).exists():
+        config_name = str(Path(config_name).absolute())
     recipe = str(given.get("recipe") or recipes.recipe_for(model))
     filled = _usual(recipe, task, definition)
     known = recipes.RECIPES[recipe]
@@ -63,7 +82,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         filled["do_lower_case"] = known.lower_case
     filled |= {name: value for name, value in given.items() if value is not None}
     filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
-    filled["own_task"] = definition
+    filled |= {"own_task": definition, "config_name": config_name}
     if filled.get("task_file"):
         filled["task_file"] = str(Path(filled["task_file"]).absolute())
     filled["output_dir"] = _run_folder(filled, model)
@@ -167,17 +186,30 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
     names = list(tasks.get(settings.task, settings.own_task).filenames.values())
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        what = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
         where = "README, section The ten tasks, says where each corpus comes from"
         if settings.own_task is not None:
             where = "[files] of the task file names them"
-        raise UserError(f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there ({where})")
+        what = _no_data(folder, settings.task, missing)
+        raise UserError(f"{what}; {settings.task} needs {', '.join(names)} there ({where})")
     return folder, "given"
 
 
-def _from_environment(task: str) -> str | None:
+def _no_data(folder: Path, task: str, missing: Sequence[str]) -> str:
+    """What named the folder, and what is wrong with it."""
+    above = _dataset_dir()
+    if above is not None and folder == above.absolute() / task and not folder.exists():
+        return f"$DATASET_DIR {above}: {files.folder_fault(above) or f'no folder {task} in it'}"
+    fault = files.folder_fault(folder)
+    if fault is None:
+        fault = f"lacks {', '.join(missing)}"
+        if (folder / task).is_dir():
+            fault += f"; did you mean {folder / task}?"
+    return f"--data_dir {folder}: {fault}"
+
+
+def _dataset_dir() -> Path | None:
     root = os.environ.get("DATASET_DIR")
-    return str(Path(root) / task) if root else None
+    return Path(root).expanduser() if root else None
 
 
 def _embedded() -> str:

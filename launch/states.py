@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import UserError, runs
 from harness.config import RunConfig
+from harness.files import folder_fault
 from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
 from launch import submission
 
@@ -64,9 +65,10 @@ def find(places: Sequence[str]) -> list[Path]:
     """Run folders at and below the places. Raises UserError where there is none."""
     found: list[Path] = []
     for place in places:
-        path = Path(place).absolute()
-        if not path.is_dir():
-            raise UserError(f"{place}: no such folder; name run folders, or a folder above them")
+        path = Path(place).expanduser().absolute()
+        fault = folder_fault(path)
+        if fault is not None:
+            raise UserError(f"{place}: {fault}; name run folders, or a folder above them")
         below = list(run_folders(path))
         if not below:
             raise UserError(f"{place}: no runs in it; name run folders, or a folder above them")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from harness import UserError, flags, runs
 from harness.config import RunConfig
-from launch import board, commands, local_jobs, outcome, plans, request, slurm_jobs, suites
+from launch import board, commands, local_jobs, outcome, plans, request, settings, slurm_jobs, suites
 from launch.job import TrainJob
 from launch.plans import Plan
 from launch.request import Request
@@ -29,11 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     os.umask(runs.OWNER_ONLY)
     try:
-        if words and words[0] in commands.COMMANDS:
+        if words and not words[0].startswith("-"):
             return commands.main(words, start)
         options, rest = build_parser().parse_known_args(words)
-        if options.help:
-            return _help()
+        _check_names(list(vars(options)), rest)
         where, configs = _asked(options, rest)
         plan = plans.make(where, configs, options.skip_missing)
         if options.print:
@@ -52,15 +51,14 @@ def build_parser() -> argparse.ArgumentParser:
     lines = [f"  submit.py {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
     parser = request.Parser(
         allow_abbrev=False,
-        add_help=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="submit.py --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
         description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
         "Data, models and this machine are looked at first, and nothing starts where something is missing.\n"
         "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
-        epilog="afterwards:\n" + "\n".join(lines),
+        epilog="afterwards:\n" + "\n".join(lines) + "\n\nThe flags of a run (data, model, training, wandb and "
+        "others) work here too:\n  python launch/train.py --help",
     )
-    parser.add_argument("-h", "--help", action="store_true", help="this text, then the flags of the run")
     parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, then what is "
                         "missing (exit status 2); start nothing")  # fmt: skip
     which = parser.add_argument_group("which runs (all combinations; without these flags, the one of --task)")
@@ -77,13 +75,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _help() -> int:
-    build_parser().print_help()
-    run = flags.build_parser()
-    run.usage, run.description = argparse.SUPPRESS, "Flags of each run, as of launch/train.py:"
-    print()
-    run.print_help()
-    return 0
+def _check_names(own: Sequence[str], rest: Sequence[str]) -> None:
+    """Raises UserError for what is a flag neither of this command nor of a run, with the nearest one of both."""
+    _, unknown = flags.build_parser(settings.help_texts()).parse_known_args(list(rest))
+    faults = flags.unknown_flags(unknown, [*own, *flags.known_flags()])
+    if faults:
+        raise UserError("\n".join(faults))
 
 
 def _suite(options: argparse.Namespace) -> Suite:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ import tasks
 from harness import UserError, flags
 from harness.config import RunConfig, nearest
 from harness.files import read_settings
+from harness.synonyms import hint
 from launch import settings
 from tasks import suites as named
 
@@ -51,7 +53,7 @@ class Suite:
 
 def read(name: str) -> Suite:
     """The suite of that name, or from that TOML file. Raises UserError that lists every fault, a line each."""
-    path = Path(name)
+    path = Path(name).expanduser()
     if not path.is_file():
         if path.suffix == ".toml" or len(path.parts) > 1:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(named.SUITES)}")
@@ -61,7 +63,8 @@ def read(name: str) -> Suite:
 
 def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:
     where = f"--suite {path}: "
-    faults = [f"{where}{key}: no such key{nearest(key, KEYS)}" for key in values if key not in KEYS]
+    place = "; a run's settings stand in [overrides]"
+    faults = [f"{where}{key}: no such key{nearest(key, KEYS) or place}" for key in values if key not in KEYS]
     for key in ("sweep", "overrides"):
         if not isinstance(values.get(key, {}), dict):
             faults.append(f"{where}{key} = {values[key]!r}: must be a table")
@@ -144,6 +147,9 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
         except UserError as error:
             faults += str(error).splitlines()
             continue
+        if suite.several and config.wandb_name and "--wandb_name" not in given:
+            config = dataclasses.replace(config, wandb_name=None)
+            said = [*said, "$WANDB_NAME is not used: it is the name of one run, and each of these has its own"]
         runs.append(dataclasses.replace(config, output_dir=str(_folder(suite, config, point))))
         notes += said
     faults = list(dict.fromkeys(faults)) or _shared_folders(runs)
@@ -154,7 +160,8 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
 
 def _line(suite: Suite, rest: Sequence[str], point: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
     """A run's command line; of flags that are given twice the last one counts."""
-    overrides = {"wandb_group": suite.name or None, **suite.overrides, **suite.task_overrides.get(str(own["task"]), {})}
+    group = None if os.environ.get("WANDB_RUN_GROUP") else suite.name or None
+    overrides = {"wandb_group": group, **suite.overrides, **suite.task_overrides.get(str(own["task"]), {})}
     return [*_words(overrides), *rest, *_words(point), *_words(own)]
 
 
@@ -235,7 +242,7 @@ def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[st
     fields = flags.settings()
     for name, values in sweep.items():
         if name not in fields:
-            faults.append(f"{where}{name}: no such setting{nearest(name, list(fields))}")
+            faults.append(f"{where}{name}: no such setting{hint(name, list(fields))}")
         elif name in NOT_SWEPT or not fields[name].metadata["identity"]:
             faults.append(f"{where}{name}: cannot be swept; the runs would not differ in it, or it has its own flag")
         elif not [value for value in values if str(value).strip()]:

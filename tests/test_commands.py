@@ -194,7 +194,16 @@ def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     ("words", "said"),
     [
         (("status", "/no/where"), "/no/where: no such folder"),
-        (("status", "."), ".: no runs in it"),
+        (("status", "."), ".: is empty"),
+        (("status", "above"), "above: no runs in it"),
+        (("status", "all/one/config.json"), "all/one/config.json: is a file; name the folder"),
+        (("status", "~/none"), "~/none: no such folder"),
+        (("stop", "all"), "stop: no such command; did you mean cancel?"),
+        (("List", "all"), "List: no such command; did you mean status?"),
+        (("resume", "all"), "resume: no such command; did you mean requeue?"),
+        (("canel", "all"), "canel: no such command; did you mean cancel?"),
+        (("all",), "all: no such command; there are status, cancel, logs, requeue"),
+        (("logs", "all", "--line", "3"), "--line: no such flag; did you mean --lines?"),
         (("status",), "the following arguments are required: RUNS"),
         (("logs", "all"), "logs: 2 runs there, name one of them"),
         (("logs", "all/one"), "no log of rank 0 yet"),
@@ -207,6 +216,7 @@ def test_mistakes(
     made(tmp_path / "all/one")
     made(tmp_path / "all/two")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "above/no-run").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "empty" if "." in words else tmp_path)
     assert submit.main(words) == 2
     assert said in capsys.readouterr().err

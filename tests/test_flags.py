@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from harness import UserError, flags
+from harness import UserError, flags, synonyms
 from harness.config import RunConfig
 
 RECIPE = {"learning_rate": 1e-3, "num_train_epochs": 9, "seed": 7, "model_name_or_path": "from-recipe"}
@@ -22,6 +22,24 @@ ORIGINAL = (
     "--output_all_logits --max_steps -1 --weight_decay 0.0 --adam_epsilon 1e-8 --max_grad_norm 1.0 "
     "--warmup_steps 0 --result_prefix x_"
 )
+# Every flag of the four scripts, from their argument parsers: name -> a value, None for a switch.
+OF_ALL_FOUR: dict[str, str | None] = {
+    "data_dir": "D", "model_type": "bert", "model_name_or_path": "M", "task_name": "mednli", "output_dir": "O",
+    "config_name": "C", "tokenizer_name": "T", "cache_dir": "H", "max_seq_length": "128", "do_train": None,
+    "do_eval": None, "do_predict": None, "evaluate_during_training": None, "do_lower_case": None,
+    "per_gpu_train_batch_size": "8", "per_gpu_eval_batch_size": "8", "gradient_accumulation_steps": "1",
+    "learning_rate": "5e-5", "weight_decay": "0.0", "adam_epsilon": "1e-8", "max_grad_norm": "1.0",
+    "num_train_epochs": "3.0", "max_steps": "-1", "warmup_steps": "0", "logging_steps": "500", "save_steps": "500",
+    "eval_all_checkpoints": None, "no_cuda": None, "overwrite_output_dir": None, "overwrite_cache": None,
+    "seed": "42", "fp16": None, "fp16_opt_level": "O1", "local_rank": "-1", "server_ip": "", "server_port": "",
+    "use_tokenizer_config": None, "eval_every_epoch": None, "result_prefix": "p_",
+}  # fmt: skip
+SCRIPTS: dict[str, dict[str, str | None]] = {
+    "run_sts": {},
+    "run_multi_class_classifier": {},
+    "run_multi_label_classifier": {"output_all_logits": None},
+    "run_ner": {"labels": "L", "keep_accents": None, "strip_accents": None, "use_fast": None},
+}
 MEANING = {
     "do_train": True,
     "do_eval": True,
@@ -52,6 +70,13 @@ MEANING = {
     "warmup_steps": 0,
     "result_prefix": "x_",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the shell of whoever runs the tests says to wandb."""
+    for name in ("WANDB_DISABLED", *flags.WANDB_VARIABLES.values()):
+        monkeypatch.delenv(name, raising=False)
 
 
 def recipe(given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -147,6 +172,14 @@ class TestSpelling:
     def test_list_of_the_file(self, in_file: Callable[[str], str]) -> None:
         assert parse(in_file("train_splits: [train, dev]\n")).train_splits == ("train", "dev")
 
+    @pytest.mark.parametrize("name", ["data_dir", "model_name_or_path", "output_dir", "ds_config", "feature_cache"])
+    def test_home_folder(
+        self, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, in_file: Callable[[str], str]
+    ) -> None:
+        monkeypatch.setenv("HOME", "/home/me")
+        assert getattr(parse(f"--task t --{name}=~/x"), name) == "/home/me/x"  # a shell leaves it as it is
+        assert getattr(parse(in_file(f"{name}: ~/x\n")), name) == "/home/me/x"
+
     def test_number_that_yaml_takes_for_text(self, in_file: Callable[[str], str]) -> None:
         assert parse(in_file("adam_epsilon: 1e-6\n")).adam_epsilon == 1e-6
 
@@ -169,6 +202,179 @@ class TestSpelling:
         assert left.value.code == 0
         assert [name for name in flags.settings() if f"--{name}" not in text] == []
         assert "--own_task" not in text
+
+
+class TestOriginalScripts:
+    @pytest.mark.parametrize("script", SCRIPTS)
+    def test_every_flag_is_taken_or_said_to_do_nothing(self, script: str) -> None:
+        given = OF_ALL_FOUR | SCRIPTS[script]
+        words = [f"--{name}" if value is None else f"--{name}={value}" for name, value in given.items()]
+        config, notes = flags.parse(words, recipe)
+        named = {note.split()[0].lstrip("-") for note in notes}
+        assert named == given.keys() & flags.RETIRED.keys() - {"local_rank"}
+        for name, value in given.items():
+            if name in flags.RETIRED or name in ("do_lower_case", "fp16"):
+                continue
+            kept = getattr(config, flags.ALIASES.get(name, name))
+            assert kept is True if value is None else kept == type(kept)(value), name
+        assert config.precision == "fp16"
+
+    @pytest.mark.parametrize("value", ["-1", "0", "-5"])
+    @pytest.mark.parametrize(("name", "kept"), [("save_steps", 0), ("logging_steps", 0), ("max_steps", -1)])
+    def test_steps_of_zero_and_below_are_none(
+        self, name: str, kept: int, value: str, in_file: Callable[[str], str]
+    ) -> None:
+        assert getattr(parse(f"--task t --{name}={value}"), name) == kept
+        assert getattr(parse(in_file(f"{name}: {value}\n")), name) == kept
+
+    @pytest.mark.parametrize("name", ["config_name", "tokenizer_name", "cache_dir"])
+    def test_empty_text_is_as_if_not_given(self, name: str) -> None:
+        assert parse(f"--task t --{name}=") == parse("--task t")
+
+    @pytest.mark.parametrize("line", ["--do_lower_case --use_tokenizer_config", "--use_tokenizer_config"])
+    def test_tokenizer_config_wins_over_casing(self, line: str) -> None:
+        assert parse(f"--task t {line}").do_lower_case is None
+
+
+class TestHelp:
+    @pytest.fixture
+    def text(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit):
+            flags.parse(["--help"], recipe, flags.Help({"task": ("t1", "t2")}, "examples:\n  one\n"))
+        return capsys.readouterr().out
+
+    def test_groups(self, text: str) -> None:
+        groups = ("task and data:", "model:", "training:", "precision and devices:", "output:", "wandb:")
+        places = [text.index(f"\n{group}\n") for group in groups]
+        assert places == sorted(places)
+        first = {"task and data:": "task", "model:": "model_name_or_path", "wandb:": "wandb_mode"}
+        for group, name in first.items():
+            assert text.index(f"\n{group}\n") < text.index(f"  --{name} X")
+        assert text.index("--data_dir") < text.index("\nmodel:\n") < text.index("--config_name")
+        assert text.index("\noutput:\n") < text.index("--save_steps") < text.index("\nwandb:\n")
+
+    def test_defaults_values_and_examples(self, text: str) -> None:
+        lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  --")}
+        assert "folder's name (t1 | t2)" in text and text.endswith("examples:\n  one\n")
+        assert lines["--max_seq_length"].endswith("[128]") and lines["--warmup_steps"].endswith("[0]")
+        assert "(auto | fp16 | bf16 | fp32) [auto]" in lines["--precision"]
+        assert "the recipe's" in lines["--learning_rate"] and "[" not in lines["--learning_rate"]
+
+    def test_only_what_can_be_on_is_turned_off(self, text: str) -> None:
+        offered = {word.rstrip(",") for word in text.split() if word.startswith("--no-")}
+        assert offered == {
+            "--no-do_train", "--no-do_eval", "--no-do_predict", "--no-do_lower_case", "--no-eval_every_epoch"
+        }  # fmt: skip
+
+    def test_flag_still_turns_off_what_the_file_has_on(self, in_file: Callable[[str], str]) -> None:
+        assert parse(in_file("compile: true\n")).compile is True
+        assert parse(in_file("compile: true\n") + " --no-compile").compile is False
+        assert faults("--task t --no-no_cuda") == ["--no-no_cuda: no such flag; did you mean --no_cuda?"]
+
+
+class TestSynonyms:
+    @pytest.mark.parametrize(
+        ("typed", "meant"),
+        [
+            ("lr", "learning_rate"),
+            ("Learning-Rate", "learning_rate"),
+            ("batch_size", "per_gpu_train_batch_size"),
+            ("train-batch-size", "per_gpu_train_batch_size"),
+            ("per_device_train_batch_size", "per_gpu_train_batch_size"),
+            ("per_device_eval_batch_size", "per_gpu_eval_batch_size"),
+            ("epochs", "num_train_epochs"),
+            ("num_epochs", "num_train_epochs"),
+            ("model", "model_name_or_path"),
+            ("models", "model_name_or_path"),
+            ("model_name", "model_name_or_path"),
+            ("max_length", "max_seq_length"),
+            ("max_len", "max_seq_length"),
+            ("output", "output_dir"),
+            ("bf16", "precision bf16"),
+            ("fp32", "precision fp32"),
+            ("wandb", "wandb_mode"),
+            ("report_to", "wandb_mode"),
+            ("run_name", "wandb_name"),
+            ("deepspeed", "ds_config"),
+            ("load_best_model_at_end", "select best_dev"),
+            ("num_train", "num_train_epochs"),  # as argparse abbreviated for the original scripts
+        ],
+    )
+    def test_name_of_others_is_known(self, typed: str, meant: str, in_file: Callable[[str], str]) -> None:
+        assert faults(f"--task t --{typed} 1") == [f"--{typed}: no such flag; did you mean --{meant}?"]
+        assert faults(in_file(f"{typed}: 1\n"))[0].endswith(f": {typed}: no such setting; did you mean {meant}?")
+
+    def test_two_that_fit_are_both_offered(self) -> None:
+        assert faults("--task t --dataset x")[0].endswith("did you mean --task or --data_dir?")
+
+    @pytest.mark.parametrize(
+        ("typed", "instead"),
+        [
+            ("gradient_checkpointing", "lower --per_gpu_train_batch_size and raise --gradient_accumulation_steps"),
+            ("warmup_ratio", "--warmup_steps"),
+            ("optim", "AdamW"),
+            ("resume_from_checkpoint", "the same command goes on"),
+            ("gpus", "deepspeed --num_gpus N"),
+            ("seeds", "launch/submit.py"),
+        ],
+    )
+    def test_what_is_not_here_is_said(self, typed: str, instead: str, in_file: Callable[[str], str]) -> None:
+        (flag,), (key,) = faults(f"--task t --{typed}"), faults(in_file(f"{typed}: 1\n"))
+        assert flag.startswith(f"--{typed}: no such flag; ") and instead in flag
+        assert f": {typed}: no such setting; " in key and instead in key
+
+    def test_every_name_that_is_offered_exists_and_none_is_taken_twice(self) -> None:
+        known = flags.known_flags()
+        of_others = {"model", "suite", "gpus_per_node", "nodes", "print", "out"}  # of launch/submit.py and report.py
+        assert {text.split()[0] for text in synonyms.SAME} - {*known} == of_others
+        for text, others in synonyms.SAME.items():
+            if text.split()[0] in known:
+                assert not {*others} & {*known}, text
+                assert len(text.split()) == 1 or parse(f"--task t --{text}")
+
+
+class TestWandbVariables:
+    @pytest.mark.parametrize(
+        ("variable", "value", "name", "kept"),
+        [
+            ("WANDB_PROJECT", "p", "wandb_project", "p"),
+            ("WANDB_ENTITY", "e", "wandb_entity", "e"),
+            ("WANDB_RUN_GROUP", "g", "wandb_group", "g"),
+            ("WANDB_NAME", "n", "wandb_name", "n"),
+            ("WANDB_TAGS", "a, b", "wandb_tags", ("a", "b")),
+            ("WANDB_MODE", "offline", "wandb_mode", "offline"),
+            ("WANDB_MODE", "dryrun", "wandb_mode", "offline"),
+            ("WANDB_DISABLED", "true", "wandb_mode", "disabled"),
+            ("WANDB_DISABLED", "false", "wandb_mode", None),
+            ("WANDB_PROJECT", "", "wandb_project", "blue"),
+        ],
+    )
+    def test_count_where_nothing_is_given(
+        self, variable: str, value: str, name: str, kept: object, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv(variable, value)
+        assert getattr(parse("--task t"), name) == kept
+
+    def test_flag_beats_file_beats_variable(
+        self, monkeypatch: pytest.MonkeyPatch, in_file: Callable[[str], str]
+    ) -> None:
+        monkeypatch.setenv("WANDB_PROJECT", "of-the-shell")
+        monkeypatch.setenv("WANDB_DISABLED", "true")
+        assert parse(in_file("wandb_project: f\n")).wandb_project == "f"
+        assert parse(in_file("wandb_project: f\n") + " --wandb_project g").wandb_project == "g"
+        assert parse("--task t --wandb_mode offline").wandb_mode == "offline"
+
+    def test_are_not_part_of_what_a_run_is(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = parse("--task t").identity()
+        for variable in flags.WANDB_VARIABLES.values():
+            monkeypatch.setenv(variable, "offline")
+        assert parse("--task t").identity() == before
+
+    def test_wrong_value_is_said_unless_a_flag_wins(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("WANDB_MODE", "sometimes")
+        assert faults("--task t")[0].startswith("$WANDB_MODE: wandb_mode sometimes: must be one of online, offline")
+        assert parse("--task t --wandb_mode offline").wandb_mode == "offline"
 
 
 class TestPhases:
@@ -201,7 +407,7 @@ class TestFaults:
             ("--task t --seed x", "--seed x: must be a number"),
             ("--task t --seed 1.5", "--seed 1.5: must be a whole number"),
             ("--task t --seed -1", "--seed -1: must be at least 0"),
-            ("--task t --max_steps -2", "--max_steps -2: must be at least -1"),
+            ("--task t --keep_checkpoints -2", "--keep_checkpoints -2: must be at least 0"),
             ("--task t --learning_rate nan", "--learning_rate nan: must be a finite number"),
             ("--task t --num_train_epochs inf", "--num_train_epochs inf: must be a finite number"),
             (
@@ -214,7 +420,7 @@ class TestFaults:
             ("--task t --do_train=yes", "argument --do_train"),
             ("--task t --precision fp32 --fp16", "--fp16 contradicts precision fp32"),
             ("--task t --fp16 --precision bf16", "--fp16 contradicts precision bf16"),
-            ("--task t --max_steps 0", "nothing to train"),
+            ("--task t --num_train_epochs 0", "nothing to train"),
             ("--task t --config /no/such.yaml", "--config /no/such.yaml: cannot be read"),
             ("--task t --config /", "--config /: cannot be read"),
         ],
@@ -232,7 +438,7 @@ class TestFaults:
             ("just words\n", "--config {path}: must be a mapping"),
             ("wandb_group: 2020-13-45\n", "--config {path}: a value cannot be read (month must be in 1..12)"),
             ("sed: 3\n", "--config {path}: sed: no such setting; did you mean seed?"),
-            ("config: other.yaml\n", "--config {path}: config: no such setting; did you mean ds_config?"),
+            ("config: other.yaml\n", "--config {path}: config: no such setting; did you mean config_name?"),
             ("seed: [1, 2]\n", "--config {path}: seed [1, 2]: must be a single value"),
             ("seed: yes\n", "--config {path}: seed True: must be a single value"),
             ("seed:\n", "--config {path}: seed None: needs a value"),

@@ -21,8 +21,9 @@ TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
     ["log_file", "files"],
     ["logs", "task", "config", "dropout"],
+    ["synonyms"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
-    ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file"],
+    ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
     ["model"],
     ["compiled"],
     ["engine", "checkpoint", "export", "tracking"],

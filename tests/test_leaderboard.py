@@ -223,10 +223,31 @@ def test_many_runs_left_out_for_one_reason(
 
 
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder, expected in ((tmp_path / "none", "no such folder"), (tmp_path, "no run folder")):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    for folder, expected in (
+        (tmp_path / "none", "no such folder"),
+        (tmp_path / "empty", "is empty"),
+        (tmp_path / "file", "is a file; name the folder"),
+        (tmp_path, "no run folder"),
+    ):
         assert report.main([str(folder)]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: ") and expected in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flag", "said"),
+    [
+        ("--output", "; did you mean --out?"),
+        ("--baselin", "; did you mean --baseline?"),
+        ("--qq", "--qq: no such flag\n"),
+    ],
+)
+def test_unknown_flag(flag: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([str(tmp_path), flag, "x"]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
 
 
 def test_the_model_folder_of_a_run_is_no_run(tmp_path: Path) -> None:

@@ -267,6 +267,31 @@ class TestTokenizer:
         assert model.load_tokenizer(config).cls_token == "<s>"
 
 
+class TestConfigName:
+    """--config_name: the architecture's config from elsewhere, as the original had it."""
+
+    @pytest.mark.parametrize("kind", ["folder", "file"])
+    def test_it_is_the_config(self, kind: str, tiny_bert: Path, tmp_path: Path) -> None:
+        folder = copied(tiny_bert, tmp_path / "model")
+        (tmp_path / "config").mkdir()
+        declared = json.loads((folder / "config.json").read_text())
+        place = tmp_path / "config" / "config.json"
+        place.write_text(json.dumps({**declared, "hidden_dropout_prob": 0.3, "num_hidden_layers": 1}))
+        name = str(place if kind == "file" else place.parent)
+        for config_json in ("another one", "none"):
+            built = model.build(settings(folder, config_name=name), 3, per_word=False)
+            assert built.dropout.p == 0.3 and len(built.encoder.encoder.layer) == 1, config_json
+            assert model.load_tokenizer(settings(folder, config_name=name)).is_fast
+            (folder / "config.json").unlink(missing_ok=True)
+
+    def test_one_that_does_not_fit_is_said(self, tiny_bert: Path, tmp_path: Path) -> None:
+        declared = json.loads((tiny_bert / "config.json").read_text())
+        (tmp_path / "config.json").write_text(json.dumps({**declared, "hidden_size": 64}))
+        assert_user_error(
+            lambda: model.build(settings(tiny_bert, config_name=str(tmp_path)), 3, False), "--model_name_or_path"
+        )
+
+
 class TestRefused:
     """One line that names the setting, what is wrong and what to do."""
 
@@ -276,7 +301,7 @@ class TestRefused:
             lambda: model.build(settings(folder), 3, False), str(folder), "name a folder with config.json"
         )
         assert_user_error(
-            lambda: model.load_tokenizer(settings(folder)), str(folder), "name a folder with tokenizer.json"
+            lambda: model.load_tokenizer(settings(folder)), f"--model_name_or_path {folder}: no such folder"
         )
 
     def test_no_weights(self, tiny_bert: Path, tmp_path: Path) -> None:

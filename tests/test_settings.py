@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import assert_user_error
 
 import tasks
 from harness import UserError
 from harness.config import RunConfig
 from harness.model import EMBEDDED
 from launch import settings
+from tasks import recipes
 
 EMBEDDED_MODULE = EMBEDDED.replace("-", "_")
 needs_embedded = pytest.mark.skipif(importlib.util.find_spec(EMBEDDED_MODULE) is None, reason="extra `demo` is missing")
@@ -150,11 +152,45 @@ class TestData:
         with pytest.raises(UserError, match=r"lacks dev\.tsv, test\.tsv; mednli needs train\.tsv, dev\.tsv, test\.tsv"):
             settings.find_data(RunConfig(task="mednli", data_dir=str(tmp_path)))
 
-    @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])
-    def test_no_folder_is_said(self, make: Any, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(
+        ("make", "said"),
+        [
+            (lambda path: None, "no such folder"),
+            (lambda path: path.write_text("x"), "is a file; name the folder"),
+            (lambda path: path.mkdir(), "is empty"),
+            (
+                lambda path: (path / "mednli").mkdir(parents=True),
+                "lacks train.tsv, dev.tsv, test.tsv; did you mean {}?",
+            ),
+        ],
+        ids=["nothing", "a file", "empty", "the folder above"],
+    )
+    def test_what_is_there_instead_is_said(self, make: Any, said: str, tmp_path: Path) -> None:
+        folder = tmp_path / "d"
+        make(folder)
+        assert_user_error(
+            lambda: settings.find_data(RunConfig(task="mednli", data_dir=str(folder))),
+            f"--data_dir {folder}: {said.format(folder / 'mednli')}; mednli needs train.tsv",
+        )
+
+    @pytest.mark.parametrize(
+        ("make", "said"),
+        [
+            (lambda path: None, "$DATASET_DIR {0}: no such folder; mednli needs"),
+            (lambda path: path.mkdir(), "$DATASET_DIR {0}: is empty; mednli needs"),
+            (lambda path: (path / "hoc").mkdir(parents=True), "$DATASET_DIR {0}: no folder mednli in it; mednli needs"),
+            (lambda path: (path / "mednli").mkdir(parents=True), "--data_dir {0}/mednli: is empty; mednli needs"),
+        ],
+        ids=["nothing", "empty", "another task", "an empty task"],
+    )
+    def test_variable_is_named_where_it_is_wrong(
+        self, make: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         make(tmp_path / "d")
-        with pytest.raises(UserError, match=f"--data_dir {tmp_path / 'd'}: is not a folder; mednli needs train.tsv"):
-            settings.find_data(RunConfig(task="mednli", data_dir=str(tmp_path / "d")))
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.setenv("DATASET_DIR", "~/d")
+        config, _ = settings.parse(["--task", "mednli", "--model_name_or_path", "m"])
+        assert_user_error(lambda: settings.find_data(config), said.format(tmp_path / "d"))
 
 
 class TestModel:
@@ -189,6 +225,39 @@ class TestFolder:
     )
     def test_run_folder(self, given: dict[str, Any], folder: str) -> None:
         assert complete(**given)["output_dir"] == folder
+
+
+@pytest.mark.parametrize("name", ["medsts", "biosses", "bc5cdr", "clefe", "ddi2013", "chemprot", "i2b2_2010", "hoc"])
+def test_script_of_the_original_readme_needs_another_script_name_only(name: str) -> None:
+    line = (
+        f"--do_train --do_eval --do_predict --task_name={name} --data_dir=/data/{name}-chem --model_name_or_path=/m "
+        f"--output_dir=./output/{name} --learning_rate=5e-5 --num_train_epochs=30 --logging_steps=-1 --save_steps=-1 "
+        "--model_type=bert --max_seq_length=128 --per_gpu_train_batch_size=32 --per_gpu_eval_batch_size=32 "
+        "--gradient_accumulation_steps=1 --seed=12 --eval_every_epoch --overwrite_output_dir --fp16"
+    )
+    config, notes = settings.parse(line.split())
+    assert (config.task, config.logging_steps, config.save_steps) == ({"bc5cdr": "bc5cdr_chem"}.get(name, name), 0, 0)
+    assert notes == (["--task bc5cdr: taken as bc5cdr_chem"] if name == "bc5cdr" else [])
+
+
+def test_help_names_tasks_recipes_and_three_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings.parse(["--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*tasks.TASKS, *recipes.RECIPES))
+    lines = [line.split(maxsplit=2) for line in text.splitlines() if "launch/train.py --" in line]
+    assert len(lines) == 3
+    for _, _, line in lines:  # the examples are right
+        words = line.removeprefix("2 ").removeprefix("launch/train.py ").replace("--config run.yaml", "--task hoc")
+        assert settings.parse([*shlex.split(words), "--model_name_or_path", "m"])[1] == []
+
+
+@pytest.mark.parametrize("name", ["config.json", "."])
+def test_config_of_this_folder_is_found_from_any(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert complete(config_name=name)["config_name"] == str(Path(name).absolute())
+    assert complete(config_name="some-lab/encoder")["config_name"] == "some-lab/encoder"
 
 
 def test_whole_command_line() -> None:

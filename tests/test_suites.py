@@ -68,6 +68,26 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     assert {run.seed for run in runs} == {12, 13}  # the published seed, and the next
 
 
+def test_variables_of_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_GROUP", "g")
+    monkeypatch.setenv("WANDB_NAME", "n")
+    suite = suites.narrowed(suites.read("blue-re"), None, ["a/m"], "7", [])
+    runs, notes = suites.expand(suite, [])
+    assert {(run.wandb_group, run.wandb_name) for run in runs} == {("g", None)}
+    assert len(notes) == 1 and notes[0].startswith("$WANDB_NAME is not used")
+    assert {run.wandb_group for run in suites.expand(suite, ["--wandb_group", "f"])[0]} == {"f"}
+    (one,), notes = suites.expand(Suite(several=False), ["--task", "mednli", "--model_name_or_path", "m"])
+    assert (one.wandb_name, notes) == ("n", [])
+
+
+def test_help_is_of_the_flags_of_this_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        submit.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{name}" in text for name in ("suite", "seeds", "gpus_per_node", "profile", "print"))
+    assert "--learning_rate" not in text and "python launch/train.py --help" in text
+
+
 def test_folders_of_a_suite_without_an_output_folder() -> None:
     runs, _ = suites.expand(suites.narrowed(suites.read("blue-re"), None, ["a/m"], "7,9", []), [])
     assert {Path(run.output_dir).relative_to(Path.cwd()).as_posix() for run in runs} == {
@@ -91,6 +111,11 @@ def test_one_run_is_where_it_always_was(tmp_path: Path) -> None:
             'tasks = ["hoc"]\n[overrides]\nlearning_rat = 1',
             "learning_rat: no such setting; did you mean learning_rate?",
         ),
+        ('tasks = ["hoc"]\n[overrides]\nlr = 1', "[overrides] lr: no such setting; did you mean learning_rate?"),
+        ('tasks = ["hoc"]\n[overrides.hoc]\nepochs = 1', "epochs: no such setting; did you mean num_train_epochs?"),
+        ('tasks = ["hoc"]\n[sweep]\nbatch_size = [1]', "did you mean per_gpu_train_batch_size?"),
+        ('tasks = ["hoc"]\n[overrides]\ngradient_checkpointing = true', "lower --per_gpu_train_batch_size"),
+        ('tasks = ["hoc"]\nlearning_rate = 1', "learning_rate: no such key; a run's settings stand in [overrides]"),
         ('tasks = ["hoc"]\n[overrides.hoc]\nseed = "x"', "[overrides.hoc] seed x: must be a number"),
         ('tasks = ["hoc"]\n[overrides.mednli]\nseed = 1', "[overrides.mednli]: not a task of this suite"),
         ('tasks = ["hoc"]\nseeds = ["a"]', "must be how many (5), or which (1,2,3)"),
@@ -123,6 +148,11 @@ def test_faults_of_a_file(text: str, said: str, tmp_path: Path) -> None:
         (("--suite", "blue", "--sweep", "learning_rate"), "learning_rate: needs values"),
         (("--suite", "blue", "--learning_rat", "1"), "--learning_rat: no such flag; did you mean --learning_rate?"),
         (("--seeds", "2"), "--task is missing"),
+        (("--task", "hoc", "--models", "m"), "--models: no such flag; did you mean --model or --model_name_or_path?"),
+        (("--task", "hoc", "--gpus", "2"), "--gpus: no such flag; did you mean --gpus_per_node?"),
+        (("--task", "hoc", "--epochs", "2"), "--epochs: no such flag; did you mean --num_train_epochs?"),
+        (("--task", "hoc", "--node", "2"), "--node: no such flag; did you mean --nodes?"),
+        (("--task", "hoc", "--partition", "p"), "it stands in the file of --profile"),
     ],
 )
 def test_mistakes_are_said_before_anything_is_made(

@@ -168,9 +168,19 @@ def test_other_ranks_leave_no_trace(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("mode", ["disabled", None])
-def test_disabled_leaves_the_jsonl_alone(tmp_path: Path, mode: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "disabled")
+@pytest.mark.parametrize(
+    ("mode", "variable", "value"),
+    [
+        ("disabled", "WANDB_MODE", "online"),
+        ("disabled", "WANDB_MODE", "disabled"),
+        (None, "WANDB_MODE", "disabled"),
+        (None, "WANDB_DISABLED", "true"),
+    ],
+)
+def test_disabled_leaves_the_jsonl_alone(
+    tmp_path: Path, mode: str | None, variable: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
     tracker = build(tmp_path, mode=mode)
     numpy_values: dict[str, Any] = {"train/lr": np.float32(0.5), "count": np.int64(4)}
     tracker.log_step(1, {"train/loss": math.nan, "n": 3, **numpy_values})
@@ -201,6 +211,17 @@ def test_unknown_mode_is_the_users_error(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_MODE", "onlin")
     with pytest.raises(UserError, match=r"'onlin'.*online, offline, disabled"):
         tracking.build(tmp_path, is_main=False, mode=None, config={}, identity=IDENTITY)
+
+
+@pytest.mark.parametrize("variables", [{"WANDB_MODE": "dryrun"}, {"WANDB_DISABLED": "true"}])
+def test_mode_that_is_given_wins_over_the_variables(
+    tmp_path: Path, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {**variables, "WANDB_PROJECT": "other", "WANDB_NAME": "other"}.items():
+        monkeypatch.setenv(name, value)
+    assert "offline-run-" in (build(tmp_path, mode="offline").close("finished") or "")
+    header = wandb_offline.header(tmp_path)
+    assert header["project"] == IDENTITY.project
 
 
 def test_no_key_means_offline(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

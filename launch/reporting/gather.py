@@ -15,6 +15,7 @@ from typing import Any
 import tasks
 from harness import UserError
 from harness.config import RunConfig
+from harness.files import folder_fault
 from harness.runs import RunFolder
 from harness.task import Task
 from launch import settings, states
@@ -98,9 +99,10 @@ def find(roots: Sequence[Path]) -> list[Run]:
     """All runs in and below the folders, by path. Raises UserError for a folder that is not there or holds none."""
     folders: list[Path] = []
     for root in roots:
-        if not root.is_dir():
-            raise UserError(f"{root}: no such folder; name run folders, or a folder that holds them")
-        folders += [path for path in states.run_folders(root) if path not in folders]
+        fault = folder_fault(root.expanduser())
+        if fault is not None:
+            raise UserError(f"{root}: {fault}; name run folders, or a folder that holds them")
+        folders += [path for path in states.run_folders(root.expanduser()) if path not in folders]
     if not folders:
         raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
     known = states.by_folder(folders)  # the queue is asked once

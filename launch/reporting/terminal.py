@@ -1,23 +1,15 @@
-"""What the reporting commands share at the terminal: flags that fail in one line, and their exit status."""
+"""What the reporting commands share at the terminal: their exit status."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
-import typing
 from collections.abc import Callable
 
 from harness import UserError, runs
+from harness.flags import Parser as Parser  # the commands take both from here
 
 EXIT_USER = 2
-
-
-class Parser(argparse.ArgumentParser):
-    """Raises UserError where argparse would print its usage and leave."""
-
-    def error(self, message: str) -> typing.NoReturn:
-        raise UserError(f"{message}; --help lists the flags")
 
 
 def guarded(command: Callable[[], int]) -> int:

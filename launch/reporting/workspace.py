@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from harness import UserError
+from harness.flags import wandb_mode
 
 NAME = "BLUE"
 GROUP = "Group"  # wandb's column; a run's group is <task>/<model> unless --wandb_group says otherwise
@@ -77,9 +78,9 @@ def build(entity: str, project: str) -> Any:
 
 def _offline() -> str:
     """Why wandb cannot be reached; empty where it can, as far as this machine knows."""
-    mode = os.environ.get("WANDB_MODE", "")
+    mode = wandb_mode()
     if mode in ("offline", "disabled"):
-        return f"WANDB_MODE is {mode}"
+        return f"WANDB_MODE is {mode}" if os.environ.get("WANDB_MODE") else "WANDB_DISABLED is set"
     from wandb.sdk import wandb_setup  # its public `setup` starts a process, or needs the one that $WANDB_SERVICE names
     from wandb.sdk.lib import wbauth  # no public function finds a key without asking the person for one
 
