@@ -11,8 +11,7 @@ import pytest
 
 import tasks
 from harness import UserError
-from harness.config import RunConfig
-from harness.model import EMBEDDED
+from harness.config import EMBEDDED, RunConfig
 from launch import settings
 
 EMBEDDED_MODULE = EMBEDDED.replace("-", "_")
