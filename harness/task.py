@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import torch
 
 from harness import UserError
+
+if TYPE_CHECKING:
+    import torch  # slow to import: flags are checked before
 
 __all__ = [
     "PAD_TO",
@@ -99,6 +101,8 @@ class Batch:
         """The same on a device."""
         if device.type == "cpu":
             return self
+        import torch
+
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         tensors: dict[str, Any] = {k: moved(v, device) for k, v in values.items() if isinstance(v, torch.Tensor)}
         return replace(self, **tensors)

@@ -68,6 +68,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config)
+    logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = features.place(place, config.feature_cache if kind == "given" else features.NOWHERE)
     splits = {
         name: Split(name, rows, features.encode(task.features, rows, tokenizer, config.max_seq_length, cache))

@@ -34,8 +34,8 @@ RETRIES = 2  # of a run that failed by itself, before the others go on without i
 
 # ---- the ranks
 @contextmanager
-def noted(run: Path, harmless: type[Exception]) -> Iterator[None]:
-    """Around a run in the folder `run`: a failure of this rank's own is noted, unless it is of the kind `harmless`."""
+def noted(run: Path) -> Iterator[None]:
+    """Around a run in the folder `run`: a failure of this rank's own is noted."""
     from harness.distributed import lost_peer  # with torch, which the batch script has no need of
 
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
@@ -44,7 +44,7 @@ def noted(run: Path, harmless: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not isinstance(error, harmless) and not lost_peer(error):
+        if not lost_peer(error):
             said = " ".join(str(error).split()) or type(error).__name__
             mistake = isinstance(error, UserError)
             by = f"rank {rank} on {os.uname().nodename}"

@@ -2,7 +2,8 @@
 
 A rank that fails claims the run by making a file in the run folder that only one rank can make. An error on another
 rank after that is a consequence (a connection that broke) and stays silent. A rank that was killed makes no file: then
-the first rank that misses it says so. A rank that would wait on is ended.
+the first rank that misses it says so. A rank that would wait on is ended. A rank that follows a stop request by itself
+makes the file too, which then says so: the others stop with it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import logging
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -24,15 +26,17 @@ from types import TracebackType
 from harness import UserError, log_file
 from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
 from harness.explain import TrainingFailed
+from harness.preemption import Stopped, handled_by
 from harness.runs import RunFolder
-from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_USER
-from launch.training import Stopped
+from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_STOPPED, EXIT_USER, say
 
 logger = logging.getLogger("harness.launch")
 
 POLL_SECONDS = 1.0  # between two looks for the failure of another rank
 GRACE_SECONDS = 10.0  # for a rank to end by itself then: gloo tells it of a lost peer at once, NCCL may wait for ever
 REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
+FAILED, STOPPED = "failed", "stopped"  # what a claim holds
+STOPPED_TOGETHER = "stopped with another rank; nothing is lost, the same command goes on"
 SILENT = "reported_by_another_rank"  # attribute of an error: the log that tells of the failure, "" for one's own
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM)
@@ -62,10 +66,32 @@ class FirstFailure:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop_watching()
-        if not isinstance(error, Exception) or isinstance(error, Stopped):
+        several = self.world.size > 1
+        with handled_by(signal.SIG_IGN):  # a launcher that has seen a rank leave signals the others
+            if isinstance(error, Stopped) and several:
+                self._check_stop(error)
+            elif isinstance(error, Exception):
+                self._mark(error, several and lost_peer(error))
+
+    def _check_stop(self, stop: Stopped) -> None:
+        """A launcher sends the same signals to the other ranks where one has failed or was killed."""
+        gone = self._gone()
+        if not gone and self._claims(True, STOPPED):
             return
-        lost = self.world.size > 1 and lost_peer(error)
+        if gone and self._claims(True):
+            told = self._lost_peer()
+            setattr(told, SILENT, "")
+            self._keep(told, told)
+            raise told from stop
+        if self.claim.exists() and not self._stopped():
+            failed = TrainingFailed("another rank failed")
+            setattr(failed, SILENT, str(self.folder.log))
+            raise failed from stop
+
+    def _mark(self, error: Exception, lost: bool) -> None:
         first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(lost)
+        if lost and not first and self._stopped():
+            raise Stopped(STOPPED_TOGETHER) from error
         told = self._lost_peer() if lost and first else _storage(error, self.folder)
         shown = told or error
         setattr(shown, SILENT, "" if first else str(self.folder.log))
@@ -74,15 +100,28 @@ class FirstFailure:
         if told is not None:
             raise told from error
 
-    def _claims(self, lost: bool) -> bool:
-        """Whether this is the first rank that fails."""
+    def _claims(self, lost: bool, what: str = FAILED) -> bool:
+        """Whether this is the first rank that fails, or that stops by itself."""
         try:
-            os.close(os.open(self.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            handle = os.open(self.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             return False
         except OSError:  # the folder is gone or cannot be written: that is the failure, and it has one rank at least
             return not lost
+        with contextlib.suppress(OSError):  # a full disk
+            os.write(handle, what.encode())
+        os.close(handle)
         return True
+
+    def _stopped(self) -> bool:
+        """Whether the claim is that of a rank that stopped; it may be just being written."""
+        until = time.monotonic() + POLL_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(OSError):
+                if held := self.claim.read_text(encoding="utf-8"):
+                    return held == STOPPED
+            time.sleep(0.05)
+        return False
 
     def _keep(self, shown: Exception, cause: Exception) -> None:
         """Write the failure into train.log, and into its traceback which rank it was."""
@@ -129,6 +168,9 @@ class FirstFailure:
                     told = self._lost_peer()
                     self._keep(told, told)
                     print(f"error: {told}", file=sys.stderr, flush=True)
+                elif self._stopped():
+                    say(STOPPED_TOGETHER)
+                    os._exit(EXIT_STOPPED)
                 os._exit(EXIT_LOST)
 
     def stop_watching(self) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config import RunConfig
+from harness.preemption import Stopped
 from launch import crash, submission
 from launch.train import say
 
@@ -42,14 +43,13 @@ class TrainJob:
 
         logs.quiet_libraries(torch.cuda.is_available())
         from launch import failures, train
-        from launch.training import Stopped
 
         folder = Path(self.config["output_dir"])
         if submission.is_cancelled(folder):  # SLURM starts a job again whose node has failed, cancelled or not
             say("the run was cancelled")
             return {"status": "stopped"}
         try:
-            with crash.noted(folder, harmless=Stopped), submission.recorded(folder):
+            with crash.noted(folder), submission.recorded(folder):
                 result = train.run(RunConfig.from_dict(self.config))
         except Stopped as stop:
             say(str(stop))

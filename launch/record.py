@@ -15,12 +15,12 @@ from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
 from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
+from harness.preemption import Stopped
 from harness.tracking import TrackerIdentity
 from launch import outcome
 from launch.assembly import Run
 from launch.reporting import card
 from launch.settings import SAMPLE_BANNER
-from launch.training import Stopped
 
 logger = logging.getLogger("harness.launch")
 

@@ -17,6 +17,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     asked = [name for name, wanted in (("dev", run.config.do_eval), ("test", run.config.do_predict)) if wanted]
     if not asked:
         return {}
+    logger.info("scoring %s ...", " and ".join(asked))
     network = model.load(run.folder.model, run.config.packing).model
     forward = engine.forward_as_trained(network, run.config, run.world)
     scores = {}

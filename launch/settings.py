@@ -11,8 +11,7 @@ from typing import Any
 
 import tasks
 from harness import UserError, files, flags, runs, tracking
-from harness.config import RunConfig
-from harness.model import EMBEDDED
+from harness.config import EMBEDDED, RunConfig
 from harness.runs import RunFolder
 from harness.task import Task
 from launch import states

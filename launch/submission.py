@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UserError, files
+from harness.preemption import Stopped
 from harness.runs import RunFolder
 
 
@@ -92,7 +93,6 @@ def is_cancelled(folder: Path) -> bool:
 def recorded(folder: Path) -> Iterator[None]:
     """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
     from harness.explain import TrainingFailed
-    from launch.training import Stopped
 
     main = rank() == 0
     if main:

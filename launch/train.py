@@ -5,26 +5,31 @@ deepspeed launch/train.py --task mednli          # or torchrun, srun, python
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import UserError, logs
-from harness.config import RunConfig
+from harness import preemption
 
-EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, 75, 76  # 75: EX_TEMPFAIL, the same command goes on
+if TYPE_CHECKING:
+    from harness.config import RunConfig
+
+# What takes longer is imported when flags are checked and stop signals are heard.
+EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, preemption.EXIT_STOPPED, 76
 
 
 def run(config: RunConfig) -> dict[str, Any]:
     """The result, as in result.json. Can be called again and again in one process, on all ranks alike.
 
-    Raises UserError, TrainingFailed, and Stopped where a stop request left the run at a checkpoint.
+    Raises UserError, TrainingFailed, and Stopped where a stop request was followed.
     """
-    from harness import distributed, runs
+    from harness import distributed, logs, runs
     from harness.runs import RunFolder
     from launch import assembly, outcome, record, scoring, settings, training
     from launch.failures import FirstFailure
@@ -34,6 +39,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     world = distributed.init(config.no_cuda, shared=folder.path)
     with ExitStack() as stack:
+        stop = stack.enter_context(preemption.StopRequest())
         start = distributed.on_main(lambda: runs.hold(folder, stack))
         finished = distributed.on_main(lambda: settings.prepare(config))
         if finished is not None:
@@ -41,23 +47,22 @@ def run(config: RunConfig) -> dict[str, Any]:
                 outcome.show_again(config, finished)
             return finished
         logs.setup(world.is_main, folder.log)
+        if world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
+            logging.getLogger("harness.launch").info(unused)
         stack.callback(logs.close)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         parts = assembly.build(config, world, folder)
         tracker = stack.enter_context(record.tracker(parts))
         stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
-        state = training.train(parts, tracker) if parts.trains else None
+        state = training.train(parts, tracker, stop) if parts.trains else None
         scores = scoring.score(parts, tracker)
         return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank."""
-    import torch
-
-    logs.quiet_libraries(torch.cuda.is_available())
-    from launch import crash, failures, settings
-    from launch.training import Stopped
+    from harness import UserError, logs
+    from launch import settings
 
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
@@ -66,27 +71,44 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER
     for note in notes:
         say(note)
+    if preemption.is_first_rank():
+        print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
+    import torch
+
+    logs.quiet_libraries(torch.cuda.is_available())
+    from launch import crash, failures
+
     try:
-        with crash.noted(Path(config.output_dir), harmless=Stopped):
+        with crash.noted(Path(config.output_dir)):
             run(config)
         return 0
-    except Stopped as stop:
-        say(str(stop))
-        return EXIT_STOPPED
+    except preemption.Stopped as stop:
+        with preemption.handled_by(signal.SIG_IGN):
+            say(str(stop))
+            return EXIT_STOPPED
     except Exception as error:
-        return failures.report(error)
+        with preemption.handled_by(signal.SIG_IGN):
+            return failures.report(error)
 
 
 def say(message: str) -> None:
     """One voice for all ranks; the others wait until it was heard, since a launcher kills all when one leaves."""
-    if os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0":
+    if preemption.is_first_rank():
         print(message, file=sys.stderr, flush=True)
     else:
-        time.sleep(1)
+        time.sleep(preemption.VOICE_SECONDS)
+
+
+def command() -> NoReturn:
+    """The program, from its first line to its last."""
+    with preemption.handled_by(preemption.leave):
+        status = main()
+        for number in preemption.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        if distributed := sys.modules.get("harness.distributed"):
+            distributed.leave(status)
+        sys.exit(status)
 
 
 if __name__ == "__main__":
-    status = main()
-    from harness import distributed
-
-    distributed.leave(status)
+    command()

@@ -14,21 +14,18 @@ from harness.engine import Engine
 from harness.evaluate import Evaluation, evaluate
 from harness.files import write
 from harness.metrics_file import Tracker
-from harness.preemption import StopRequest
+from harness.preemption import Stopped, StopRequest
 from harness.task import Report
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")
 
 
-class Stopped(Exception):
-    """A stop request was followed: the run stands at a checkpoint, and the same command goes on from there."""
-
-
-def train(run: Run, tracker: Tracker) -> TrainState:
+def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
+    logger.info("loading %s ...", config.model_label)
     network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
     trained = engine.build(network, run.task.head, config, run.plan, steps, world)
     logger.info("packing %s", network.layout)
@@ -58,12 +55,15 @@ def train(run: Run, tracker: Tracker) -> TrainState:
                 logs.progress(world.is_main, steps / data.steps_per_epoch(len(examples), run.plan), steps)
             ),
             folder=run.folder,
-            stop=stack.enter_context(StopRequest()),
+            stop=stop,
         )
+        stack.enter_context(stop.deferred())
         if not loop.fit(training, state):
             raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
         if config.select == "last":
             _write_model(run, trained)
+        if distributed.agree(bool(stop.requested), world.device):  # of one rank: all leave together
+            raise Stopped("stopped before the final scores; the same command goes on from there")
     return state
 
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
 from tasks.encoding import encode, identity
@@ -24,6 +23,9 @@ from tasks.measures import (
     results_filename,
 )
 from tasks.tables import Layout, Row, read_columns, read_table
+
+if TYPE_CHECKING:
+    import torch  # slow to import: flags are checked before
 
 __all__ = ["MulticlassHead", "features", "metric", "read_own", "read_pairs", "read_relations", "task"]
 
@@ -79,7 +81,9 @@ class MulticlassHead:
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of cross entropies; logits [n, classes], labels [n] of class numbers."""
-        return torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="sum")
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), labels.long(), reduction="sum")
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The most probable class and the probability of each; logits [classes]."""

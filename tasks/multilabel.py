@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
 from tasks.encoding import encode, identity
 from tasks.measures import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_filename
 from tasks.tables import Layout, Row, read_columns, read_table, shown
+
+if TYPE_CHECKING:
+    import torch  # slow to import: flags are checked before
 
 __all__ = ["THRESHOLD", "MultilabelHead", "features", "label_text", "metric", "read_own", "read_sentences", "task"]
 
@@ -114,7 +116,9 @@ class MultilabelHead:
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Binary cross entropy: the mean over the labels of each example, summed over examples; both [n, labels]."""
-        losses = torch.nn.functional.binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        losses = binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
         return losses.mean(dim=-1).sum()
 
     def decode(self, logits: np.ndarray) -> Prediction:

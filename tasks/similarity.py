@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
 from tasks.encoding import encode, identity
 from tasks.measures import check_lengths, key_value_lines, results_filename
 from tasks.tables import Layout, Row, is_number, read_columns, read_table
+
+if TYPE_CHECKING:
+    import torch  # slow to import: flags are checked before
 
 __all__ = ["SimilarityHead", "features", "metric", "read_own", "read_pairs", "task"]
 

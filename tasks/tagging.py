@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task, UserError
 from tasks.conll import read_sentences
@@ -24,6 +23,9 @@ from tasks.measures import (
     results_filename,
 )
 from tasks.mentions import TAGS, mentions, strict_mentions
+
+if TYPE_CHECKING:
+    import torch  # slow to import: flags are checked before
 
 __all__ = ["TAGS", "TaggingHead", "features", "metric", "read_sentences", "task"]
 
@@ -70,7 +72,9 @@ class TaggingHead:
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of cross entropies over scored words; logits [words, tags], labels [words] of tag numbers."""
-        return torch.nn.functional.cross_entropy(logits.float(), labels.long(), reduction="sum")
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), labels.long(), reduction="sum")
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The most probable tag of each scored word; logits [scored words, tags]."""

@@ -16,6 +16,8 @@ from running import free_port
 from harness import UserError, distributed
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
+SHELL = {**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_PTY_PORT": "40001"}
+NO_TERMINAL = "1"  # a process id
 STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
 
 
@@ -55,6 +57,10 @@ class TestEnvironment:
             pytest.param({**SRUN, **STEP, "SLURM_NTASKS": "64"}, (3, 4, 1, 2), id="step smaller than its job"),
             pytest.param({**SRUN, "SLURM_NTASKS": "4"}, (3, 4, 1, 4), id="no tasks per node"),
             pytest.param({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, (0, 1, 0, 1), id="sbatch"),
+            pytest.param({**SHELL, **STEP}, (0, 1, 0, 1), id="typed into the shell of srun --pty"),
+            pytest.param({**SHELL, **STEP, "SLURM_TASK_PID": str(os.getpid())}, (0, 4, 0, 2), id="srun --pty python"),
+            pytest.param({**SHELL, **STEP, "SLURM_TASK_PID": NO_TERMINAL}, (0, 4, 0, 2), id="srun in such a shell"),
+            pytest.param({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, (0, 1, 0, 1), id="salloc"),
             pytest.param(
                 {**SRUN, **STEP, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
                 (0, 2, 0, 2),
@@ -98,7 +104,7 @@ class TestMeeting:
 
     def test_a_folder_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.3)
-        with pytest.raises(UserError, match=r"no word there of rank 0 within .* all nodes see"):
+        with pytest.raises(UserError, match=r"waited .* for rank 0's word in --output_dir .* do all nodes see"):
             distributed._look_for(tmp_path / "meeting", 2)
 
     def test_nowhere_to_meet(self) -> None:

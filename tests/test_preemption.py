@@ -1,4 +1,4 @@
-"""Stop requests: what a signal does, and what is left behind."""
+"""Stop requests: what a signal does outside of training and in it, and what is left behind."""
 
 from __future__ import annotations
 
@@ -7,33 +7,52 @@ import signal
 
 import pytest
 
-from harness.preemption import SIGNALS, StopRequest
+from harness.preemption import SIGNALS, Stopped, StopRequest
 
 
 def test_nothing_is_requested_at_first() -> None:
-    with StopRequest() as stop:
+    with StopRequest() as stop, stop.deferred():
         assert not stop.requested
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_signal_is_noted_and_does_nothing_else(number: signal.Signals) -> None:
+def test_signal_is_followed_at_once(number: signal.Signals) -> None:
+    with pytest.raises(Stopped, match=f"stopped by {number.name}; nothing is lost"), StopRequest():
+        os.kill(os.getpid(), number)
+        pytest.fail("went on")
+
+
+def test_libraries_that_pass_over_errors_do_not_pass_over_it() -> None:
+    with pytest.raises(Stopped), StopRequest():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("swallowed")
+
+
+def test_swallowed_all_the_same_it_comes_again() -> None:
     with StopRequest() as stop:
+        with pytest.raises(Stopped):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # while it is followed: nothing new
+        with pytest.raises(Stopped), stop.deferred():
+            pass
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_signal_in_training_is_noted_and_followed_at_its_end(number: signal.Signals) -> None:
+    seen = []
+    with pytest.raises(Stopped), StopRequest() as stop, stop.deferred():
         os.kill(os.getpid(), number)
-        assert stop.requested
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
-def test_signal_may_come_again(number: signal.Signals) -> None:
-    with StopRequest() as stop:
         os.kill(os.getpid(), number)
-        os.kill(os.getpid(), number)
-        assert stop.requested
+        seen.append(stop.requested)
+    assert seen == [number.name]
 
 
-def test_second_interrupt_means_now() -> None:
-    with pytest.raises(KeyboardInterrupt), StopRequest():
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+def test_a_failure_in_training_is_not_replaced() -> None:
+    with pytest.raises(ZeroDivisionError), StopRequest() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ZeroDivisionError
 
 
 @pytest.mark.parametrize("number", SIGNALS)

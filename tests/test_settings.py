@@ -12,8 +12,7 @@ from running import assert_user_error
 
 import tasks
 from harness import UserError
-from harness.config import RunConfig
-from harness.model import EMBEDDED
+from harness.config import EMBEDDED, RunConfig
 from launch import settings
 from tasks import recipes
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 import tasks
 from harness.engine import Engine
+from harness.preemption import Stopped
 from launch import train
-from launch.training import Stopped
 
 ORIGINAL = {
     "similarity": {"test_predictions.txt", "test_results.txt", "eval_results.txt"},

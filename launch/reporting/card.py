@@ -9,9 +9,9 @@ from typing import Any
 
 import tasks
 from harness import files
-from harness.config import RunConfig
+from harness.config import EMBEDDED, RunConfig
 from harness.export import loading, plain_card
-from harness.model import EMBEDDED, HEAD_FILE
+from harness.model import HEAD_FILE
 from harness.runs import RunFolder
 from harness.task import Task
 from launch.settings import SAMPLE_BANNER
