@@ -38,6 +38,7 @@ class RunConfig:
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
     model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder")
+    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")
     cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
     model_type: str | None = option(None, "architecture; only checked against the checkpoint's own", identity=False)

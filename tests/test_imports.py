@@ -21,9 +21,9 @@ TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
     ["log_file", "files"],
     ["logs", "task", "config", "dropout"],
-    ["distributed", "runs", "flags", "ds_config", "attention"],
+    ["distributed", "runs", "flags", "ds_config", "attention", "fine_tuned"],
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file"],
-    ["model"],
+    ["model", "standard_head"],
     ["compiled"],
     ["engine", "checkpoint", "export", "tracking"],
     ["evaluate"],
