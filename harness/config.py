@@ -58,6 +58,7 @@ class RunConfig:
     do_eval: bool | None = option(None, "score the dev split", identity=False)
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)
     model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", group="model")
+    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     config_name: str | None = option(
         None, "folder, file or hub name of the architecture's config, where not the model's"
     )
