@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-# One thread a test process: the suite runs two at a time, and results do not depend on it.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+# One thread a test process: the suite runs two at a time, and results do not depend on it. Long files come first
+# (tests/conftest.py), where xdist by itself puts files of many tests.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test fast check format faults bench bench-gpu
+.PHONY: setup demo test cpu-avx2 cpu-default fast check format faults bench bench-gpu
 
 setup: $(INSTALLED)
 
@@ -23,6 +24,12 @@ demo: setup
 test: check
 	$(PYTEST) -m "not slurm"
 	$(PYTEST) -n 0 -m slurm
+	$(MAKE) -j 2 cpu-avx2 cpu-default
+
+# Engine, loop and resuming as processors with AVX2 alone, and with less, compute: torch reads the variable when loaded.
+cpu-avx2 cpu-default: setup
+	ATEN_CPU_CAPABILITY=$(@:cpu-%=%) $(PYTEST) -n 0 -m "not slow" tests/test_engine.py tests/test_mends.py \
+		tests/test_checkpoint.py tests/test_train.py
 
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"

