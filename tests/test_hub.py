@@ -192,7 +192,7 @@ class TestFolder:
             ("there/encoder", "no such folder"),  # the folder above is here: no name of the hub
             ("there", "is empty"),
             ("there/", "is empty"),
-            ("weights.bin", "is a file; name the folder"),
+            ("weights.bin", "is a file, not a folder"),
             ("a name with blanks", "no such folder, and the hub has no such names"),
         ],
     )
