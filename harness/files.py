@@ -39,7 +39,7 @@ def folder_fault(path: Path) -> str | None:
             return None if any(path.iterdir()) else "is empty"
     except OSError as error:  # of somebody else, or a stale mount
         return f"cannot be read ({error.strerror})"
-    return "is a file; name the folder" if path.exists() else "no such folder"
+    return "is a file, not a folder" if path.exists() else "no such folder"
 
 
 def read_settings(path: Path, flag: str, remedy: str) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def read_settings(path: Path, flag: str, remedy: str) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{flag} {path}: cannot be read ({error}); {remedy}") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{flag} {path}: cannot be read ({reason}); {remedy}") from error
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{flag} {path}: not TOML ({error}); {remedy}") from error
     except json.JSONDecodeError as error:

@@ -65,7 +65,7 @@ class Help:
 def parse(argv: Sequence[str], complete: Complete, texts: Help | None = None) -> tuple[RunConfig, list[str]]:
     """(settings, notes about retired flags). Raises UserError that lists every fault, a line each."""
     parsed, unknown = build_parser(texts or Help()).parse_known_args(list(argv))
-    flags, faults = vars(parsed), unknown_flags(unknown, known_flags())
+    flags, faults = vars(parsed), unknown_flags(unknown, known_names())
     if "use_tokenizer_config" in flags:
         flags.pop("do_lower_case", None)
     notes = [
@@ -188,7 +188,8 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        faults.append(f"--config {path}: cannot be read ({error}); name a YAML file of settings")
+        reason = error.strerror if isinstance(error, OSError) else error
+        faults.append(f"--config {path}: cannot be read ({reason}); name a YAML file of settings")
         return {}
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
@@ -205,7 +206,7 @@ def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def known_flags() -> list[str]:
+def known_names() -> list[str]:
     """Names of flags, as they are typed behind the hyphens."""
     negated = [
         f"no-{name}" for name, field in settings().items() if "bool" in str(field.type) and field.default is not False

@@ -20,7 +20,7 @@ from harness.files import folder_fault
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 4.0  # for the hub, the look-up of its address included
+ANSWER_SECONDS = 3.0  # for the hub, the look-up of its address included; HF_HUB_ETAG_TIMEOUT wins
 FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt")  # a repository has one of them
 ELSEWHERE = "download it where there is a network (hf download) and name its folder"
 
@@ -63,8 +63,7 @@ def _is_here(flag: str, name: str) -> bool:
     fault = folder_fault(path)
     if fault is None or (flag == "--config_name" and path.is_file()):
         return True
-    of_the_hub = name[0] not in "/.~" and (len(path.parts) == 1 or (len(path.parts) == 2 and not path.parent.is_dir()))
-    if path.exists() or not of_the_hub:
+    if path.exists() or name[0] in "/.~" or len(path.parts) > 2:
         raise UserError(f"{flag} {name}: {fault}; name a folder that holds a model, or a model of the hub")
     return False
 
@@ -84,22 +83,28 @@ def _unreachable(flag: str, name: str, revision: str | None, cache_dir: str | No
             return None
         asked = next((v for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(v)), None)
         why = f"{asked} is set, so that no network is tried" if asked else "the hub is out of reach"
-        raise UserError(f"{flag} {name}: {why}, and it is not in the cache {place}; {ELSEWHERE}")
+        raise UserError(f"{flag} {name}: {_maybe_folder(name)}{why}, and it is not in the cache {place}; {ELSEWHERE}")
     said = _ask(flag, name, revision)
     if said is not None and not cached:
-        raise UserError(f"{flag} {name}: {said}, and it is not in the cache {place}; {ELSEWHERE}")
+        raise UserError(f"{flag} {name}: {_maybe_folder(name)}{said}, and it is not in the cache {place}; {ELSEWHERE}")
     return said
+
+
+def _maybe_folder(name: str) -> str:
+    """Of `models/bert` where there is a folder `models`, what was looked for first."""
+    return "no such folder, and " if len(Path(name).parts) == 2 and Path(name).parent.is_dir() else ""
 
 
 def _ask(flag: str, name: str, revision: str | None) -> str | None:
     """None where the hub has the model, else why it cannot be asked. Raises UserError where it refuses or has none."""
     from huggingface_hub import constants, errors, get_hf_file_metadata, hf_hub_url
 
+    seconds = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or ANSWER_SECONDS)
     answer: list[Exception | None] = []
 
     def request() -> None:
         try:
-            get_hf_file_metadata(hf_hub_url(name, FILES[0], revision=revision), timeout=ANSWER_SECONDS)
+            get_hf_file_metadata(hf_hub_url(name, FILES[0], revision=revision), timeout=seconds)
             answer.append(None)
         except Exception as error:  # of the network, whatever it is
             answer.append(error)
@@ -107,8 +112,8 @@ def _ask(flag: str, name: str, revision: str | None) -> str | None:
     # A thread: no timeout of a socket bounds the look-up of a name, or a server that sends a byte now and then.
     asking = threading.Thread(target=request, daemon=True)
     asking.start()
-    asking.join(ANSWER_SECONDS + 0.5)
-    error = answer[0] if answer else TimeoutError(f"no answer in {ANSWER_SECONDS:g} s")
+    asking.join(seconds + 0.5)
+    error = answer[0] if answer else TimeoutError(f"no answer in {seconds:g} s")
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if error is None or isinstance(error, errors.EntryNotFoundError):  # a repository without this file
         return None

@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _check_names(own: Sequence[str], rest: Sequence[str]) -> None:
     """Raises UserError for what is a flag neither of this command nor of a run, with the nearest one of both."""
     _, unknown = flags.build_parser(settings.help_texts()).parse_known_args(list(rest))
-    faults = flags.unknown_flags(unknown, [*own, *flags.known_flags()])
+    faults = flags.unknown_flags(unknown, [*own, *flags.known_names()])
     if faults:
         raise UserError("\n".join(faults))
 

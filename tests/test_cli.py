@@ -127,9 +127,10 @@ def test_an_original_command_line_works(tiny_bert: Path, tmp_path: Path, capsys:
     line = (
         f"--do_train --do_eval --do_predict --task_name=bc5cdr --data_dir={tasks.sample_dir('bc5cdr_disease')} "
         f"--model_name_or_path={tiny_bert} --output_dir={tmp_path}/run --learning_rate=5e-5 --num_train_epochs=1 "
-        "--logging_steps=0 --save_steps=0 --model_type=bert --max_seq_length=128 --per_gpu_train_batch_size=32 "
-        "--per_gpu_eval_batch_size=32 --gradient_accumulation_steps=1 --seed=12 --do_lower_case --eval_every_epoch "
-        "--overwrite_output_dir --result_prefix=first_ --wandb_mode=disabled --precision=fp32"
+        "--logging_steps=-1 --save_steps=-1 --config_name= --model_type=bert --max_seq_length=128 "
+        "--per_gpu_train_batch_size=32 --per_gpu_eval_batch_size=32 --gradient_accumulation_steps=1 --seed=12 "
+        "--do_lower_case --eval_every_epoch --overwrite_output_dir --result_prefix=first_ "
+        "--wandb_mode=disabled --precision=fp32"
     )
     assert train.main(line.split()) == 0
     names = {path.name for path in (tmp_path / "run").iterdir()}

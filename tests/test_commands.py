@@ -196,7 +196,7 @@ def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (("status", "/no/where"), "/no/where: no such folder"),
         (("status", "."), ".: is empty"),
         (("status", "above"), "above: no runs in it"),
-        (("status", "all/one/config.json"), "all/one/config.json: is a file; name the folder"),
+        (("status", "all/one/config.json"), "all/one/config.json: is a file, not a folder"),
         (("status", "~/none"), "~/none: no such folder"),
         (("stop", "all"), "stop: no such command; did you mean cancel?"),
         (("List", "all"), "List: no such command; did you mean status?"),

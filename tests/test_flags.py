@@ -325,7 +325,7 @@ class TestSynonyms:
         assert f": {typed}: no such setting; " in key and instead in key
 
     def test_every_name_that_is_offered_exists_and_none_is_taken_twice(self) -> None:
-        known = flags.known_flags()
+        known = flags.known_names()
         of_others = {"model", "suite", "gpus_per_node", "nodes", "print", "out"}  # of launch/submit.py and report.py
         assert {text.split()[0] for text in synonyms.SAME} - {*known} == of_others
         for text, others in synonyms.SAME.items():

@@ -228,7 +228,7 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder, expected in (
         (tmp_path / "none", "no such folder"),
         (tmp_path / "empty", "is empty"),
-        (tmp_path / "file", "is a file; name the folder"),
+        (tmp_path / "file", "is a file, not a folder"),
         (tmp_path, "no run folder"),
     ):
         assert report.main([str(folder)]) == 2

@@ -42,8 +42,11 @@ def test_no_sentence_leaves_the_data_folder(task: str, tiny_bert: Path, tmp_path
     assert modes == {0}
 
 
-def test_wandb_holds_every_epoch_and_the_best(tiny_bert: Path, tmp_path: Path) -> None:
+def test_wandb_holds_every_epoch_and_the_best(tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
+    variables = {"PROJECT": "of-the-shell", "RUN_GROUP": "g", "NAME": "n", "TAGS": "a,b", "ENTITY": "team"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     line = arguments("mednli", tiny_bert, folder, "--num_train_epochs", "3", "--wandb_mode", "offline")
     result = run([*line, "--logging_steps", "25"])
     rows = wandb_offline.history(folder)
@@ -56,7 +59,14 @@ def test_wandb_holds_every_epoch_and_the_best(tiny_bert: Path, tmp_path: Path) -
     assert summary["dev/score"]["max"] == max(scores.values())
     assert summary["test/score"] == result["scores"]["test"]["score"]
     header = wandb_offline.header(folder)
-    assert "SAMPLE DATA" in header["tags"] and header["config"]["learning_rate"] == 1e-3
+    [told, *_] = [record["run"] for record in wandb_offline.records(folder) if record["type"] == "run"]
+    assert [told[name] for name in ("project", "run_group", "display_name", "entity")] == [
+        "of-the-shell",
+        "g",
+        "n",
+        "team",
+    ]
+    assert {"SAMPLE DATA", "a", "b"} <= {*header["tags"]} and header["config"]["learning_rate"] == 1e-3
     assert header["run_id"] == (folder / "wandb_id").read_text().strip()
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(text)["step"] for text in lines if '"epoch"' in text][-1] == result["steps"]

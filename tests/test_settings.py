@@ -155,7 +155,7 @@ class TestData:
         ("make", "said"),
         [
             (lambda path: None, "no such folder"),
-            (lambda path: path.write_text("x"), "is a file; name the folder"),
+            (lambda path: path.write_text("x"), "is a file, not a folder"),
             (lambda path: path.mkdir(), "is empty"),
             (
                 lambda path: (path / "mednli").mkdir(parents=True),
