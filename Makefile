@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $@
 
 demo: setup
-	$(BIN)/deepspeed launch/train.py --task mednli
+	$(BIN)/python launch/train.py --task mednli
 
 # The tests on the cluster share it, hence one process.
 test: check

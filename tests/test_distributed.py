@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,6 @@ from harness import UserError, distributed
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
 SHELL = {**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_PTY_PORT": "40001"}
-NO_TERMINAL = "1"  # a process id
 STEP = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "2(x2)"}
 
 
@@ -59,7 +62,6 @@ class TestEnvironment:
             pytest.param({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, (0, 1, 0, 1), id="sbatch"),
             pytest.param({**SHELL, **STEP}, (0, 1, 0, 1), id="typed into the shell of srun --pty"),
             pytest.param({**SHELL, **STEP, "SLURM_TASK_PID": str(os.getpid())}, (0, 4, 0, 2), id="srun --pty python"),
-            pytest.param({**SHELL, **STEP, "SLURM_TASK_PID": NO_TERMINAL}, (0, 4, 0, 2), id="srun in such a shell"),
             pytest.param({"SLURM_NTASKS": "4", "SLURM_JOB_ID": "77"}, (0, 1, 0, 1), id="salloc"),
             pytest.param(
                 {**SRUN, **STEP, "RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
@@ -70,6 +72,69 @@ class TestEnvironment:
     )
     def test_place(self, environment: dict[str, str], place: tuple[int, int, int, int]) -> None:
         assert distributed.from_environment(environment) == place
+
+
+def test_an_srun_in_the_shell_of_another_inherits_its_port() -> None:
+    task = subprocess.Popen(["sleep", "60"], start_new_session=True)  # without a terminal, as slurmstepd starts one
+    try:
+        assert distributed.from_environment({**SHELL, **STEP, "SLURM_TASK_PID": str(task.pid)}) == (0, 4, 0, 2)
+    finally:
+        task.kill()
+        task.wait()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [({}, ""), ({"SLURM_NTASKS": "1"}, ""), ({**SHELL, **STEP}, "4 tasks"), ({"SLURM_NTASKS": "2"}, "2 tasks")],
+)
+def test_one_process_in_a_job_of_several_tasks_is_said(environment: dict[str, str], said: str) -> None:
+    assert said in distributed.unused_tasks(environment) and bool(said) == bool(distributed.unused_tasks(environment))
+
+
+class TestWaiting:
+    """For ranks that come late, or never."""
+
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(distributed, "MEETING_SECONDS", 1.0)
+        monkeypatch.setattr(distributed, "SILENT_SECONDS", 0.1)
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+
+    def test_the_missing_ones_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        store = distributed._launchers_store(0, 4)
+        store.set("rank 2", "")
+        with pytest.raises(UserError, match=r"waited 1 s for 2 of 4 ranks \(number 1, 3; have they been started"):
+            distributed._wait_for_all(store, 0, 4)
+        assert [record.message for record in caplog.records] == [
+            "waiting for 2 of 4 ranks (number 1, 3; have they been started?) ..."
+        ]
+
+    def test_all_go_on_together(self, caplog: pytest.LogCaptureFixture) -> None:
+        store = distributed._launchers_store(0, 3)
+
+        def come(rank: int) -> None:
+            distributed._wait_for_all(distributed._launchers_store(rank, 3), rank, 3)
+
+        with ThreadPoolExecutor() as pool:
+            others = [pool.submit(come, rank) for rank in (1, 2)]
+            time.sleep(0.2)
+            assert not any(other.done() for other in others)
+            distributed._wait_for_all(store, 0, 3)
+            for other in others:
+                other.result(timeout=10)
+
+    def test_rank_0_that_never_comes(self, caplog: pytest.LogCaptureFixture) -> None:
+        with pytest.raises(UserError, match=r"waited 1 s for rank 0 at 127.0.0.1 port \d+ \(has it been started"):
+            distributed._launchers_store(1, 2)
+        assert "waiting for rank 0 at 127.0.0.1" in caplog.text
+
+    def test_a_port_that_is_taken(self) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            other.listen()
+            os.environ["MASTER_PORT"] = str(other.getsockname()[1])
+            with pytest.raises(UserError, match=r"MASTER_PORT \d+: rank 0 cannot listen there"):
+                distributed._launchers_store(0, 2)
 
 
 class TestMeeting:
@@ -104,7 +169,7 @@ class TestMeeting:
 
     def test_a_folder_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.3)
-        with pytest.raises(UserError, match=r"waited .* for rank 0's word in --output_dir .* do all nodes see"):
+        with pytest.raises(UserError, match=r"waited .* for rank 0's word in --output_dir .* \(do all nodes see"):
             distributed._look_for(tmp_path / "meeting", 2)
 
     def test_nowhere_to_meet(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -243,7 +244,7 @@ def test_a_cancelled_run_does_not_come_back(slurm: Slurm, tmp_path: Path) -> Non
 
 @pytest.mark.slurm
 @pytest.mark.slow
-def test_sbatch_alone_requeues_a_stopped_run(slurm: Slurm, tmp_path: Path) -> None:
+def test_sbatch_alone_requeues_a_run_stopped_in_any_phase(slurm: Slurm, tmp_path: Path) -> None:
     text = (ROOT / "slurm" / "train.sbatch").read_text()
     values = {"<partition>": "debug", "<devices a node>": "1", "--nodes=1": "--nodes=2", "--cpus-per-task=8": "-c1"}
     for name, value in values.items():
@@ -255,9 +256,16 @@ def test_sbatch_alone_requeues_a_stopped_run(slurm: Slurm, tmp_path: Path) -> No
     path = f"{Path(sys.executable).parent}:{slurm.env['PATH']}"
     number = slurm.run("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={tmp_path}/log", str(script), *line,
                        PATH=path).strip()  # fmt: skip
-    wait_for_rows(tmp_path / "run", 4)
-    slurm.run("scancel", "--signal=USR2", number)
+    log, phases = tmp_path / "log", ("starting: ", "loading ", "step 1/", "scoring dev")
+    for restarts, words in enumerate(phases):
+
+        def reached(restarts: int = restarts, words: str = words) -> bool:
+            starts = re.split("(?=starting: )", log.read_text())[1:] if log.exists() else []
+            return len(starts) > restarts and words in starts[restarts]
+
+        slurm.wait_until(number, reached, f"{words!r} after {restarts} restarts", 150)
+        slurm.run("scancel", "--signal=USR2", number)
     result = wait_for_end(slurm, number, tmp_path / "run")
-    said = (tmp_path / "log").read_text()
+    said = log.read_text()
     assert result["world_size"] == 2 and "from the checkpoint" in said, said
-    assert int(slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]) == 1
+    assert slurm.restarts(number) == len(phases)
