@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from harness.task import Example
-from tasks import tagging
+from tasks import conll, tagging
 from tasks.tables import locate
 
-__all__ = ["CHEMICAL", "DISEASE", "read"]
+__all__ = ["CHEMICAL", "DISEASE"]
 
 FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "devel.tsv", "test": "test.tsv"}
 
 
-def read(data_dir: Path, split: str) -> list[Example]:
-    """The examples of a split, in file order. Raises UserError naming file and line."""
-    return tagging.read_sentences(locate(data_dir, split, FILENAMES), split)
+CHEMICAL_FORM = replace(conll.BLUE, kinds=("Chemical",))
+DISEASE_FORM = replace(conll.BLUE, kinds=("Disease",))
 
 
-CHEMICAL = tagging.task(name="bc5cdr_chem", read=read, filenames=FILENAMES)
-DISEASE = tagging.task(name="bc5cdr_disease", read=read, filenames=FILENAMES)
+def _read(data_dir: Path, split: str, form: conll.Form) -> list[Example]:
+    return conll.read_sentences(locate(data_dir, split, FILENAMES), split, form)
+
+
+CHEMICAL = tagging.task(
+    name="bc5cdr_chem", read=partial(_read, form=CHEMICAL_FORM), filenames=FILENAMES, form=CHEMICAL_FORM
+)
+DISEASE = tagging.task(
+    name="bc5cdr_disease", read=partial(_read, form=DISEASE_FORM), filenames=FILENAMES, form=DISEASE_FORM
+)

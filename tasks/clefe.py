@@ -14,12 +14,12 @@ __all__ = ["TASK", "read"]
 
 FILENAMES: Mapping[str, str] = {"train": "Training.tsv", "dev": "Development.tsv", "test": "Test.tsv"}
 # A line of "### <note id>" stands before each sentence, and some notes hold a token that starts so.
-FORM = replace(conll.BLUE, comment="###")
+FORM = replace(conll.BLUE, comment="###", kinds=("Disorder",))
 
 
 def read(data_dir: Path, split: str) -> list[Example]:
     """The examples of a split, in file order. Raises UserError naming file and line."""
-    return tagging.read_sentences(locate(data_dir, split, FILENAMES), split, FORM)
+    return conll.read_sentences(locate(data_dir, split, FILENAMES), split, FORM)
 
 
-TASK = replace(tagging.task(name="clefe", read=read, filenames=FILENAMES), disjoint=True)
+TASK = replace(tagging.task(name="clefe", read=read, filenames=FILENAMES, form=FORM), disjoint=True)

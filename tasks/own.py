@@ -77,13 +77,17 @@ def _toml(value: Any) -> str:
 
 def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
     """The task. Raises UserError where somebody has changed the definition to one that is none."""
+    labels = definition.get("labels")
+    if definition.get("family") == "tagging" and isinstance(labels, list) and len(labels) > 1:
+        definition = {"collapse_types": True, **definition}  # what runs of before that key meant; `read` asks for it
     given = check(definition, where)
     family, files = given["family"], given["files"]
     common: dict[str, Any] = {"name": given["name"], "filenames": files}
     score_key = FAMILIES[family].metrics[given["metric"]]
     if family == "tagging":
         form = _form(given)
-        return tagging.task(**common, read=partial(_read_tags, files=files, form=form), train_splits=("train",))
+        reader = partial(_read_tags, files=files, form=form)
+        return tagging.task(**common, read=reader, form=form, train_splits=("train",))
     layout = Layout(given["columns"], given["header"])
     if family == "similarity":
         return similarity.task(**common, read=partial(_read_pairs, files=files, layout=layout))
@@ -102,27 +106,24 @@ def text_columns(definition: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _form(definition: Mapping[str, Any]) -> conll.Form:
-    tags = {"O": "O"}
-    for kind in definition["labels"]:
-        tags |= {f"B-{kind}": "B", f"I-{kind}": "I"}
-    if not definition["labels"]:
-        tags |= {"B": "B", "I": "I"}
-    for kind in definition["ignored"]:
-        tags |= {f"B-{kind}": "O", f"I-{kind}": "O"}
     word, tag = (definition["columns"][name] - 1 for name in TAG_COLUMNS)
     return conll.Form(
         word,
         tag,
         blanks=definition["separator"] == "blanks",
         comment=definition.get("comment"),
-        tags=tags,
+        kinds=tuple(definition["labels"]),
+        ignored=tuple(definition["ignored"]),
+        plain=not definition["labels"],
+        scheme=definition.get("scheme", "auto"),
         longest=definition["longest_sentence"],
     )
 
 
 # Module functions, not closures: a task can be pickled.
 def _read_tags(data_dir: Path, split: str, files: Mapping[str, str], form: conll.Form) -> list[Example]:
-    return conll.read_sentences(locate(data_dir, split, files), split, form)
+    others = [data_dir / name for other, name in files.items() if other != split]
+    return conll.read_sentences(locate(data_dir, split, files), split, form, others)
 
 
 def _read_pairs(data_dir: Path, split: str, files: Mapping[str, str], layout: Layout) -> list[Example]:

@@ -14,6 +14,7 @@ from harness.task import SPLITS, UserError
 from tasks.conll import LONGEST_SENTENCE
 from tasks.published import TITLES
 from tasks.recipes import COMMON
+from tasks.schemes import SCHEMES
 from tasks.tables import PLAIN_FILENAMES
 
 __all__ = ["FAMILIES", "TAG_COLUMNS", "check"]
@@ -43,7 +44,11 @@ PAIR = ("sentence1", "sentence2")
 FAMILIES: Mapping[str, Family] = {
     "similarity": Family({"Pearson": "pearson"}, (PAIR,), "score", None, ("header",)),
     "tagging": Family(
-        {"mention F1": "f1"}, (("word",),), "tag", 0, ("labels", "ignored", "separator", "comment", "longest_sentence")
+        {"mention F1": "f1"},
+        (("word",),),
+        "tag",
+        0,
+        ("labels", "ignored", "collapse_types", "scheme", "separator", "comment", "longest_sentence"),
     ),
     "multiclass": Family(
         {"accuracy": "accuracy", "micro F1": "micro_f1", "macro F1": "macro_f1"},
@@ -175,6 +180,11 @@ def _labels(checked: _Checked, family: Family) -> None:
         checked.fault("ignored", f"{_shown(min(both))} is in labels too", "remove one")
     elif checked.found.get("ignored") and not checked.found.get("labels"):
         checked.fault("ignored", "without labels nothing can be told apart", "list in labels what is to be found")
+    kinds = checked.found.get("labels", ())
+    if is_tagging and len(kinds) > 1 and checked.values.get("collapse_types") is not True:
+        reason = f"calling every {kinds[0]} a {kinds[1]} would score 100"
+        remedy = "keep one and list the others under ignored (they count as O), or write collapse_types = true"
+        checked.fault("labels", f"{len(kinds)} types of mention, which the score counts as one ({reason})", remedy)
 
 
 def _negative(checked: _Checked) -> None:
@@ -241,6 +251,11 @@ def _forms(checked: _Checked, family: Family) -> None:
         checked.take("separator", "tab", lambda value: value in SEPARATORS, f"one of {', '.join(SEPARATORS)}")
         checked.take("comment", None, _is_line, "what lines start with that are to be skipped")
         wanted = f"a number of words from 1 to {MOST_WORDS}"
+        checked.take("scheme", None, lambda value: value in tuple(SCHEMES), f"one of {', '.join(SCHEMES)}")
+        checked.take("collapse_types", None, lambda value: isinstance(value, bool), "true or false")
+        for key, default in (("scheme", "auto"), ("collapse_types", False)):  # runs of before these keys are the same
+            if checked.found.get(key) == default:
+                del checked.found[key]
         checked.take("longest_sentence", LONGEST_SENTENCE, _is_word_count, wanted)
 
 

@@ -6,6 +6,7 @@ gold standard there.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +15,15 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.task import Example, Prediction, Task, UserError
+from tasks.conll import recognise
 from tasks.multilabel import SENTENCE_INDEX, label_text
+from tasks.schemes import Evidence, plain_tags
 from tasks.tables import LONGEST_HEADER_CELL, Row, is_number, read_rows, shown
-from tasks.tagging import TAGS
+from tasks.tagging import TaggingTask
 
 __all__ = ["Answers", "check", "read", "whole_sentences"]
+
+logger = logging.getLogger("harness.tasks")
 
 HEADER = ("index", "gold", "prediction")
 WORD_HEADER = ("token", "gold", "prediction")
@@ -135,20 +140,40 @@ def _unquoted(cell: str) -> str:
 
 
 def _read_tags(task: Task, path: Path) -> Answers:
+    """Both columns are of one scheme, the gold column's: a model's I after O is no sign of another one."""
+    assert isinstance(task, TaggingTask)
+    form = replace(task.form, plain=True)  # as our own files are; other people's have the data's tags
+    if form.is_custom:
+        form = replace(form, scheme="auto")
     first, *rest = _word_rows(path)
-    has_gold = first.cells == WORD_HEADER
-    answers = Answers(path, [], [], [])
+    sentences = []
+    evidence, theirs = Evidence(), Evidence()
     for is_blank, block in groupby(rest, key=lambda row: len(row.cells) == 1 and not row.cells[0].strip()):
         rows = list(block)
         if is_blank:
             continue
-        words, gold = tuple(row.text(0, "token") for row in rows), tuple(row.label(1, TAGS) for row in rows)
-        answers.examples.append(Example(f"sentence-{len(answers.examples)}", words, gold))
-        answers.predictions.append(Prediction(tuple(row.label(2, TAGS) for row in rows)))
-        answers.lines.append(rows[0].number)
-    if not answers.examples:
+        words, gold = tuple(row.text(0, "token") for row in rows), [form.tag_of(row, 1) for row in rows]
+        predicted = [form.tag_of(row, 2) for row in rows]
+        lines = [row.number for row in rows]
+        evidence.add(gold, lines)
+        theirs.add(predicted, lines)
+        sentences.append((lines[0], words, gold, predicted))
+    if not sentences:
         raise first.error("no examples after the header", "get the file again")
-    return replace(answers, has_gold=has_gold)
+    i_begins = recognise(path, task.form, evidence)
+    if theirs.is_iob1 and evidence.begun:
+        logger.warning(
+            "%s: mentions begin with I in the predictions, with B in gold; an I before any B counts for nothing: "
+            "write both columns in one scheme",
+            path,
+        )
+    answers = Answers(path, [], [], [], has_gold=first.cells == WORD_HEADER)
+    for line, words, gold, predicted in sentences:
+        name = f"sentence-{len(answers.examples)}"
+        answers.examples.append(Example(name, words, tuple(plain_tags(gold, i_begins))))
+        answers.predictions.append(Prediction(tuple(plain_tags(predicted, i_begins))))
+        answers.lines.append(line)
+    return answers
 
 
 def _word_rows(path: Path) -> list[Row]:

@@ -32,6 +32,14 @@ PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "t
 # The longest column name of a published file has 16 characters; a longer cell in line 1 is a sentence, not a name.
 LONGEST_HEADER_CELL = 40
 LONGEST_SHOWN_VALUE = 30
+# As other repositories name the same files. A table of .csv is cut at commas, a new name would not make it readable.
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "dev": ("dev", "devel", "development", "val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+TEXT_SUFFIXES = (".tsv", ".txt", ".conll", ".iob", ".bio")
+MOST_FILES = 5  # named in an error
 LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n|\Z)")
 # Narrower than float(): no blanks, no "1_000", no "nan", no digits of other scripts.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -90,9 +98,26 @@ def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
         raise UserError(f"{_one_line(data_dir)}: {state}; looked for a folder that holds {wanted}")
     path = data_dir / filenames[split]
     if not path.is_file():
-        missing = ", ".join(name for name in filenames.values() if not (data_dir / name).is_file())
-        raise UserError(f"{_one_line(path)}: no such file; looked for {wanted} in that folder, missing: {missing}")
+        missing = {part: name for part, name in filenames.items() if not (data_dir / name).is_file()}
+        told = f"looked for {wanted} in that folder, missing: {', '.join(missing.values())}"
+        raise UserError(f"{_one_line(path)}: no such file; {told}{_instead(data_dir, missing, filenames)}")
     return path
+
+
+def _instead(data_dir: Path, missing: Mapping[str, str], filenames: Mapping[str, str]) -> str:
+    """What to rename, where another repository's names are there; else what is there at all."""
+    other = sorted(
+        file.name
+        for file in data_dir.iterdir()
+        if file.is_file() and file.name.isprintable() and file.name[0] != "." and file.name not in filenames.values()
+    )
+    text = [Path(name) for name in other if Path(name).suffix.lower() in TEXT_SUFFIXES]
+    alike = {part: [str(name) for name in text if name.stem.lower() in SPLIT_NAMES[part]] for part in missing}
+    renamed = [f"rename {found[0]} to {missing[part]}" for part, found in alike.items() if len(found) == 1]
+    if renamed:
+        return "; " + ", ".join(renamed)
+    several = "" if len(other) <= MOST_FILES else f" and {len(other) - MOST_FILES} more"
+    return f"; found {', '.join(other[:MOST_FILES])}{several}" if other else ""
 
 
 def iterate_rows(path: Path) -> Iterator[Row]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task, UserError
-from tasks.conll import read_sentences
+from tasks.conll import BLUE, Form
 from tasks.measures import (
     Counts,
     check_lengths,
@@ -27,7 +27,7 @@ from tasks.mentions import TAGS, mentions, strict_mentions
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-__all__ = ["TAGS", "TaggingHead", "features", "metric", "read_sentences", "task"]
+__all__ = ["TAGS", "TaggingHead", "TaggingTask", "features", "metric", "task"]
 
 
 def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
@@ -203,15 +203,23 @@ def dev_row(report: Report) -> dict[str, float | int]:
     return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
 
 
+@dataclass(frozen=True)
+class TaggingTask(Task):
+    """A task that knows how its files, and other people's predictions, spell tags."""
+
+    form: Form = BLUE
+
+
 def task(
     *,
     name: str,
     read: Callable[[Path, str], list[Example]],
     filenames: Mapping[str, str],
+    form: Form,
     train_splits: tuple[str, ...] = ("train", "dev"),
-) -> Task:
+) -> TaggingTask:
     """A tagging task. The published recipes of all three train on train and dev."""
-    return Task(
+    return TaggingTask(
         read=read,
         features=features,
         head=TaggingHead(),
@@ -226,4 +234,5 @@ def task(
         filenames=filenames,
         score_key="f1",
         train_splits=train_splits,
+        form=form,
     )

@@ -172,6 +172,9 @@ def test_a_fault_is_one_line_with_file_key_and_remedy(kind: str, tmp_path: Path)
         ("tagging", ('"blanks"', '"comma"'), "key separator: 'comma' is wrong; give one of tab, blanks"),
         ("tagging", ("word = 1", 'word = "token"'), "key columns.word: 'token' is no column; give its number"),
         ("tagging", ("[columns]", "longest_sentence = 0\n[columns]"), "key longest_sentence: 0 is wrong"),
+        ("tagging", ('["Sign"]', '["Sign", "Pain"]'), "key labels: 2 types of mention, which the score counts as one"),
+        ("tagging", ("[columns]", "collapse_types = 1\n[columns]"), "key collapse_types: 1 is wrong; give true or"),
+        ("tagging", ("[columns]", 'scheme = "BIO"\n[columns]'), "key scheme: 'BIO' is wrong; give one of auto, IOB1"),
         ("similarity", ("[columns]", 'labels = ["a"]\n[columns]'), "key labels: does not belong to family similarity"),
         ("multilabel", ('"drug"', '"drug,s"'), "key labels: 'drug,s' holds a comma"),
     ],
@@ -289,7 +292,7 @@ class TestData:
         rows = "-DOCSTART- X O\n\nfever NN B-Sign\nof IN O\nflu NN B-Illness\nand CC I-Illness\n\npain NN B-Pain\n"
         path = own_files.write("tagging", tmp_path)
         (tmp_path / "train.tsv").write_text(rows)
-        text = path.read_text().replace('["Sign"]', '["Sign", "Pain"]\nignored = ["Illness"]\ncomment = "-DOCSTART-"')
+        text = path.read_text().replace('["Sign"]', '["Sign", "Pain"]\nignored = ["Illness"]\ncollapse_types = true')
         path.write_text(text.replace("tag = 2", "tag = 3").replace("[columns]", "longest_sentence = 3\n[columns]"))
         found = settings.named_task(None, str(path)).read(tmp_path, "train")
         assert ["".join(one.label) for one in found] == ["BOO", "O", "B"]

@@ -144,7 +144,7 @@ BAD_ROWS = [
     ("bc5cdr_chem", "No\t1\t0\tO\npain\t1\t3\tO\tB\n", 2, "5 column(s)"),
     ("bc5cdr_chem", "No 1 0 O\n", 1, "1 column(s), 4 expected"),
     ("bc5cdr_chem", "No\t1\t0\tO\n\t1\t3\tB\n", 2, "empty word"),
-    ("bc5cdr_chem", "No\t1\t0\tO\n\t\t\t\n", 2, "empty word"),
+    ("bc5cdr_chem", "No\t1\t0\tO\n\t\t\tO\n", 2, "empty word"),
     ("clefe", "### a\ntoken\tnote\toffset\ttag\n", 2, "a header where none belongs"),
     ("clefe", "### a\n\n### b\n", 1, "no examples"),
 ]
