@@ -24,7 +24,7 @@ REMEDY = "get the file again"
 
 def convert(source: Source, options: Options) -> Iterator[Record]:
     """A row for each annotated pair of drugs. The published corpus has train and test; dev is taken out of train."""
-    train = [file for file in source.files if _is_xml(file) and "train" in file.folders]
+    train = [file for file in source.files if _is_xml(file) and file.split == "train"]
     test = [file for file in source.files if _is_xml(file) and _is_test(file)]
     if not train or not test:
         raise source.error(f"{len(train)} training and {len(test)} test documents found", f"give {CORPUS.expects}")
@@ -42,7 +42,7 @@ def _is_xml(file: SourceFile) -> bool:
 
 def _is_test(file: SourceFile) -> bool:
     """The test documents of relation extraction; those of the task of finding drugs lie beside them."""
-    return "test" in file.folders and "drugner" not in file.folders.replace(" ", "")
+    return file.split == "test" and "drugner" not in file.folders.replace(" ", "")
 
 
 def _rows(file: SourceFile, split: str, options: Options) -> Iterator[Record]:
