@@ -309,7 +309,7 @@ def _stored(folder: RunFolder) -> tuple[RunConfig | None, _Fault | None]:
 def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:
     """Whether a finished run already answers what is asked now."""
     wanted = [split for split, asked in (("dev", config.do_eval), ("test", config.do_predict)) if asked]
-    return all(split in result["scores"] for split in wanted)
+    return all(split in result["scores"] or split in result.get("empty_splits", ()) for split in wanted)
 
 
 def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:

@@ -8,18 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, engine, features, model
+from harness import UserError, checkpoint, data, distributed, engine, features, model, tracking
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.evaluate import Split
 from harness.fine_tuned import HEAD_FILE
 from harness.runs import RunFolder
-from harness.task import SPLITS, Encoded, Task
+from harness.task import SPLITS, Encoded, Example, Task
 from launch import fine_tuned, settings
 from launch.settings import SAMPLE_BANNER
 from tasks import recipes
 from tasks.corpora import checks
+from tasks.tables import NoExamples
 
 logger = logging.getLogger("harness.launch")
 
@@ -35,7 +36,7 @@ class Run:
     precision: str  # fp16 | bf16 | fp32
     task: Task
     tokenizer: Any
-    splits: dict[str, Split]
+    splits: dict[str, Split]  # those that are needed and have examples
     data: str  # "given" | "sample"
 
     @property
@@ -65,7 +66,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     task = tasks.get(config.task, config.own_task)
     own_head = None if config.trained else fine_tuned.check(config, task)
     place, kind = settings.find_data(config)
-    examples = {name: task.read(place, name) for name in SPLITS if name in settings.needed_splits(config, task)}
+    examples = _read(config, task, place)
     if kind == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
@@ -86,6 +87,29 @@ def _begun_with(folder: RunFolder) -> int | None:
     """Examples per optimizer step of the run that lies in the folder."""
     state = distributed.on_main(lambda: checkpoint.begun(folder.checkpoints))
     return None if state is None else state.examples_per_step
+
+
+def _read(config: RunConfig, task: Task, place: Path) -> dict[str, list[Example]]:
+    """The splits that are needed, in their order. A dev set may be missing or empty where nothing depends on it."""
+    examples = {}
+    needed = settings.needed_splits(config, task)
+    for name in (name for name in SPLITS if name in needed):
+        try:
+            if name in task.filenames:
+                examples[name] = task.read(place, name)
+                continue
+            reason = f"{task.name} has no {name} split"
+        except NoExamples as error:
+            if name != "dev":
+                raise
+            reason = str(error).partition("; ")[0]
+        if "dev" in (config.train_splits or task.train_splits):
+            raise UserError(f"{reason}; --train_splits train trains without it")
+        if config.select == "best_dev" or tracking.sweep_run() is not None:
+            what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
+            raise UserError(f"{reason}, and {what} the dev score; give a dev set, or train once with --select last")
+        logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
+    return examples
 
 
 def _announce(run: Run, place: Path) -> None:

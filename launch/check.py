@@ -18,6 +18,7 @@ from launch import settings
 from tasks.corpora import manifest
 from tasks.corpora.checks import Finding, Survey
 from tasks.corpora.lengths import Lengths, measure
+from tasks.tables import NoExamples
 
 EXIT_FINE, EXIT_WEIGHTY = 0, 1
 MOST_CUT = 0.3  # share of a split's examples: more is of weight; of DDI the published recipe cuts nearly a quarter
@@ -31,14 +32,21 @@ def check(folder: Path, name: str | None, task_file: str | None, model: str | No
     task = settings.named_task(name, task_file, folder)
     tokenizer = None if model is None else _tokenizer(task, task_file, folder, model)
     survey, lengths = Survey(task), {}
-    for split in SPLITS:
-        examples = task.read(folder, split)
+    without: list[Finding] = []
+    for split in (split for split in SPLITS if split in task.filenames):
+        try:
+            examples = task.read(folder, split)
+        except NoExamples as error:
+            if split != "dev":
+                raise
+            without.append(Finding(task_file is None, f"dev: no examples ({error})"))
+            continue
         survey.add(split, examples)
         if tokenizer is not None:
             lengths[split] = measure(task, examples, tokenizer, max_seq_length)
         del examples  # the next split is read without this one in memory
     findings = sorted(
-        [*survey.findings(), *(() if task_file else _of_manifest(folder)), *_of_lengths(lengths)],
+        [*without, *survey.findings(), *(() if task_file else _of_manifest(folder)), *_of_lengths(lengths)],
         key=lambda finding: not finding.weighty,
     )
     _show(folder, survey, lengths, findings)
@@ -100,14 +108,18 @@ def _sizes(survey: Survey) -> Table:
         table.add_column(split, justify="right")
         if published:
             table.add_column("published", justify="right", style="dim")
-    labels = sorted({label for found in survey.splits.values() for label in found.labels})
-    for what in dict.fromkeys(["rows", *published, *labels]):
+    for what in dict.fromkeys(["rows", *published]):
         cells = []
         for split in survey.splits:
             cells.append(str(survey.size(split, what)))
             if published:
                 cells.append(str(getattr(published[what], split)) if what in published else "")
-        table.add_row(Text(what if what not in labels or what in published else f"label {what}"), *cells)
+        table.add_row(Text(what), *cells)
+    for label in sorted({label for found in survey.splits.values() for label in found.labels} - published.keys()):
+        cells = []
+        for found in survey.splits.values():
+            cells += [str(found.labels[label]), *([""] if published else [])]
+        table.add_row(Text(f"label {label}"), *cells)
     return table
 
 

@@ -108,6 +108,8 @@ def _convert(options: argparse.Namespace) -> int:
         print(f"{done.folder}: {sizes}{' (was there already, the same)' if done.was_there else ''}")
         for reason, count in done.manifest["left_out"].items():
             print(f"  left out: {count} {reason}")
+        for reason, count in done.manifest.get("corrected", {}).items():
+            print(f"  corrected: {count} {reason}")
         for split, entry in done.manifest["splits"].items():
             print(f"  {split}: {entry['chosen']}")
     return 0

@@ -129,6 +129,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "selected": config.select,
         "best_epoch": best,
         "dev_was_trained_on": "dev" in trained,
+        **({} if "dev" in run.splits or not config.do_eval else {"empty_splits": ["dev"]}),
         "scores": {**before.get("scores", {}), **{name: evaluation.to_dict() for name, evaluation in scores.items()}},
         "epochs": epochs,
         "steps": state.applied_steps if state else before.get("steps"),

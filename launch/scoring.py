@@ -21,7 +21,8 @@ logger = logging.getLogger("harness.launch")
 
 def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without a model."""
-    asked = [name for name, wanted in (("dev", run.config.do_eval), ("test", run.config.do_predict)) if wanted]
+    wanted = (("dev", run.config.do_eval and "dev" in run.splits), ("test", run.config.do_predict))
+    asked = [name for name, is_wanted in wanted if is_wanted]
     if not asked:
         return {}
     logger.info("scoring %s ...", " and ".join(asked))

@@ -193,12 +193,15 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
     if settings.data_dir is None:
         return tasks.sample_dir(settings.task), "sample"
     folder = Path(settings.data_dir)
-    names = list(tasks.get(settings.task, settings.own_task).filenames.values())
+    filenames = tasks.get(settings.task, settings.own_task).filenames
+    names = list(filenames.values())
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         where = "README, section The ten tasks, says where each corpus comes from"
         if settings.own_task is not None:
             where = "[files] of the task file names them"
+            if missing == [filenames.get("dev")]:
+                where += "; leave dev out there if there is none"
         what = _no_data(folder, settings.task, missing)
         raise UserError(f"{what}; {settings.task} needs {', '.join(names)} there ({where})")
     return folder, "given"

@@ -49,7 +49,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
             trained,
             examples,
             run.pad_id,
-            score_dev=score_dev if config.eval_every_epoch else None,
+            score_dev=score_dev if config.eval_every_epoch and "dev" in run.splits else None,
             after_epoch=lambda now: _after_epoch(run, trained, now),
             tracker=tracker,
             progress=stack.enter_context(

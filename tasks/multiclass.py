@@ -33,15 +33,19 @@ NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1"}
 
 
 def read_relations(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
-    """`index sentence label`, with a header. One index may occur twice: ChemProt has pairs with two labels."""
-    rows = read_table(path, 3, "index sentence label", is_data=partial(_ends_in_a_label, labels=labels))
-    return [Example(row.text(0, "index"), (row.text(1),), row.label(2, labels)) for row in rows]
+    """`index sentence label`, or `sentence label`. One index may occur twice: ChemProt has pairs with two labels."""
+    rows = read_table(path, 2, "index sentence label", is_data=partial(_ends_in_a_label, labels=labels), most=3)
+    examples = []
+    for count, row in enumerate(rows):
+        index = row.text(0, "index") if len(row.cells) > 2 else f"{split}-{count}"
+        examples.append(Example(index, (row.text(-2),), row.label(-1, labels)))
+    return examples
 
 
 def read_pairs(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
-    """Pairs from a file with a header whose last three columns are sentence1, sentence2, label."""
+    """Pairs from a file whose last three columns are sentence1, sentence2, label."""
     is_data = partial(_ends_in_a_label, labels=labels)
-    rows = read_table(path, 3, "index sentence1 sentence2 label", is_data=is_data, more=True)
+    rows = read_table(path, 3, "index sentence1 sentence2 label", is_data=is_data)
     examples = []
     for count, row in enumerate(rows):
         index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
@@ -51,7 +55,7 @@ def read_pairs(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
 
 def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> list[Example]:
     """One sentence or a pair, and a label, wherever the file has them."""
-    rows = read_columns(path, split, layout, is_data=partial(_ends_in_a_label, labels=labels))
+    rows = read_columns(path, split, layout, is_value=partial(_is_label, labels=labels))
     return [
         Example(row.text(0, "index"), tuple(row.text(n) for n in range(1, len(row.cells) - 1)), row.label(-1, labels))
         for row in rows
@@ -59,7 +63,11 @@ def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> l
 
 
 def _ends_in_a_label(row: Row, labels: Sequence[str]) -> bool:
-    return row.cells[-1].strip().lower() in {label.lower() for label in labels}
+    return _is_label(row.cells[-1], labels)
+
+
+def _is_label(cell: str, labels: Sequence[str]) -> bool:
+    return cell.strip().lower() in {label.lower() for label in labels}
 
 
 def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int, labels: Sequence[str]) -> Encoded:

@@ -35,7 +35,7 @@ def read_sentences(path: Path, split: str, labels: Sequence[str]) -> list[Exampl
     pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
     line_of: dict[str, int] = {}
     examples = []
-    for row in read_table(path, 3, "labels sentence index", is_data=partial(_is_data, pattern=pattern)):
+    for row in read_table(path, 3, "labels sentence index", is_data=partial(_is_data, pattern=pattern), most=3):
         found = pattern.fullmatch(row.cells[0])
         if found is None:
             form = label_text([0] * len(labels), labels)
@@ -64,8 +64,8 @@ def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> l
     """
     line_of: dict[str, int] = {}
     examples = []
-    for row in read_columns(path, split, layout, is_data=partial(_names_labels, labels=labels)):
-        names = _label_names(row)
+    for row in read_columns(path, split, layout, is_value=partial(_names_labels, labels=labels)):
+        names = _label_names(row.cells[-1])
         for name in names:
             if name not in labels:
                 raise row.error(
@@ -84,12 +84,12 @@ def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> l
     return examples
 
 
-def _label_names(row: Row) -> list[str]:
-    return [name.strip() for name in row.cells[-1].split(",") if name.strip()]
+def _label_names(cell: str) -> list[str]:
+    return [name.strip() for name in cell.split(",") if name.strip()]
 
 
-def _names_labels(row: Row, labels: Sequence[str]) -> bool:
-    names = _label_names(row)
+def _names_labels(cell: str, labels: Sequence[str]) -> bool:
+    names = _label_names(cell)
     return bool(names) and set(names) <= set(labels)
 
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from harness.task import Example, Task, UserError
 from tasks import conll, multiclass, multilabel, similarity, tagging
-from tasks.own_keys import FAMILIES, TAG_COLUMNS, check
+from tasks.own_keys import FAMILIES, TAG_COLUMNS, check, columns_of, header_of
 from tasks.tables import Layout, locate
 
 __all__ = ["build", "read", "text", "text_columns"]
@@ -71,7 +71,9 @@ def text(definition: Mapping[str, Any], data_dir: str | None = None) -> str:
 
 
 def _toml(value: Any) -> str:
-    """JSON of printable text, numbers and lists is TOML too."""
+    """JSON of printable text, numbers and lists is TOML too; tables are written in one line."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{name} = {_toml(one)}' for name, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -85,10 +87,12 @@ def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
     common: dict[str, Any] = {"name": given["name"], "filenames": files}
     score_key = FAMILIES[family].metrics[given["metric"]]
     if family == "tagging":
-        form = _form(given)
-        reader = partial(_read_tags, files=files, form=form)
-        return tagging.task(**common, read=reader, form=form, train_splits=("train",))
-    layout = Layout(given["columns"], given["header"])
+        forms = {split: _form({**given, "columns": columns_of(given, split)}) for split in files}
+        reader = partial(_read_tags, files=files, forms=forms)
+        return tagging.task(**common, read=reader, form=forms["test"], train_splits=("train",))
+    layout = Layout(
+        {split: columns_of(given, split) for split in files}, {split: header_of(given, split) for split in files}
+    )
     if family == "similarity":
         return similarity.task(**common, read=partial(_read_pairs, files=files, layout=layout))
     labels = tuple(given["labels"])
@@ -102,7 +106,7 @@ def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
 
 def text_columns(definition: Mapping[str, Any]) -> tuple[str, ...]:
     """What the task's examples are made of: sentence, or sentence1 and sentence2."""
-    return tuple(name for name in definition["columns"] if name.startswith("sentence")) or ("sentence",)
+    return tuple(name for name in columns_of(definition, "train") if name.startswith("sentence")) or ("sentence",)
 
 
 def _form(definition: Mapping[str, Any]) -> conll.Form:
@@ -121,9 +125,9 @@ def _form(definition: Mapping[str, Any]) -> conll.Form:
 
 
 # Module functions, not closures: a task can be pickled.
-def _read_tags(data_dir: Path, split: str, files: Mapping[str, str], form: conll.Form) -> list[Example]:
+def _read_tags(data_dir: Path, split: str, files: Mapping[str, str], forms: Mapping[str, conll.Form]) -> list[Example]:
     others = [data_dir / name for other, name in files.items() if other != split]
-    return conll.read_sentences(locate(data_dir, split, files), split, form, others)
+    return conll.read_sentences(locate(data_dir, split, files), split, forms[split], others)
 
 
 def _read_pairs(data_dir: Path, split: str, files: Mapping[str, str], layout: Layout) -> list[Example]:

@@ -17,7 +17,7 @@ from tasks.recipes import COMMON
 from tasks.schemes import SCHEMES
 from tasks.tables import PLAIN_FILENAMES
 
-__all__ = ["FAMILIES", "TAG_COLUMNS", "check"]
+__all__ = ["FAMILIES", "TAG_COLUMNS", "check", "columns_of", "header_of"]
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 TAKEN = (*TITLES, "bc5cdr", "total")  # the ten, an old name of two of them, and a column of the leaderboard
@@ -90,6 +90,18 @@ def check(values: Mapping[str, Any], where: str) -> dict[str, Any]:
     if checked.faults:
         raise checked.error()
     return checked.found
+
+
+def columns_of(definition: Mapping[str, Any], split: str) -> dict[str, str | int]:
+    """The columns of a split's file: what [columns.<split>] says, else [columns]."""
+    columns = definition["columns"]
+    return dict(columns[split]) if split in columns else {k: v for k, v in columns.items() if k not in SPLITS}
+
+
+def header_of(definition: Mapping[str, Any], split: str) -> bool:
+    """Whether a split's file has a header."""
+    header = definition["header"]
+    return bool(header[split] if isinstance(header, Mapping) else header)
 
 
 @dataclass
@@ -203,14 +215,17 @@ def _negative(checked: _Checked) -> None:
 
 
 def _files(checked: _Checked) -> None:
+    """Train and test have a file; dev may be left out, or be ""."""
     given = checked.table("files", SPLITS)
     if given is None:
         return
     is_given = "files" in checked.values
     files: dict[str, Any] = {split: given.get(split) if is_given else PLAIN_FILENAMES[split] for split in SPLITS}
+    if files["dev"] == "" or (is_given and "dev" not in given):
+        del files["dev"]
     for split, name in files.items():
         if is_given and split not in given:
-            checked.fault(f"files.{split}", "missing", "name the file of each split: train, dev, test")
+            checked.fault(f"files.{split}", "missing", "name the file of train and of test; dev may be left out")
         elif not _is_line(name) or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             checked.fault(f"files.{split}", f"{_shown(name)} is no file's name", "name a file in the data folder")
     names = [str(PurePosixPath(name)) for name in files.values() if isinstance(name, str)]
@@ -220,33 +235,75 @@ def _files(checked: _Checked) -> None:
 
 
 def _columns(checked: _Checked, family: Family) -> None:
+    """[columns] of all files, and [columns.test] and the like in its place for the file of one split."""
     texts = dict.fromkeys(name for columns in family.texts for name in columns)
     index = () if family.target == "tag" else ("index",)
-    given = checked.table("columns", (*index, *texts, family.target))
+    names = (*index, *texts, family.target)
+    given = checked.table("columns", (*names, *SPLITS))
     if given is None:
         return
+    splits = {split: columns for split, columns in given.items() if split in SPLITS}
+    if faulty := [split for split, columns in splits.items() if not isinstance(columns, Mapping)]:
+        checked.fault(f"columns.{faulty[0]}", "is no table", f"write [columns.{faulty[0]}] and below it the columns")
+        return
+    common = {name: column for name, column in given.items() if name not in SPLITS}
+    tables: dict[str, Mapping[str, Any]] = dict(splits)
+    if common or any(split not in splits for split in checked.found.get("files", SPLITS)):
+        tables[""] = common
+    found = {split: _of_file(checked, family, split, columns, names) for split, columns in tables.items()}
+    if len({tuple(name for name in columns if name in texts) for columns in found.values()}) > 1:
+        checked.fault("columns", "one sentence in one file and two in another", "give all files the same texts")
+    checked.found["columns"] = found.pop("", {}) | {split: found[split] for split in SPLITS if split in found}
+
+
+def _of_file(
+    checked: _Checked, family: Family, split: str, given: Mapping[str, Any], names: Sequence[str]
+) -> dict[str, Any]:
+    """The checked columns of one split's file, or (split "") of all."""
+    key = f"columns.{split}" if split else "columns"
+    if split:
+        for name in given:
+            if name not in names:
+                checked.fault(f"{key}.{name}", "no such key", _nearest(name, names) + f"there are {', '.join(names)}")
     chosen = next((columns for columns in family.texts if set(columns) & set(given)), family.texts[0])
     for name in (*chosen, family.target):
         if name not in given:
-            checked.fault(f"columns.{name}", "missing", "name the column that holds it")
-    for name in texts:
+            checked.fault(f"{key}.{name}", "missing", "name the column that holds it")
+    for name in (name for columns in family.texts for name in columns):
         if name in given and name not in chosen:
-            checked.fault(f"columns.{name}", f"beside {chosen[0]}", f"give {' or '.join(map(_joined, family.texts))}")
-    by_number = family.target == "tag" or checked.values.get("header") is False
+            checked.fault(f"{key}.{name}", f"beside {chosen[0]}", f"give {' or '.join(map(_joined, family.texts))}")
+    by_number = family.target == "tag" or _lacks_header(checked, split)
     for name, column in given.items():
         is_number = isinstance(column, int) and not isinstance(column, bool) and 0 < column <= MOST_COLUMNS
         if not is_number and (by_number or not _is_line(column)):
             wanted = "its number, counted from 1" if by_number else "its name in the header, or its number from 1"
-            checked.fault(f"columns.{name}", f"{_shown(column)} is no column", f"give {wanted}")
+            checked.fault(f"{key}.{name}", f"{_shown(column)} is no column", f"give {wanted}")
     places = [column for column in given.values() if isinstance(column, int | str)]
     if len(set(places)) < len(places):
-        checked.fault("columns", "two of them are the same column", "give each its own")
-    checked.found["columns"] = {name: given[name] for name in (*index, *chosen, family.target) if name in given}
+        checked.fault(key, "two of them are the same column", "give each its own")
+    return {name: given[name] for name in names if name in given and name in ("index", *chosen, family.target)}
+
+
+def _lacks_header(checked: _Checked, split: str) -> bool:
+    """Whether a file to which those columns belong has no header."""
+    header = checked.values.get("header")
+    if not isinstance(header, Mapping):
+        return header is False
+    columns = checked.values["columns"]
+    return any(
+        header.get(one) is False for one in ([split] if split else [one for one in SPLITS if one not in columns])
+    )
 
 
 def _forms(checked: _Checked, family: Family) -> None:
     if "header" in family.keys:
-        checked.take("header", True, lambda value: isinstance(value, bool), "true or false")
+        files = list(checked.found.get("files", SPLITS))
+        example = ", ".join(f"{split} = true" for split in files)
+        wanted = f"true or false, or a table that says it for each file: header = {{ {example} }}"
+        checked.take("header", True, lambda value: _is_header(value, files), wanted)
+        header = checked.found.get("header")
+        if isinstance(header, Mapping) and len(set(header.values())) == 1:
+            checked.found["header"] = next(iter(header.values()))
     if "separator" in family.keys:
         checked.take("separator", "tab", lambda value: value in SEPARATORS, f"one of {', '.join(SEPARATORS)}")
         checked.take("comment", None, _is_line, "what lines start with that are to be skipped")
@@ -267,6 +324,13 @@ def _recipe(checked: _Checked) -> None:
         if not _is_number(value):
             checked.fault(f"recipe.{name}", f"{_shown(value)} is no number", "give a number")
     checked.found["recipe"] = dict(sorted(given.items()))
+
+
+def _is_header(value: Any, files: Sequence[str]) -> bool:
+    """true, false, or one of them for each split that has a file (and dev, so that its file may come and go)."""
+    if not isinstance(value, Mapping):
+        return isinstance(value, bool)
+    return set(files) <= value.keys() <= set(SPLITS) and all(isinstance(one, bool) for one in value.values())
 
 
 def _is_word_count(value: Any) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
 from tasks.encoding import encode, identity
 from tasks.measures import check_lengths, key_value_lines, results_filename
-from tasks.tables import Layout, Row, is_number, read_columns, read_table
+from tasks.tables import Layout, is_number, read_columns, read_table
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
@@ -23,8 +23,8 @@ HEADER = "index sentence1 sentence2 score"
 
 
 def read_pairs(path: Path, split: str) -> list[Example]:
-    """Pairs from a file with a header whose last three columns are sentence1, sentence2, score."""
-    rows = read_table(path, 3, HEADER, is_data=_ends_in_a_number, more=True)
+    """Pairs from a file whose last three columns are sentence1, sentence2, score."""
+    rows = read_table(path, 3, HEADER, is_data=lambda row: _is_score(row.cells[-1]))
     examples = []
     for count, row in enumerate(rows):
         index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
@@ -34,12 +34,12 @@ def read_pairs(path: Path, split: str) -> list[Example]:
 
 def read_own(path: Path, split: str, layout: Layout) -> list[Example]:
     """Pairs from the columns sentence1, sentence2 and score, wherever the file has them."""
-    rows = read_columns(path, split, layout, is_data=_ends_in_a_number)
+    rows = read_columns(path, split, layout, is_value=_is_score)
     return [Example(row.text(0, "index"), (row.text(1), row.text(2)), row.score(3)) for row in rows]
 
 
-def _ends_in_a_number(row: Row) -> bool:
-    value = row.cells[-1].strip().lower().lstrip("+-")
+def _is_score(cell: str) -> bool:
+    value = cell.strip().lower().lstrip("+-")
     return is_number(value.replace(",", ".")) or value in ("nan", "inf", "infinity")
 
 

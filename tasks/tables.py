@@ -14,10 +14,12 @@ from io import BytesIO
 from pathlib import Path
 
 from harness.task import UserError
+from tasks import foreign
 
 __all__ = [
     "PLAIN_FILENAMES",
     "Layout",
+    "NoExamples",
     "Row",
     "iterate_rows",
     "locate",
@@ -31,6 +33,13 @@ PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "t
 
 # The longest column name of a published file has 16 characters; a longer cell in line 1 is a sentence, not a name.
 LONGEST_HEADER_CELL = 40
+# In lower case, with _ between words. Two of them in line 1 make it a header.
+HEADER_NAMES = """
+index idx id pair_id pairid pmid docid doc_id document document_id filename file genre year old_index split
+source source1 source2 sentence sentence1 sentence2 sentence_1 sentence_2 text text1 text2 text_1 text_2 abstract
+passage premise hypothesis label labels gold gold_label class classes category relation relation_type score scores
+similarity similarity_score annotation token word offset tag
+""".split()  # noqa: SIM905
 LONGEST_SHOWN_VALUE = 30
 # As other repositories name the same files. A table of .csv is cut at commas, a new name would not make it readable.
 SPLIT_NAMES = {
@@ -43,6 +52,13 @@ MOST_FILES = 5  # named in an error
 LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n|\Z)")
 # Narrower than float(): no blanks, no "1_000", no "nan", no digits of other scripts.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+
+
+NO_EXAMPLES = "put the split's examples there"
+
+
+class NoExamples(UserError):
+    """A file of a split without a single example in it."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,8 @@ def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
     if not data_dir.is_dir():
         state = "is a file, not a folder" if data_dir.exists() else "no such folder"
         raise UserError(f"{_one_line(data_dir)}: {state}; looked for a folder that holds {wanted}")
+    if split not in filenames:
+        raise UserError(f"{_one_line(data_dir)}: the task has no {split} split; name its file under [files]")
     path = data_dir / filenames[split]
     if not path.is_file():
         missing = {part: name for part, name in filenames.items() if not (data_dir / name).is_file()}
@@ -126,18 +144,25 @@ def iterate_rows(path: Path) -> Iterator[Row]:
     A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError, before the first
     row, for anything that is not UTF-8, NUL bytes and an empty file.
     """
+    yield from _rows(path, _text(path))
+
+
+def _text(path: Path) -> bytes:
+    """The content of a text file without its byte order mark."""
     try:
         content = path.read_bytes()
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(f"{_one_line(path)}: cannot be read ({reason}); check the file and its permissions") from None
+    if not content.removeprefix(b"\xef\xbb\xbf").strip():
+        raise NoExamples(_message(path, 1, "the file is empty", NO_EXAMPLES))
+    if (kind := foreign.kind_of(content)) is not None:
+        raise _error(path, 1, *kind)
     content = content.removeprefix(b"\xef\xbb\xbf")
-    if not content.strip():
-        raise _error(path, 1, "the file is empty", "get the file again")
     if not _is_text(content):
         for _ in _rows(path, content):
             pass  # until the line at fault, which raises
-    yield from _rows(path, content)
+    return content
 
 
 def _is_text(content: bytes) -> bool:
@@ -159,52 +184,114 @@ def read_rows(path: Path) -> list[Row]:
     return list(iterate_rows(path))
 
 
-def read_table(path: Path, columns: int, header: str, is_data: Callable[[Row], bool], more: bool = False) -> list[Row]:
-    """The rows of a file with a header, without the header.
+def read_table(
+    path: Path, columns: int, header: str, is_data: Callable[[Row], bool], most: int | None = None
+) -> list[Row]:
+    """The rows of a file, without its header where it has one.
 
     Args:
-        columns: how many columns each line has; with `more`, the least, and the header decides.
-        header: the header in words, for the error where there is none.
-        is_data: tells from the cells of line 1 that it is no header; the names in it are not looked at, since they
-            differ between published copies.
+        columns: how many columns each line has, at least; line 1 decides.
+        header: the header in words, for errors.
+        is_data: tells from the cells of line 1 that it is no header.
+        most: how many columns there are at most.
 
-    Raises UserError for a missing header, a line with another number of columns, an empty line that is not at the
-    end, and a file without examples.
+    A header is known by the names in it, which differ between published copies; a line 1 that may be either is an
+    error, so that no row is lost and no header is counted. Raises UserError for that, a line with another number of
+    columns, an empty line that is not at the end, and a file without examples.
     """
     rows = _rows_to_the_end(path)
-    _check_width(rows, max(columns, len(rows[0].cells)) if more else columns, more)
-    return _without_header(rows, is_data, f"put a first line '{header}' (tab separated)")
+    first = rows[0]
+    width = len(first.cells)
+    if width < columns or (most is not None and width > most):
+        upper = "" if most == columns else " or more" if most is None else f" to {most}"
+        wrong = f"{width} column(s), {columns}{upper} columns expected ({header})"
+        raise first.error(wrong, _width_remedy(rows, columns))
+    _check_width(rows)
+    if is_data(first) or not _is_short(first):
+        return rows
+    if not _has_names(first):
+        wrong = "neither a header with names that are known nor a row with a known label or score"
+        raise first.error(wrong, f"if it is a header, write '{header}' (tab separated), else set its last column right")
+    return _below(rows)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of a file of the user's own hold what."""
+    """Which columns of the files of a custom task hold what, split by split."""
 
-    columns: Mapping[str, str | int]  # index, texts, label -> a name of the header, or a number counted from 1
-    header: bool = True  # line 1 names the columns
+    columns: Mapping[str, Mapping[str, str | int]]  # index, texts, label -> a name of the header, or a number from 1
+    header: Mapping[str, bool]  # line 1 names the columns
+
+    def other_header(self, split: str) -> str:
+        """What to write where it is the other way round in that split's file."""
+        values = {**self.header, split: not self.header[split]}
+        return f"`header = {{ {', '.join(f'{name} = {str(value).lower()}' for name, value in values.items())} }}`"
 
 
-def read_columns(path: Path, split: str, layout: Layout, is_data: Callable[[Row], bool]) -> list[Row]:
+def read_columns(path: Path, split: str, layout: Layout, is_value: Callable[[str], bool]) -> list[Row]:
     """The rows of a file, each as its index and then the layout's other columns in order, without the header.
 
-    Where the layout has no column `index`, it is `<split>-<n>`. `is_data` is asked about such a row. Raises UserError
-    as `read_table` does, and for a column that is not there.
+    Where the layout has no column `index`, it is `<split>-<n>`. `is_value`: whether a cell can be a label or score,
+    which is the layout's last column. Raises UserError as `read_table` does, and for a column that is not there.
     """
     rows = _rows_to_the_end(path)
-    _check_width(rows, len(rows[0].cells), more=True)
-    places = [_place(rows[0], what, column) for what, column in layout.columns.items()]
+    columns = layout.columns[split]
+    _check_width(rows)
+    _check_header(rows, split, layout, is_value)
+    places = [_place(rows[0], split, what, column) for what, column in columns.items()]
+    body = _below(rows) if layout.header[split] else rows
+    _check_target(body, split, places[-1], is_value)
     chosen = []
-    for count, row in enumerate(rows, start=-1 if layout.header else 0):
-        index = () if "index" in layout.columns else (f"{split}-{count}",)
+    for count, row in enumerate(body):
+        index = () if "index" in columns else (f"{split}-{count}",)
         chosen.append(Row(path, row.number, (*index, *(row.cells[place] for place in places))))
-    if not layout.header:
-        return chosen
-    return _without_header(chosen, is_data, "put the names of the columns there, or `header = false` in the task file")
+    return chosen
 
 
-def _place(first: Row, what: str, column: str | int) -> int:
+def _check_header(rows: Sequence[Row], split: str, layout: Layout, is_value: Callable[[str], bool]) -> None:
+    """Raises UserError where line 1 is not what the task file says it is."""
+    first, target = rows[0], list(layout.columns[split].values())[-1]
+    has_value = any(map(is_value, first.cells))
+    if layout.header[split]:
+        names = [cell.strip() for cell in first.cells]
+        known = [column for column in layout.columns[split].values() if isinstance(column, str)]
+        if any(name in names for name in known):
+            return
+        is_data = (
+            is_value(first.cells[target - 1])
+            if isinstance(target, int) and target <= len(names)
+            else has_value and not _has_names(first)
+        )
+        if is_data or not _is_short(first):
+            remedy = f"write {layout.other_header(split)}, and its columns by number under [columns.{split}]"
+            raise first.error("the header is missing, this line is data, and the task file says header = true", remedy)
+        return
+    in_column = zip(*(row.cells for row in rows[1:]), strict=True)
+    below = len(rows) > 1 and any(all(map(is_value, column)) for column in in_column)
+    if not has_value and _is_short(first) and (_has_names(first) or below):
+        named = ", ".join(cell if _is_name(cell) else shown(cell) for cell in first.cells)
+        remedy = f"write {layout.other_header(split)}, and its columns under [columns.{split}] if they are others"
+        raise first.error(f"has a header ({named}), the task file says header = false", remedy)
+
+
+def _check_target(body: Sequence[Row], split: str, place: int, is_value: Callable[[str], bool]) -> None:
+    """Raises UserError where the column of labels or scores has none, and another column nothing else."""
+    if any(is_value(row.cells[place]) for row in body):
+        return
+    fitting = [
+        n for n, column in enumerate(zip(*(row.cells for row in body), strict=True), 1) if all(map(is_value, column))
+    ]
+    if fitting:
+        found = " or ".join(map(str, fitting))
+        wrong = f"column {place + 1} holds no label or score in any row, column {found} does"
+        raise body[0].error(
+            wrong, f"set the numbers right, for this file alone under [columns.{split}] of the task file"
+        )
+
+
+def _place(first: Row, split: str, what: str, column: str | int) -> int:
     """Where a column is in a row."""
-    remedy = "set it right under [columns] of the task file"
+    remedy = f"set it right under [columns] of the task file, for this file alone under [columns.{split}]"
     if isinstance(column, int):
         if column > len(first.cells):
             raise first.error(f"{len(first.cells)} column(s), {what} expected in column {column}", remedy)
@@ -217,28 +304,61 @@ def _place(first: Row, what: str, column: str | int) -> int:
 
 
 def _rows_to_the_end(path: Path) -> list[Row]:
-    """The lines of a file up to the last one with something in it."""
-    rows = read_rows(path)
+    """The lines of a table up to the last one with something in it; quotes are gone where the whole file is quoted."""
+    content = _text(path)
+    quoted = foreign.unquoted(content.decode("utf-8"))
+    rows = list(_rows(path, content)) if quoted is None else [Row(path, *one) for one in quoted]
     while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
         rows.pop()
     return rows
 
 
-def _check_width(rows: Sequence[Row], width: int, more: bool) -> None:
+def _check_width(rows: Sequence[Row]) -> None:
+    """Raises UserError for a line with other columns than line 1."""
+    width = len(rows[0].cells)
     for row in rows:
         if len(row.cells) != width:
-            wanted = f"{width} columns expected" + (" (as in line 1)" if more and len(rows[0].cells) == width else "")
             found = "empty line" if row.cells == ("",) else f"{len(row.cells)} column(s)"
-            raise row.error(f"{found}, {wanted}", "separate columns by one tab and keep tabs and line ends out of them")
+            raise row.error(f"{found}, {width} columns expected (as in line 1)", _width_remedy(rows, width))
 
 
-def _without_header(rows: Sequence[Row], is_data: Callable[[Row], bool], remedy: str) -> list[Row]:
-    first = rows[0]
-    if is_data(first) or max(len(cell) for cell in first.cells) > LONGEST_HEADER_CELL:
-        raise first.error("the header is missing, this line is data", remedy)
+def _width_remedy(rows: Sequence[Row], columns: int) -> str:
+    """What to do about a number of columns, told from what the lines look like."""
+    lines = ["\t".join(row.cells) for row in rows if row.cells != ("",)]
+    for sign, name in ((",", "commas"), (";", "semicolons"), ("|", "|")):
+        if not any("\t" in line for line in lines) and all(line.count(sign) >= columns - 1 for line in lines):
+            option = "" if sign == "," else f", sep='{sign}'"
+            writing = f"pandas.read_csv(file{option}).to_csv(other, sep='\\t', index=False)"
+            return f"columns are separated by {name} here: write it with tabs, such as by {writing}"
+    if len({len(row.cells) for row in rows[1:]}) == 1 and len(rows[1].cells) == len(rows[0].cells) + 1:
+        return "give the first column a name in line 1, or remove it from the rows"
+    if rows[0].cells[0] == "" and len(rows[0].cells) > columns:
+        return "the first column has no name: remove it (pandas writes row numbers there without index=False)"
+    if any(row.cells == ("",) for row in rows):
+        return "remove the empty line, or join it to the line above where a text was broken in two"
+    if any('"' in line for line in lines):
+        return "separate columns by one tab; quotes are ordinary characters: keep tabs and line ends out of the texts"
+    return "separate columns by one tab and keep tabs and line ends out of them"
+
+
+def _below(rows: Sequence[Row]) -> list[Row]:
+    """The rows below the header."""
     if len(rows) == 1:
-        raise first.error("no examples after the header", "get the file again")
+        raise NoExamples(_message(rows[0].path, 1, "no examples after the header", NO_EXAMPLES))
     return list(rows[1:])
+
+
+def _is_short(first: Row) -> bool:
+    return max(len(cell) for cell in first.cells) <= LONGEST_HEADER_CELL
+
+
+def _is_name(cell: str) -> bool:
+    return re.sub(r"[\s.-]+", "_", cell.strip().lower()) in HEADER_NAMES
+
+
+def _has_names(first: Row) -> bool:
+    """Whether line 1 is a header: two of its cells, or the only one, are names that columns have."""
+    return sum(map(_is_name, first.cells)) >= min(2, len(first.cells))
 
 
 def _decode(path: Path, number: int, line: bytes) -> tuple[str, ...]:
@@ -251,11 +371,16 @@ def _decode(path: Path, number: int, line: bytes) -> tuple[str, ...]:
         return tuple(line.decode("utf-8").split("\t"))
     except UnicodeDecodeError as error:
         wrong = f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
-        raise _error(path, number, wrong, "save the file as UTF-8 text") from None
+        remedy = "save the file as UTF-8 text (if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8)"
+        raise _error(path, number, wrong, remedy) from None
 
 
 def _error(path: Path, number: int, wrong: str, remedy: str) -> UserError:
-    return UserError(f"{_one_line(path)}:{number}: {wrong}; {remedy}")
+    return UserError(_message(path, number, wrong, remedy))
+
+
+def _message(path: Path, number: int, wrong: str, remedy: str) -> str:
+    return f"{_one_line(path)}:{number}: {wrong}; {remedy}"
 
 
 def _one_line(path: Path) -> str:

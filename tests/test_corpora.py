@@ -134,6 +134,26 @@ def test_ddi(tmp_path: Path) -> None:
     assert content["splits"]["dev"]["documents"] == 1 and content["splits"]["train"]["documents"] == 3
 
 
+@pytest.mark.parametrize(
+    ("offsets", "left_out", "corrected"),
+    [("6-12", 0, 1), ("4-10", 0, 1), ("3-9", 0, 1), ("9-15", 2, 0), ("14-20", 2, 0), ("5-12", 2, 0)],
+)
+def test_offsets_of_ddi_lead_to_the_text(tmp_path: Path, offsets: str, left_out: int, corrected: int) -> None:
+    """A drug that is off by a few characters is found; pairs of one that is elsewhere are left out, and counted."""
+    _, write = SOURCES["ddi2013"]
+    path = next(write(tmp_path / "raw").rglob("T1.xml"))
+    path.write_text(path.read_text().replace('charOffset="5-11"', f'charOffset="{offsets}"'))
+    (done,) = prepare(corpora.get("ddi2013"), tmp_path / "raw", tmp_path / "out", Options())
+    sentences_found = [cells[1] for cells in rows(done.folder)[1:]]
+    assert len(sentences_found) == 3 - left_out
+    assert all(text.startswith("Give @BRAND$, ") for text in sentences_found[:2] if not left_out)
+    counted = done.manifest["left_out"].get("pairs of a drug whose charOffset does not lead to its text", 0)
+    assert counted == left_out
+    assert done.manifest.get("corrected", {}) == (
+        {"drugs whose charOffset is off by a few characters": 1} if corrected else {}
+    )
+
+
 def test_chemprot(tmp_path: Path) -> None:
     folders = convert("chemprot", tmp_path)
     assert rows(folders["chemprot"])[1:] == [

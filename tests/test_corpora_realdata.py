@@ -80,6 +80,10 @@ def test_relations_of_ddi(prepared: Prepared) -> None:
     assert positive["test"] == 979
     assert {split: counts["DDI-false"] for split, counts in found.items()}["test"] == 4737
     assert sum(found["train"].values()) + sum(found["dev"].values()) == 27791
+    content = manifest.read(prepared["ddi2013"])
+    assert content is not None
+    assert content["left_out"] == {"pairs that interact, but do not say how": 1}
+    assert content["corrected"] == {"drugs whose charOffset is off by a few characters": 1}
 
 
 @pytest.mark.parametrize("split", CHEMPROT)
@@ -113,7 +117,10 @@ def test_rows_are_those_of_an_independent_conversion(prepared: Prepared, task: s
     for name in tasks.get(task).filenames.values():
         ours.update((prepared[task] / name).read_text(encoding="utf-8").splitlines())
         theirs.update((data() / "blue" / task / name).read_text(encoding="utf-8").splitlines())
-    assert ours == theirs
+    if task == "ddi2013":  # one drug's published offset is off by a character: four rows of it are corrected here
+        assert (ours - theirs).total() == (theirs - ours).total() == 4
+    else:
+        assert ours == theirs
 
 
 def test_words_of_bc5cdr_are_nearly_those_of_an_independent_conversion(prepared: Prepared) -> None:

@@ -128,7 +128,28 @@ FAULTS = {
     "column of no header": (("[columns]", "header = false\n[columns]"), "key columns.sentence: 'text' is no column"),
     "column true": (('"text"', "true"), "key columns.sentence: True is no column"),
     "same column": (('"text"', '"harm"'), "key columns: two of them are the same column"),
-    "files missing": (("[columns]", '[files]\ntrain = "a"\n[columns]'), "key files.dev: missing"),
+    "files missing": (("[columns]", '[files]\ntrain = "a"\n[columns]'), "key files.test: missing"),
+    "header of some files": (
+        ("[columns]", "header = { train = true }\n[columns]"),
+        "key header: {'train': True} is wrong; give true or false, or a table that says it for each file: "
+        "header = { train = true, dev = true, test = true }",
+    ),
+    "header of no split": (("[columns]", "[header]\nall = true\n[columns]"), "key header: {'all': True} is wrong"),
+    "columns of a split": ((COLUMNS, COLUMNS + "[columns.test]\nlabel = 3\n"), "key columns.test.sentence: missing"),
+    "columns of no split": ((COLUMNS, COLUMNS + "[columns.tests]\nlabel = 3\n"), "columns.tests: no such key; did you"),
+    "a column of a split": (
+        (COLUMNS, COLUMNS + '[columns.test]\nsentence = "a"\nlable = "b"\n'),
+        "key columns.test.lable: no such key; did you mean label?",
+    ),
+    "columns of a split no table": ((COLUMNS, COLUMNS + "test = 3\n"), "key columns.test: is no table"),
+    "names without a header": (
+        ("[columns]", "header = { train = true, dev = true, test = false }\n[columns]"),
+        "key columns.sentence: 'text' is no column; give its number",
+    ),
+    "a pair in one file": (
+        (COLUMNS, COLUMNS + '[columns.test]\nsentence1 = 1\nsentence2 = 2\nlabel = 3\n'),
+        "key columns: one sentence in one file and two in another",
+    ),
     "file twice": (
         ("[columns]", '[files]\ntrain = "a"\ndev = "./a"\ntest = "b"\n[columns]'),
         "key files: 'a' is the file of two splits",
@@ -244,6 +265,111 @@ class TestAnything:
             assert all(line.startswith("my.toml: key ") and line.isprintable() for line in str(error).split("\n"))
 
 
+class TestSplits:
+    """Files that differ from split to split, and no dev set, as repositories of other programs have them."""
+
+    TASK = (
+        'name = "genes"\nfamily = "multiclass"\nmetric = "micro F1"\nlabels = ["0", "1"]\nnegative = "0"\n'
+        'data_dir = "."\nheader = {header}\n[columns]\nsentence = 1\nlabel = 2\n{more}'
+    )
+    HEADER = "{ train = false, dev = false, test = true }"
+    TEST = '[columns.test]\nindex = "index"\nsentence = "sentence"\nlabel = "label"\n'
+
+    def folder(self, tmp_path: Path, header: str = HEADER, more: str = TEST) -> Path:
+        rows = "".join(f"the drug of study {n} has @GENE$\t{n % 2}\n" for n in range(12))
+        (tmp_path / "train.tsv").write_text(rows)
+        (tmp_path / "dev.tsv").write_text("")
+        numbered = "".join(f"{n}\t{row}\n" for n, row in enumerate(rows.splitlines()[:4]))
+        (tmp_path / "test.tsv").write_text(f"index\tsentence\tlabel\n{numbered}")
+        return written(tmp_path, self.TASK.format(header=header, more=more))
+
+    def test_each_file_by_its_own_columns(self, tmp_path: Path) -> None:
+        path = self.folder(tmp_path)
+        task = settings.named_task(None, str(path))
+        assert [one.id for one in task.read(tmp_path, "train")][:2] == ["train-0", "train-1"]
+        assert [(one.id, one.texts, one.label) for one in task.read(tmp_path, "test")][3:] == [
+            ("3", ("the drug of study 3 has @GENE$",), "1")
+        ]
+        definition, folder = own.read(path)
+        assert own.read(written(tmp_path, own.text(definition, str(folder)))) == (definition, folder)
+        assert json.loads(json.dumps(definition)) == definition
+
+    def test_a_header_that_all_files_have_is_said_once(self, tmp_path: Path) -> None:
+        table = written(
+            tmp_path, MULTICLASS.replace("[columns]", "[header]\ntrain = true\ndev = true\ntest = true\n[columns]")
+        )
+        said = own.read(table)
+        assert said == own.read(written(tmp_path, MULTICLASS))
+
+    def test_what_is_there_is_said(self, tmp_path: Path) -> None:
+        """The remedy of each message, until the file is read."""
+        path = self.folder(tmp_path, "false", "")
+        with pytest.raises(UserError) as raised:
+            settings.named_task(None, str(path)).read(tmp_path, "test")
+        said = str(raised.value)
+        assert said.startswith(
+            f"{tmp_path}/test.tsv:1: has a header (index, sentence, label), the task file says header ="
+        )
+        assert f"write `header = {self.HEADER}`" in said and "[columns.test]" in said
+        path = self.folder(tmp_path, self.HEADER, "")
+        with pytest.raises(
+            UserError, match=r"column 2 holds no label or score in any row, column 3 does; set .*columns.test"
+        ):
+            settings.named_task(None, str(path)).read(tmp_path, "test")
+        path = self.folder(tmp_path, "true", "")
+        with pytest.raises(UserError, match=r"the header is missing.*train = false, dev = true, test = true"):
+            settings.named_task(None, str(path)).read(tmp_path, "train")
+
+    def test_tags_in_another_column(self, tmp_path: Path) -> None:
+        path = own_files.write("tagging", tmp_path, "[columns.test]\nword = 2\ntag = 1\n")
+        (tmp_path / "test.tsv").write_text("O No\nB-Sign fever\n")
+        (one,) = settings.named_task(None, str(path)).read(tmp_path, "test")
+        assert (one.texts, one.label) == (("No", "fever"), ("O", "B"))
+
+    @pytest.mark.parametrize("files", ['[files]\ntrain = "train.tsv"\ntest = "test.tsv"\n', "", "header only"])
+    def test_a_run_without_a_dev_set(
+        self, tmp_path: Path, tiny_bert: Path, files: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        path = self.folder(tmp_path, more=self.TEST + files.replace("header only", ""))
+        if files == "header only":
+            path.write_text(path.read_text().replace("dev = false", "dev = true"))
+            path.write_text(path.read_text() + self.TEST.replace("test", "dev"))
+            (tmp_path / "dev.tsv").write_text("index\tsentence\tlabel\n")
+        line = ["--task_file", *arguments(str(path), tiny_bert, tmp_path / "runs/x", "--num_train_epochs", "1")[1:]]
+        result = run(line)
+        assert list(result["scores"]) == ["test"] and result["empty_splits"] == ["dev"]
+        assert "dev" not in result["epochs"][0]
+        assert "no dev score after the epochs" in (tmp_path / "runs/x/train.log").read_text()
+        before = (tmp_path / "runs/x/result.json").stat().st_mtime_ns
+        assert run(line) == result and (tmp_path / "runs/x/result.json").stat().st_mtime_ns == before  # finished
+        assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "report")]) == 0
+        assert "genes" in (tmp_path / "report/leaderboard.md").read_text()
+        assert submit.main(["status", str(tmp_path / "runs")]) == 0
+        assert "finished" in capsys.readouterr().out
+        for more, said in (
+            (["--select", "best_dev"], "--select best_dev needs the dev score; give a dev set, or train once"),
+            (["--train_splits", "train,dev"], "; --train_splits train trains without it"),
+        ):
+            with pytest.raises(UserError) as raised:
+                run([*line, *more, "--output_dir", str(tmp_path / "runs" / more[0])])
+            assert said in str(raised.value) and "\n" not in str(raised.value)
+        assert prepare.main(["check", str(tmp_path), "--task_file", str(path)]) in (0, 1)
+
+    def test_a_sweep_needs_a_dev_set(self, tmp_path: Path, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        line = ["--task_file", *arguments(str(self.folder(tmp_path)), tiny_bert, tmp_path / "runs")[1:]]
+        monkeypatch.setenv("WANDB_SWEEP_ID", "sw33p")
+        monkeypatch.setenv("WANDB_RUN_ID", "one")
+        with pytest.raises(UserError, match=r"dev\.tsv:1: the file is empty, and a sweep is decided by the dev score"):
+            run(line)
+
+    def test_a_dev_file_that_is_named_and_missing(self, tmp_path: Path) -> None:
+        path = self.folder(tmp_path)
+        (tmp_path / "dev.tsv").unlink()
+        config, _ = settings.parse(["--task_file", str(path), "--model_name_or_path", "m"])
+        with pytest.raises(UserError, match=r"lacks dev\.tsv; .*leave dev out there if there is none"):
+            settings.find_data(config)
+
+
 class TestData:
     """Readers told by the file; every complaint names the data file and its line."""
 
@@ -335,7 +461,7 @@ class TestData:
         """Without its header, line 1 of a file is a sentence."""
         secret = "the lady was given aspirin for her fever"
         said = self.refused("multiclass", tmp_path, f"{secret}\tx\tno\n")
-        assert secret not in said and "(a text of 40 characters)" in said
+        assert secret not in said and "the header is missing, this line is data" in said
 
 
 SCORES = [  # gold and predicted of a, b and c, and macro F1 worked out by hand

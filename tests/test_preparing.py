@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import struct
 import tarfile
@@ -110,6 +111,66 @@ class TestOutput:
         for folder in source.iterdir():
             zip_of(inner / f"{folder.name}.zip", folder)
         assert run("chemprot", zip_of(tmp_path / "ChemProt_Corpus.zip", inner), tmp_path / "out") == 0
+
+    @pytest.mark.parametrize("name", SOURCES)
+    def test_archives_in_a_folder_as_they_were_downloaded(self, tmp_path: Path, name: str) -> None:
+        """One archive each of the folders and files that lie there, and then beside what was unpacked of them."""
+        corpus, write = SOURCES[name]
+        source = write(tmp_path / "raw")
+        assert run(corpus, source, tmp_path / "plain") == 0
+        downloads = tmp_path / "downloads"
+        downloads.mkdir()
+        for number, one in enumerate(sorted(source.iterdir())):
+            pack = (zip_of, tar_of)[number % 2]
+            suffix = (".zip", ".tar.gz")[number % 2]
+            if one.is_dir():
+                pack(downloads / f"{one.name}{suffix}", one)
+            else:
+                (tmp_path / f"part{number}").mkdir()
+                shutil.copy(one, tmp_path / f"part{number}")
+                pack(downloads / f"part{number}{suffix}", tmp_path / f"part{number}")
+        assert run(corpus, downloads, tmp_path / "packed") == 0
+        shutil.copytree(source, downloads / "unpacked")
+        assert run(corpus, downloads, tmp_path / "both") == 0
+        written = [path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.tsv")]
+        assert written
+        for path in written:
+            contents = {(tmp_path / out / path).read_bytes() for out in ("plain", "packed", "both")}
+            assert len(contents) == 1
+
+    def test_the_three_archives_of_the_portal(self, tmp_path: Path) -> None:
+        """i2b2 2010: the notes of the test set lie in an archive of their own, one of them without a folder in it."""
+        source, downloads = SOURCES["i2b2_2010"][1](tmp_path / "raw"), tmp_path / "downloads"
+        assert run("i2b2_2010", source, tmp_path / "plain") == 0
+        downloads.mkdir()
+        reference = source / "reference_standard_for_test_data"
+        with tarfile.open(downloads / "test_data.tar.gz", "w:gz") as file:
+            file.add(reference / "txt" / "0099.txt", "0099.txt")
+        shutil.rmtree(reference / "txt")
+        for folder in source.iterdir():
+            tar_of(downloads / f"{folder.name}.tar.gz", folder)
+        assert run("i2b2_2010", downloads, tmp_path / "out") == 0
+        for name in ("train.tsv", "dev.tsv", "test.tsv"):
+            assert (tmp_path / "out/i2b2_2010" / name).read_text() == (tmp_path / "plain/i2b2_2010" / name).read_text()
+        names = [
+            entry["file"] for entry in json.loads((tmp_path / "out/i2b2_2010/manifest.json").read_text())["sources"]
+        ]
+        assert "test_data.tar.gz/0099.txt" in names
+
+    def test_an_archive_in_a_folder_that_cannot_be_unpacked(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = SOURCES["hoc"][1](tmp_path / "raw")
+        (source / "climbs.zip").write_bytes(HOSTILE["climbs.zip"][0])
+        message = complaint(capsys, "hoc", source, tmp_path / "out")
+        assert f"{source}/climbs.zip: member" in message and "move it out of the folder" in message
+        assert not list(tmp_path.rglob("evil*"))
+
+    def test_what_only_other_programs_unpack_is_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "raw").mkdir()
+        (tmp_path / "raw" / "BIOSSES-Dataset.rar").write_bytes(b"Rar!")
+        for source in (tmp_path / "raw", tmp_path / "raw" / "BIOSSES-Dataset.rar"):
+            assert "unpack BIOSSES-Dataset.rar first" in complaint(capsys, "biosses", source, tmp_path / "out")
 
     @pytest.mark.parametrize("corpus", ["bc5cdr", "chemprot", "hoc", "biosses", "mednli", "i2b2_2010", "medsts"])
     def test_byte_order_marks_and_crlf_change_nothing(self, tmp_path: Path, corpus: str) -> None:

@@ -18,7 +18,7 @@ from typing import IO
 
 from harness.task import UserError
 
-__all__ = ["is_archive", "unpack", "vet_zip"]
+__all__ = ["Budget", "is_archive", "is_packed", "unpack", "vet_zip"]
 
 MOST_BYTES = 2 * 2**30  # of all members together; the largest published corpus has 40 MB
 MOST_MEMBERS = 100_000
@@ -26,6 +26,7 @@ MOST_RATIO = 200  # unpacked over packed bytes of a member of more than 1 MiB; t
 SMALL = 2**20
 MOST_NESTED = 2  # archives in archives, as ChemProt is distributed
 CHUNK = 2**20
+PACKED = (".rar", ".7z", ".gz", ".bz2", ".xz")  # packed in a way that `unpack` does not know
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 REMEDY = "get the archive again from its publisher, or unpack it yourself and give the folder"
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, NotImplementedError)
@@ -34,6 +35,11 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFE
 def is_archive(path: Path) -> bool:
     """Whether the file's name is that of an archive that `unpack` knows. A .docx is not one."""
     return path.name.lower().endswith(SUFFIXES)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether the file's name is that of something packed that has to be unpacked by hand."""
+    return path.name.lower().endswith(PACKED) and not is_archive(path)
 
 
 @dataclass
@@ -53,9 +59,10 @@ class Budget:
             raise _refused(archive, f"unpacks to more than {MOST_BYTES // 2**30} GiB")
 
 
-def unpack(archive: Path, folder: Path) -> None:
-    """Write the regular files of an archive, and of archives in it, below a folder. Raises UserError."""
-    _unpack(archive, str(archive), folder, Budget(), MOST_NESTED)
+def unpack(archive: Path, folder: Path, budget: Budget | None = None) -> None:
+    """Write the regular files of an archive, and of archives in it, below a folder; `budget` counts over several
+    archives. Raises UserError."""
+    _unpack(archive, str(archive), folder, budget or Budget(), MOST_NESTED)
 
 
 def vet_zip(path: Path) -> None:

@@ -79,14 +79,14 @@ class Survey:
                 _marks(found, example)
 
     def size(self, split: str, what: str) -> int:
-        """The figure that a published one is about."""
+        """The figure that a published one is about. Not for labels of custom tasks, which may have any name."""
         found = self.splits[split]
         if what in ("rows", "documents"):
             return found.rows if what == "rows" else len(found.documents)
         if what == "mentions":
             return found.labels["B"]
         if what == "positive":
-            return sum(count for label, count in found.labels.items() if "false" not in label)
+            return sum(count for label, count in found.labels.items() if label != self.task.negative)
         return found.labels[what]
 
     def sizes(self) -> tuple[Size, ...]:
@@ -145,6 +145,8 @@ class Survey:
             here = {split: self.size(split, size.what) for split in self.splits}
             published = {split: getattr(size, split) for split in self.splits}
             far = [split for split in here if not _near(here[split], published[split], size.tolerance)]
+            if size.note and here.get("test", size.test) != size.test:
+                yield Finding(False, f"{size.what}: test {here['test']} (published {size.test}): {size.note}")
             if not far:
                 continue
             redrawn = _same_sum(far, here, published, size.tolerance)

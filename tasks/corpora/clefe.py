@@ -59,7 +59,7 @@ def _files(source: Source) -> tuple[dict[str, tuple[SourceFile, str]], dict[str,
                 gold[file.stem] = file
         elif not is_gold and file.path.suffix == ".txt" and "corpus" in file.folders:
             # Some copies hold a note twice, in ALLREPORTS and in a folder of its split.
-            texts.setdefault(file.stem, (file, "test" if "test" in file.folders else "train"))
+            texts.setdefault(file.stem, (file, file.split or "train"))
     counts = [sum(split == wanted for _, split in texts.values()) for wanted in ("train", "test")]
     if 0 in counts:
         raise source.error(f"{counts[0]} training and {counts[1]} test notes found", f"give {CORPUS.expects}")

@@ -67,7 +67,7 @@ def _notes(source: Source) -> list[Note]:
         text, relation_file = by_suffix[".txt"].get(name), by_suffix[".rel"].get(name)
         if text is None or relation_file is None:
             raise concept_file.error("no .txt or no .rel file of this note", f"give {CORPUS.expects}")
-        split = "test" if "test" in concept_file.folders else "train"
+        split = concept_file.split or "train"
         notes.append(Note(name, text, concept_file, relation_file, split))
     counts = [sum(note.split == split for note in notes) for split in ("train", "test")]
     if 0 in counts:

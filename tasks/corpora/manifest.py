@@ -23,10 +23,12 @@ LIBRARIES = ("blue-harness", "lxml", "python-docx")
 
 def describe(task: str, splits: Mapping[str, Any], source: Source, options: Options) -> dict[str, Any]:
     """The content: the same source and options give the same, apart from `versions`."""
+    noted = _counts(task, options.noted)
     return {
         "task": task,
         "splits": dict(splits),
-        "left_out": {reason: count for (name, reason), count in sorted(options.left_out.items()) if name == task},
+        "left_out": _counts(task, options.left_out),
+        **({"corrected": noted} if noted else {}),
         "options": {
             "seed": options.seed,
             "splitter": options.splitter,
@@ -37,6 +39,10 @@ def describe(task: str, splits: Mapping[str, Any], source: Source, options: Opti
         "versions": {"python": platform.python_version(), "splitter": splitter_version(options.splitter)}
         | {name: metadata.version(name) for name in LIBRARIES},
     }
+
+
+def _counts(task: str, counted: Mapping[tuple[str, str], int]) -> dict[str, int]:
+    return {reason: count for (name, reason), count in sorted(counted.items()) if name == task}
 
 
 def _listed(ids: frozenset[str] | None) -> dict[str, Any] | None:

@@ -17,10 +17,16 @@ class Size:
     dev: int
     test: int
     tolerance: float = 0.01  # relative difference that says nothing: other tokens, other sentence ends
+    note: str = ""  # why test has another number than the corpus itself
 
 
 # Negative pairs depend on where sentences end, so that BLUE's own two releases differ in them.
 LOOSE = 0.1
+
+NOT_IN_THE_CORPUS = (
+    "the corpus has 4737; the published test set has 45 pairs more whose ids begin with DrugDDI. and that no file of "
+    "the corpus holds (issue 12 of BLUE_Benchmark): all negative, so that they can only cost precision"
+)
 
 PUBLISHED: Mapping[str, tuple[Size, ...]] = {
     "medsts": (Size("rows", 675, 75, 318),),
@@ -31,7 +37,7 @@ PUBLISHED: Mapping[str, tuple[Size, ...]] = {
     "ddi2013": (
         # 79 pairs with an effect and 1689 false ones of the corpus are in neither published split.
         Size("positive", 2937, 1004, 979, 0.03),
-        Size("DDI-false", 15842, 6240, 4782, LOOSE),
+        Size("DDI-false", 15842, 6240, 4782, LOOSE, NOT_IN_THE_CORPUS),
         Size("DDI-advise", 633, 193, 221),
         Size("DDI-effect", 1212, 396, 360, 0.06),
         Size("DDI-int", 146, 42, 96),

@@ -20,6 +20,7 @@ class Options:
     seed: int = 12
     splitter: str = "rules"  # a name in sentences.SPLITTERS
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)  # (task, reason) -> how many
+    noted: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)  # the same of what was corrected
     rules: dict[str, str] = field(default_factory=dict, compare=False)  # split -> how it came about, for the manifest
 
 

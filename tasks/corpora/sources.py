@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -53,6 +53,14 @@ class SourceFile:
     def folders(self) -> str:
         """The folders below the source in which it lies, in lower case, with / between; "" right below."""
         return str(PurePosixPath(self.name).parent).lower().removeprefix(".")
+
+    @property
+    def split(self) -> str | None:
+        """train or test, whichever the innermost folder that speaks of one of them says; None where none does."""
+        for part in reversed(self.folders.split("/")):
+            if ("train" in part) != ("test" in part):
+                return "train" if "train" in part else "test"
+        return None
 
     def error(self, wrong: str, remedy: str, line: int | None = None) -> UserError:
         """The error to raise about this file, or about one of its lines."""
@@ -129,7 +137,10 @@ def filled(lines: Iterator[Line]) -> Iterator[Line]:
 
 
 class Source:
-    """The files below a path; a context manager, since an archive is unpacked into a private folder meanwhile."""
+    """The files below a path; a context manager, since archives are unpacked into a private folder meanwhile.
+
+    Archives in a folder count as folders of their names; what lies beside them unpacked already is taken once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -143,11 +154,12 @@ class Source:
                 raise UserError(f"--source {self.path}: no such file or folder; name what you downloaded")
             root, single = self.path, not self.path.is_dir()
             if single and archives.is_archive(self.path):
-                # Readable for its owner alone, as mkdtemp makes it: what is in the archive may be clinical text.
-                root, single = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blue-"))), False
+                root, single = self._folder(), False
                 archives.unpack(self.path, root)
             paths = [root] if single else sorted(_walk(root))
-            self.files = [self._file(path, root, single) for path in paths]
+            packed = [] if single or self.path.is_file() else [path for path in paths if archives.is_archive(path)]
+            self.files = [self._file(path, root, single) for path in paths if path not in packed]
+            self._add_archives(packed)
         except OSError as error:
             self._stack.close()
             raise UserError(f"--source {self.path}: cannot be read ({error.strerror}); check its permissions") from None
@@ -159,6 +171,30 @@ class Source:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _folder(self) -> Path:
+        # Readable for its owner alone, as mkdtemp makes it: what is in an archive may be clinical text.
+        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blue-")))
+
+    def _add_archives(self, packed: Sequence[Path]) -> None:
+        """The files of archives in the folder, but those that are there already: name and content are the same."""
+        budget = archives.Budget()
+        for archive in packed:
+            root = self._folder()
+            place = root / archive.relative_to(self.path)
+            place.mkdir(mode=0o700, parents=True)
+            try:
+                archives.unpack(archive, place, budget)
+            except UserError as error:
+                raise UserError(f"{error}; if it does not belong to the corpus, move it out of the folder") from None
+            there: dict[tuple[str, int], list[Path]] = {}
+            for file in self.files:
+                there.setdefault((file.path.name, file.path.stat().st_size), []).append(file.path)
+            for path in sorted(_walk(root)):
+                alike = there.get((path.name, path.stat().st_size), ())
+                if sha256(path) not in map(sha256, alike):
+                    self.files.append(self._file(path, root, False))
+        self.files.sort(key=lambda file: file.name)
+
     def _file(self, path: Path, root: Path, single: bool) -> SourceFile:
         if single:
             return SourceFile(path, str(self.path), path.name, self._used)
@@ -167,6 +203,9 @@ class Source:
 
     def error(self, wrong: str, remedy: str) -> UserError:
         """The error to raise about the source as a whole."""
+        packed = [file.name for file in self.files if archives.is_packed(file.path)]
+        if packed:
+            remedy = f"unpack {packed[0]} first, it is packed; or {remedy}"
         return UserError(f"--source {self.path}: {wrong}; {remedy}")
 
     def fingerprints(self) -> list[dict[str, Any]]:
