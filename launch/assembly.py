@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError, checkpoint, data, distributed, engine, features, model, tracking
+from harness import checkpoint, data, distributed, engine, features, model
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -95,20 +95,12 @@ def _read(config: RunConfig, task: Task, place: Path) -> dict[str, list[Example]
     needed = settings.needed_splits(config, task)
     for name in (name for name in SPLITS if name in needed):
         try:
-            if name in task.filenames:
-                examples[name] = task.read(place, name)
-                continue
-            reason = f"{task.name} has no {name} split"
+            examples[name] = task.read(place, name)
         except NoExamples as error:
             if name != "dev":
                 raise
-            reason = str(error).partition("; ")[0]
-        if "dev" in (config.train_splits or task.train_splits):
-            raise UserError(f"{reason}; --train_splits train trains without it")
-        if config.select == "best_dev" or tracking.sweep_run() is not None:
-            what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
-            raise UserError(f"{reason}, and {what} the dev score; give a dev set, or train once with --select last")
-        logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
+            reason = settings.check_without_dev(config, task, error)
+            logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
     return examples
 
 

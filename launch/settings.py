@@ -188,6 +188,17 @@ def needed_splits(config: RunConfig, task: Task) -> set[str]:
     return needed | ({"test"} if config.do_predict else set())
 
 
+def check_without_dev(config: RunConfig, task: Task, error: UserError) -> str:
+    """Why there is no dev set, from the reader's error. Raises UserError where the run depends on one."""
+    reason = str(error).partition("; ")[0]
+    if "dev" in (config.train_splits or task.train_splits):
+        raise UserError(f"{reason}; --train_splits train trains without it")
+    if config.select == "best_dev" or tracking.sweep_run() is not None:
+        what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
+        raise UserError(f"{reason}, and {what} the dev score; give a dev set, or train once with --select last")
+    return reason
+
+
 def find_data(settings: RunConfig) -> tuple[Path, str]:
     """(the task's data folder, "given" or "sample"). Raises UserError that lists what was looked for and not found."""
     if settings.data_dir is None:

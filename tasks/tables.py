@@ -58,7 +58,7 @@ NO_EXAMPLES = "put the split's examples there"
 
 
 class NoExamples(UserError):
-    """A file of a split without a single example in it."""
+    """A split without a single example in its file, or without a file."""
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def shown(value: str) -> str:
 
 
 def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
-    """The file of a split. Raises UserError that lists what was looked for."""
+    """The file of a split. Raises UserError that lists what was looked for; NoExamples where there is no such split."""
     wanted = ", ".join(filenames.values())
     if not data_dir.is_dir():
         state = "is a file, not a folder" if data_dir.exists() else "no such folder"
         raise UserError(f"{_one_line(data_dir)}: {state}; looked for a folder that holds {wanted}")
     if split not in filenames:
-        raise UserError(f"{_one_line(data_dir)}: the task has no {split} split; name its file under [files]")
+        raise NoExamples(f"{_one_line(data_dir)}: the task has no {split} split; name its file under [files]")
     path = data_dir / filenames[split]
     if not path.is_file():
         missing = {part: name for part, name in filenames.items() if not (data_dir / name).is_file()}
