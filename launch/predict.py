@@ -149,6 +149,7 @@ def load(folder: Path, *, no_cuda: bool, precision: str | None, batch_size: int,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 predicted, 2 a mistake of the user's."""
+    logs.quiet_libraries(torch.cuda.is_available())
     return guarded(lambda: _main(argv))
 
 
@@ -205,5 +206,4 @@ def _open(name: str) -> int:
 
 
 if __name__ == "__main__":
-    logs.quiet_libraries(torch.cuda.is_available())
     sys.exit(main())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from harness import UserError, logs
 from harness.config import RunConfig
@@ -85,8 +85,13 @@ def say(message: str) -> None:
         time.sleep(1)
 
 
-if __name__ == "__main__":
+def command() -> NoReturn:
+    """The program, from its first line to its last."""
     status = main()
     from harness import distributed
 
     distributed.leave(status)
+
+
+if __name__ == "__main__":
+    command()
