@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -358,7 +359,8 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the code that runs, with `+changes` where the tree differs; None where nothing tells.
+    """The commit of the code that runs, with `+changes` where the tree differs; of an installed package its version
+    (`v0.1.0`); None where nothing tells.
 
     A submitted run runs from a copy of the code, which names its commit in files of its own (`launch/job.py`).
     """
@@ -366,9 +368,13 @@ def commit() -> str | None:
     if (here / "COMMIT").is_file():
         changed = (here / "changes.diff").is_file() and (here / "changes.diff").stat().st_size > 0
         return (here / "COMMIT").read_text(encoding="utf-8").strip() + ("+changes" if changed else "")
+    if not (here / ".git").exists():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"v{metadata.version('blue-harness')}"
+        return None
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:  # no git here
         return None
-    return done.stdout.strip() if done.returncode == 0 and (here / ".git").exists() else None
+    return done.stdout.strip() if done.returncode == 0 else None

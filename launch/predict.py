@@ -160,6 +160,7 @@ def load(path: Path, given: argparse.Namespace) -> Predictor:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 predicted, 2 a mistake of the user's."""
+    logs.quiet_libraries(torch.cuda.is_available())
     return guarded(lambda: _main(argv))
 
 
@@ -269,5 +270,4 @@ def _open(name: str) -> int:
 
 
 if __name__ == "__main__":
-    logs.quiet_libraries(torch.cuda.is_available())
     sys.exit(main())

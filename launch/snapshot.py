@@ -8,7 +8,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from harness import runs
+
+ROOT = Path(__file__).resolve().parent.parent  # a checkout, or the folder that packages are installed in
 PACKAGES = ("launch", "harness", "tasks", "ds_configs")  # what a run reads of this project
 
 
@@ -33,7 +35,7 @@ def snapshot(home: Path) -> Path:
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, aside / path)
     commit = _git("rev-parse", "HEAD")
-    (aside / "COMMIT").write_text(commit or "outside a git checkout\n", encoding="utf-8")
+    (aside / "COMMIT").write_text(commit or runs.commit() or "outside a git checkout\n", encoding="utf-8")
     if commit is not None:
         (aside / "changes.diff").write_text(_git("diff", "HEAD") or "", encoding="utf-8")
     try:

@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this command alone; every other word belongs to launch/train.py."""
-    lines = [f"  submit.py {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
+    lines = [f"  %(prog)s {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
     parser = request.Parser(
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="submit.py --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
+        usage="%(prog)s --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
         description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
         "Data, models and this machine are looked at first, and nothing starts where something is missing.\n"
         "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
