@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -63,6 +64,6 @@ def gone(config: RunConfig) -> list[str]:
         texts.append(f"--data_dir {config.data_dir}")
     for name in ("task_file", "model_name_or_path", "tokenizer_name"):
         value = getattr(config, name)
-        if value and Path(value).is_absolute() and not Path(value).exists():
+        if value and Path(value).is_absolute() and not os.path.exists(value):
             texts.append(f"--{name} {value}")
     return texts

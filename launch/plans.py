@@ -78,7 +78,11 @@ def make(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool
             plan.left.append(config)
         else:
             plan.finished.append((config, result))
-    missing, plan.notes = preflight.check(where, plan.left)
+    missing: list[Missing] = []
+    # One run on this machine says the same by itself, as quickly; a job would wait in the queue for nothing.
+    alone = len(every) == 1 and where is not None and where.cluster != "slurm"
+    if plan.left and not alone:
+        missing, plan.notes = preflight.check(where, plan.left)
     lacking = {Path(folder): one for one in reversed(missing) if one.what for folder in one.folders}
     rest = [config for config in every if Path(config.output_dir) not in lacking]
     if skip_missing and rest:

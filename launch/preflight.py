@@ -37,14 +37,8 @@ class Missing:
 
 
 def check(where: Request | None, configs: Sequence[RunConfig]) -> tuple[list[Missing], list[str]]:
-    """(what is missing, notes on what cannot be told from here). `where`: None if that itself is at fault.
-
-    One run on this machine says the same by itself, as quickly: only several, or jobs that would wait in a queue for
-    nothing, are looked at.
-    """
+    """(what is missing, notes on what cannot be told from here). `where`: None if that itself is at fault."""
     here = where is not None and where.cluster != "slurm"
-    if not configs or (here and len(configs) == 1):
-        return [], []
     mounted = _mounted(where)
     found: list[Missing] = _machine(where, configs) if where is not None and here else []
     for group in _groups(configs, lambda c: (c.task, c.data_dir, json.dumps(c.own_task))):
@@ -107,7 +101,7 @@ def _check_model(config: RunConfig, hub: _Hub, notes: list[str]) -> None:
     from harness import model
 
     name = model.find(config.model_name_or_path)
-    place = hub.cached(name, config.cache_dir) if not Path(name).is_dir() else name
+    place = hub.cached(name, config.cache_dir) if not os.path.isdir(name) else name
     if place is None:
         note = hub.ask(name)
         if note:
@@ -117,7 +111,7 @@ def _check_model(config: RunConfig, hub: _Hub, notes: list[str]) -> None:
     if lacking:
         raise UserError(f"--model_name_or_path {name}: has no {lacking}; name the folder of a pre-trained encoder")
     tokenizer = config.tokenizer_name
-    if tokenizer and not Path(tokenizer).is_dir():
+    if tokenizer and not os.path.isdir(tokenizer):
         kept = hub.cached(tokenizer, config.cache_dir, flag="--tokenizer_name")
         if kept is None:
             note = hub.ask(tokenizer, flag="--tokenizer_name")

@@ -134,7 +134,8 @@ def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | Non
     if given.get("own_task") is not None or not given.get("task_file"):
         return given.get("own_task"), None
     path = Path(str(given["task_file"]))
-    if not path.exists() and given.get("output_dir") and (kept := _kept_task(path, Path(str(given["output_dir"])))):
+    folder_of_run = given.get("output_dir")
+    if folder_of_run and not os.path.exists(path) and (kept := _kept_task(path, Path(str(folder_of_run)))):
         return kept
     definition, folder = own.read(path)
     faults: list[str] = []

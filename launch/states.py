@@ -260,4 +260,4 @@ def process_of(owner: str) -> tuple[int, str] | None:
 
 def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:
     """The states of the folders that are there."""
-    return {state.folder: state for state in read_all([folder for folder in folders if folder.is_dir()])}
+    return {state.folder: state for state in read_all([folder for folder in folders if os.path.isdir(folder)])}
