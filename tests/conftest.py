@@ -12,6 +12,8 @@ import pytest
 from harness.logs import quiet_libraries
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
+for variable in ("PROJECT", "ENTITY", "RUN_GROUP", "NAME", "TAGS"):  # of whoever runs the tests
+    os.environ.pop(f"WANDB_{variable}", None)
 quiet_libraries(has_cuda=False)  # before any test imports deepspeed, transformers or wandb
 
 # Files of minutes, longest first: dealt out whole to two processes, they must not come when one of them is done.
