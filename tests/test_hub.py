@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import socket
 import threading
 import time
@@ -105,6 +106,18 @@ class TestHubThatAnswers:
     )
     def test_model_is_not_to_be_had(self, name: str, said: str, server: ThreadingHTTPServer) -> None:
         assert_user_error(lambda: hub.check_reachable(name, "v9"), f"--model_name_or_path {name}: ", said)
+
+
+def test_hub_in_trouble_is_asked_once_and_the_cache_is_loaded(
+    server: ThreadingHTTPServer, tiny_bert: Path, tmp_path: Path
+) -> None:
+    cached(tmp_path, "some-lab/busy")
+    shutil.copytree(tiny_bert, tmp_path / "cache/models--some-lab--busy/snapshots" / ("a" * 40), dirs_exist_ok=True)
+    config = RunConfig(task="mednli", model_name_or_path="some-lab/busy", cache_dir=str(tmp_path / "cache"))
+    asked.clear()
+    assert model.load_tokenizer(config).is_fast
+    assert model.build(config, 3, per_word=False).encoder.config.hidden_size == 32
+    assert len(asked) == 1
 
 
 class TestHubOutOfReach:
