@@ -43,7 +43,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
 def reported(screen: str) -> list[str]:
     """The screen from the report on: after the last line of an ordinary run."""
     lines = screen.splitlines()
-    ordinary = ("epoch ", "     epoch", "         1", "folder ")
+    ordinary = ("epoch ", "     epoch", "         1", "folder ", "scoring ")
     return lines[max(number for number, line in enumerate(lines) if line.startswith(ordinary)) + 1 :]
 
 

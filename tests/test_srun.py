@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import re
+import select
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -61,3 +65,36 @@ def test_srun_starts_a_run_on_two_nodes(slurm: Slurm, tiny_bert: Path, tmp_path:
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["world_size"] == 2 and result["steps"] == 2
     assert "16 a step" in (tmp_path / "0.log").read_text()
+
+
+PLACE = """
+import os
+from harness import distributed
+print("PLACE", *distributed.from_environment(os.environ))
+"""
+
+
+def test_a_program_typed_into_the_shell_of_a_step_is_one_process(slurm: Slurm, tmp_path: Path) -> None:
+    """And an srun there starts ranks, though they inherit the variables of the shell."""
+    script = tmp_path / "place.py"
+    script.write_text(PLACE)
+    ours, theirs = pty.openpty()
+    shell = subprocess.Popen(["srun", "-N2", "-n4", "--overcommit", "--pty", "bash", "--norc"], env=slurm.env,
+                             stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)  # fmt: skip
+    shown = ""
+    try:
+        for line, places in (
+            (f"{sys.executable} {script}", ["0 1 0 1"]),
+            (f"srun --overlap -n2 bash -c '{sys.executable} {script}; true'", ["0 2 0 1", "1 2 0 1"]),
+        ):
+            os.write(ours, f"{line}\n".encode())
+            before = len(shown)
+            while len(found := re.findall(r"PLACE ([\d ]+\d)\r", shown[before:])) < len(places):
+                assert select.select([ours], [], [], 60)[0], shown
+                shown += os.read(ours, 4096).decode(errors="replace")
+            assert sorted(found) == places
+    finally:
+        shell.terminate()
+        shell.wait(timeout=60)
+        os.close(ours)
+        os.close(theirs)
