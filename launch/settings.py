@@ -56,7 +56,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
     if model and Path(model).is_dir():
         model = str(harness_fine_tuned.locate(Path(model).absolute(), "--model_name_or_path"))
-    recipe = str(given.get("recipe") or recipes.recipe_for(model))
+    recipe = str(given.get("recipe") or fine_tuned.recipe_of(model) or recipes.recipe_for(model))
     filled = _usual(recipe, task, definition)
     known = recipes.RECIPES[recipe]
     named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model
