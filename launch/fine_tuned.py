@@ -18,6 +18,7 @@ from harness.config import RunConfig
 from harness.fine_tuned import HEAD_FILE, About
 from harness.runs import RunFolder
 from harness.task import Task
+from tasks import recipes
 
 if TYPE_CHECKING:
     from launch.assembly import Run
@@ -80,6 +81,12 @@ def task_of(about: About, folder: Path) -> Task:
             f"{_answers(task.family, task.labels)}: train the model again"
         )
     return task
+
+
+def recipe_of(model: str) -> str | None:
+    """The recipe that a fine-tuned model was trained by; its name need not say it."""
+    found = describe(Path(model))
+    return found.recipe if found is not None and found.recipe in recipes.RECIPES else None
 
 
 def usual_settings(model: str) -> dict[str, Any]:

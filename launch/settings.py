@@ -74,7 +74,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     config_name = given.get("config_name")
     if config_name and Path(config_name).exists():
         config_name = str(Path(config_name).absolute())
-    recipe = str(given.get("recipe") or recipes.recipe_for(model))
+    recipe = str(given.get("recipe") or fine_tuned.recipe_of(model) or recipes.recipe_for(model))
     filled = _usual(recipe, task, definition)
     known = recipes.RECIPES[recipe]
     named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model

@@ -13,13 +13,13 @@ from running import arguments, assert_user_error, cut, run
 
 import tasks
 from harness.fine_tuned import HEAD_FILE
+from launch import settings
 from launch.reporting import gather
 
 if TYPE_CHECKING:
     from finished_runs import Finished
 
 pytest_plugins = ("finished_runs",)
-NEVER = ("--task", "--learning_rate", "--max_seq_length", "--precision", "--recipe")
 
 
 def scored(task: str, model: Path, output: Path, *more: str) -> dict[str, Any]:
@@ -61,6 +61,16 @@ def test_on_other_data_by_the_run_folder(ten_runs: dict[str, Finished], tmp_path
     assert gather.command(found).count("--do_eval --do_predict") == 1
     argv = ["--task", "mednli", "--model_name_or_path", str(finished.folder), "--output_dir", str(tmp_path / "run")]
     assert_user_error(lambda: run([*argv, *other]), "holds another run", "trained is False")
+
+
+def test_its_recipe_is_its_own(ten_runs: dict[str, Finished], tmp_path: Path) -> None:
+    """Whatever the folder is called."""
+    model = Path(shutil.copytree(ten_runs["biosses"].folder / "model", tmp_path / "all-minilm-l6-v2"))
+    filled = settings.complete({"task": "biosses", "model_name_or_path": str(model), "do_predict": True})
+    assert (filled["recipe"], filled["max_seq_length"], filled["do_lower_case"]) == ("biobert-v1.1", 64, None)
+    flags = {"recipe": "minilm", "max_seq_length": 32, "do_lower_case": True}
+    filled = settings.complete({"task": "biosses", "model_name_or_path": str(model), "do_predict": True, **flags})
+    assert {name: filled[name] for name in flags} == flags
 
 
 def test_sample_data_stays_sample_data(tiny_bert: Path, tmp_path: Path) -> None:
