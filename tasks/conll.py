@@ -87,13 +87,14 @@ class Form:
 
 
 BLUE = Form(0, 3, BLUE_COLUMNS)
+NONE: Mapping[Path, Form] = {}
 
 
-def read_sentences(path: Path, split: str, form: Form = BLUE, others: Sequence[Path] = ()) -> list[Example]:
+def read_sentences(path: Path, split: str, form: Form = BLUE, others: Mapping[Path, Form] = NONE) -> list[Example]:
     """Sentences of words and tags B, I and O, whatever the file's scheme.
 
     A sentence of more than `form.longest` words becomes several examples of one group, see `cut`. `others` are the
-    files of the task's other splits: where this one leaves its scheme open, they are asked. Raises UserError for a
+    files of the task's other splits: in all of them an I after O means the same. Raises UserError for a
     header, a missing column, an empty word, an unknown tag and files of schemes that contradict each other.
     """
     if not form.is_custom:
@@ -121,7 +122,7 @@ def _tagged(path: Path, form: Form, evidence: Evidence) -> Iterator[tuple[list[s
         yield [row.cells[form.word] for row in sentence], tags
 
 
-def recognise(path: Path, form: Form, evidence: Evidence, others: Sequence[Path] = ()) -> bool:
+def recognise(path: Path, form: Form, evidence: Evidence, others: Mapping[Path, Form] = NONE) -> bool:
     """Whether an I that has no mention to go on with begins one. Says what was recognised.
 
     Raises UserError where the file and one of the `others` contradict each other.
@@ -129,7 +130,7 @@ def recognise(path: Path, form: Form, evidence: Evidence, others: Sequence[Path]
     if form.scheme != "auto":
         return form.scheme in ("IOB1", "IO") and evidence.headless > 0  # no such I in gold: our own predictions file
     if evidence.headless:
-        _check_others(path, form, evidence, others)
+        _check_others(path, evidence, others)
     scheme = evidence.scheme()
     if evidence.is_mixed:
         logger.warning(
@@ -147,9 +148,9 @@ def recognise(path: Path, form: Form, evidence: Evidence, others: Sequence[Path]
     return evidence.is_iob1
 
 
-def _check_others(path: Path, form: Form, evidence: Evidence, others: Sequence[Path]) -> None:
+def _check_others(path: Path, evidence: Evidence, others: Mapping[Path, Form]) -> None:
     """An I after O means the same in all files of a task."""
-    for other in others:
+    for other, form in others.items():
         theirs = Evidence()
         try:
             for _ in _tagged(other, form, theirs):

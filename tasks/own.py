@@ -126,7 +126,7 @@ def _form(definition: Mapping[str, Any]) -> conll.Form:
 
 # Module functions, not closures: a task can be pickled.
 def _read_tags(data_dir: Path, split: str, files: Mapping[str, str], forms: Mapping[str, conll.Form]) -> list[Example]:
-    others = [data_dir / name for other, name in files.items() if other != split]
+    others = {data_dir / name: forms[other] for other, name in files.items() if other != split}
     return conll.read_sentences(locate(data_dir, split, files), split, forms[split], others)
 
 
