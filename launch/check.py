@@ -15,6 +15,7 @@ import tasks
 from harness import UserError
 from harness.task import SPLITS, Task
 from launch import settings
+from tasks import corpora
 from tasks.corpora import manifest
 from tasks.corpora.checks import Finding, Survey
 from tasks.corpora.lengths import Lengths, measure
@@ -32,6 +33,11 @@ def check(folder: Path, name: str | None, task_file: str | None, model: str | No
     task = settings.named_task(name, task_file, folder)
     tokenizer = None if model is None else _tokenizer(task, task_file, folder, model)
     survey, lengths = Survey(task), {}
+    lacks = [name for name in task.filenames.values() if not (folder / name).is_file()]
+    if lacks and task_file is None and (command := corpora.how_to_convert(task.name, folder)) is not None:
+        raise UserError(
+            f"{folder}: lacks {', '.join(lacks)}; if that is the corpus as published, convert it: {command}"
+        )
     without: list[Finding] = []
     for split in (split for split in SPLITS if split in task.filenames):
         try:

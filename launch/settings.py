@@ -209,7 +209,11 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
     names = list(filenames.values())
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
+        from tasks import corpora  # all converters: not needed but here
+
         where = "README, section The ten tasks, says where each corpus comes from"
+        if (command := corpora.how_to_convert(settings.task, folder)) is not None:
+            where = f"if that is the corpus as published, convert it: {command}"
         if settings.own_task is not None:
             where = "[files] of the task file names them"
             if missing == [filenames.get("dev")]:

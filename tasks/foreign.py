@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
-__all__ = ["kind_of", "unquoted"]
+__all__ = ["kind_of", "not_a_table", "unquoted"]
 
 AS_TEXT = "save it as UTF-8 text with a tab between columns"
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -44,13 +44,18 @@ def kind_of(content: bytes) -> tuple[str, str] | None:
         return "not UTF-8 but UTF-16 or UTF-32, or no text at all", "save the file as UTF-8 text"
     if PAGE.match(head):
         return "a web page, not the data", "download the file itself (on GitHub: its raw form)"
-    if head.lstrip()[:1] in (b"{", b"[") and _is_json(content):
+    return None
+
+
+def not_a_table(content: bytes) -> tuple[str, str] | None:
+    """The same, and JSON."""
+    if content.lstrip()[:1] in (b"{", b"[") and _is_json(content):
         return (
             "JSON, not a table",
             "write its fields as tab separated columns; MedNLI as published is converted by "
             "python launch/prepare.py mednli --source FOLDER --out DIR",
         )
-    return None
+    return kind_of(content)
 
 
 def _is_json(content: bytes) -> bool:

@@ -76,7 +76,8 @@ class Row:
     def text(self, column: int, what: str = "sentence") -> str:
         """The text in a column. Raises UserError where it is empty or white space."""
         if not self.cells[column].strip():
-            raise self.error(f"empty {what}", f"give the {what} or remove the line")
+            remedy = f"write the {what} there, or leave the row out and say so where you report scores"
+            raise self.error(f"empty {what}", remedy)
         return self.cells[column]
 
     def label(self, column: int, known: Sequence[str]) -> str:
@@ -156,7 +157,7 @@ def _text(path: Path) -> bytes:
         raise UserError(f"{_one_line(path)}: cannot be read ({reason}); check the file and its permissions") from None
     if not content.removeprefix(b"\xef\xbb\xbf").strip():
         raise NoExamples(_message(path, 1, "the file is empty", NO_EXAMPLES))
-    if (kind := foreign.kind_of(content)) is not None:
+    if (kind := foreign.not_a_table(content)) is not None:
         raise _error(path, 1, *kind)
     content = content.removeprefix(b"\xef\xbb\xbf")
     if not _is_text(content):
@@ -308,6 +309,9 @@ def _rows_to_the_end(path: Path) -> list[Row]:
     content = _text(path)
     quoted = foreign.unquoted(content.decode("utf-8"))
     rows = list(_rows(path, content)) if quoted is None else [Row(path, *one) for one in quoted]
+    if quoted is None and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in rows[0].cells):
+        wrong = "fields are in quotes, but not throughout as pandas, Excel or csv write them"
+        raise rows[0].error(wrong, "write the file without quotes (R: quote = FALSE; pandas: quoting=3)")
     while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
         rows.pop()
     return rows

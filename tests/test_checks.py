@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from corpora_sources import SOURCES
 
 import tasks
-from harness.task import Example
-from launch import prepare
+from harness.task import Example, UserError
+from launch import prepare, settings
+from tasks.corpora import CORPORA
 from tasks.corpora.checks import Survey, quick
 
 SECRET = "Mrs Smith was admitted with chest pain"  # stands for clinical text: must not reach a report
@@ -71,6 +74,63 @@ def findings(task: str, texts: list[tuple[str, str]]) -> list[str]:
     survey = Survey(tasks.get(task))
     survey.add("train", [Example(f"r{n}", (text,), label) for n, (text, label) in enumerate(texts)])
     return [finding.text for finding in survey.findings()]
+
+
+class TestNames:
+    def test_labels_of_a_custom_task_are_counted_as_they_are(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Also those that have a meaning in the published figures."""
+        labels = ["positive", "negative", "rows", "documents", "mentions", "false"]
+        (tmp_path / "task.toml").write_text(
+            f'name = "mood"\nfamily = "multiclass"\nmetric = "accuracy"\nlabels = {json.dumps(labels)}\n'
+            '[columns]\nsentence = "text"\nlabel = "mood"\n'
+        )
+        rows = [f"text {n} {label}\t{label}\n" for k, label in enumerate(labels) for n in range(k + 2)]
+        for split in ("train", "dev", "test"):
+            (tmp_path / f"{split}.tsv").write_text("text\tmood\n" + "".join(rows).replace("text", split))
+        assert prepare.main(["check", str(tmp_path), "--task_file", str(tmp_path / "task.toml")]) == 0
+        table = [line.split() for line in capsys.readouterr().out.splitlines()]
+        for k, label in enumerate(labels):
+            assert ["label", label, *[str(k + 2)] * 3] in table
+        assert ["rows", *[str(len(rows))] * 3] in table
+
+    def test_the_pairs_of_ddi_that_no_corpus_file_holds(self) -> None:
+        survey = Survey(tasks.get("ddi2013"))
+        survey.add("test", [Example(f"r{n}", (f"@DRUG$ {n} @DRUG$",), "DDI-false") for n in range(4737)])
+        (text,) = [finding.text for finding in survey.findings() if "DrugDDI." in finding.text]
+        assert text.startswith("DDI-false: test 4737 (published 4782): the corpus has 4737;")
+        survey.add("test", [Example(f"s{n}", (f"@DRUG$ {n} s @DRUG$",), "DDI-false") for n in range(45)])
+        assert not [finding.text for finding in survey.findings() if "DrugDDI." in finding.text]
+
+    def test_an_empty_dev_set(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        folder = biosses_folder(tmp_path / "biosses", published_biosses())
+        (folder / "dev.tsv").write_text("")
+        assert prepare.main(["check", str(folder)]) == 1
+        assert "! dev: no examples" in capsys.readouterr().out
+
+    @pytest.mark.parametrize("name", SOURCES)
+    def test_a_corpus_that_was_not_converted(
+        self, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In place of a task's folder, unpacked or as it was downloaded: the command that is told converts it."""
+        corpus, write = SOURCES[name]
+        raw = write(tmp_path / "raw")
+        packed = tmp_path / "packed"
+        packed.mkdir()
+        shutil.make_archive(str(packed / "corpus"), "gztar", raw)
+        task = next(iter(CORPORA[corpus].headers))
+        for folder in (packed,) if name == "biosses" else (raw, packed):
+            config, _ = settings.parse(["--task", task, "--model_name_or_path", "m", "--data_dir", str(folder)])
+            with pytest.raises(UserError) as raised:
+                settings.find_data(config)
+            assert prepare.main(["check", str(folder), "--task", task]) == 2
+            for said in (str(raised.value), capsys.readouterr().err.strip()):
+                command = re.search(r"python launch/prepare\.py (.*) --out DIR, then DIR/(\w+)", said)
+                assert command is not None and "\n" not in said
+                out = tmp_path / f"out-{folder.name}"
+                assert prepare.main([*command[1].split(), "--out", str(out)]) == 0
+                assert tasks.get(task).read(out / command[2], "train")
 
 
 class TestSurvey:

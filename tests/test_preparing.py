@@ -356,7 +356,7 @@ HOSTILE_XML = {
     "deep": ("<document>" + "<a>" * 5000, "not well-formed"),
     "cut": (ddi_document("x", DDI_SENTENCE.format("x", "int"))[:-40], "not well-formed"),
     "none": ("", "is empty"),
-    "other": ("<html><body>Sorry</body></html>", "no <sentence>"),
+    "other": ("<html><body>Sorry</body></html>", "a web page, not the data"),
     "encoding": ('<?xml version="1.0" encoding="nonsense"?><document/>', "not well-formed"),
 }
 
@@ -447,4 +447,8 @@ def test_faults(tmp_path: Path, number: int, capsys: pytest.CaptureFixture[str])
     content = spoil(before).encode("utf-8", "surrogatepass")
     assert content != before.encode()
     (source / name).write_bytes(content)
-    assert part in complaint(capsys, corpus, source, tmp_path / "out")
+    message = complaint(capsys, corpus, source, tmp_path / "out")
+    assert part in message
+    if "put " in message:  # the published file
+        (source / name).write_text(before)
+        assert run(corpus, source, tmp_path / "out") == 0

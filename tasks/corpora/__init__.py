@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
 
-from tasks.corpora import bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
+from tasks.corpora import archives, bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
 from tasks.corpora.records import Corpus
 from tasks.names import unknown
 
-__all__ = ["CORPORA", "get"]
+__all__ = ["CORPORA", "get", "how_to_convert"]
 
 CORPORA: Mapping[str, Corpus] = {
     "bc5cdr": bc5cdr.CORPUS,
@@ -21,6 +24,25 @@ CORPORA: Mapping[str, Corpus] = {
     "clefe": clefe.CORPUS,
     "medsts": medsts.CORPUS,
 }
+
+
+# What corpora are published as, and no task folder holds.
+RAW = re.compile(
+    r"(?!readme|license|manifest).*\.(xml|jsonl|docx|con|rel|ann|txt|csv)|(chemprot_|annotation_pairs).*\.tsv",
+    re.IGNORECASE,
+)
+MOST_LOOKED_AT = 1000  # files
+
+
+def how_to_convert(task: str, folder: Path) -> str | None:
+    """The command that makes a task's folder of the published corpus, where the folder seems to hold that."""
+    corpus = next((name for name, corpus in CORPORA.items() if task in corpus.headers), None)
+    files = [path for path in islice(folder.rglob("*"), MOST_LOOKED_AT) if path.is_file()] if folder.is_dir() else []
+    if corpus is None or not any(
+        archives.is_archive(path) or archives.is_packed(path) or RAW.fullmatch(path.name) for path in files
+    ):
+        return None
+    return f"python launch/prepare.py {corpus} --source {folder} --out DIR, then DIR/{task}"
 
 
 def get(name: str) -> Corpus:

@@ -22,7 +22,7 @@ __all__ = ["CORPUS", "read_bioc", "read_pubtator"]
 KINDS = (("bc5cdr_disease", "Disease"), ("bc5cdr_chem", "Chemical"))
 SPLITS = ("train", "dev", "test")  # the files' names go on so after CDR_
 PASSAGE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
-REMEDY = "get the file again"
+REMEDY = "put the published file there, unchanged"
 
 
 def convert(source: Source, options: Options) -> Iterator[Record]:
@@ -91,7 +91,7 @@ def _pubtator_mention(line: Line, document: str, text: str) -> Mention | None:
     start, end = (whole_number(line.file, cell, "an offset", line.number) for cell in cells[1:3])
     spans = fitting([(start, end)], len(text))
     if spans is None or text[start:end] != cells[3]:
-        raise line.error("the offsets do not lead to the mention's text", "get the file again; offsets are characters")
+        raise line.error("the offsets do not lead to the mention's text", f"{REMEDY}; offsets count characters")
     return Mention(str(line.number), cells[4], spans)
 
 

@@ -19,7 +19,7 @@ __all__ = ["CORPUS"]
 TASK = "chemprot"
 NAMES = {"train": "training", "dev": "development", "test": "test"}
 CHEMICAL, PROTEIN = "CHEMICAL", "GENE"
-REMEDY = "get the file again"
+REMEDY = "put the published file there, unchanged"
 
 
 def convert(source: Source, options: Options) -> Iterator[Record]:
@@ -44,7 +44,7 @@ def convert(source: Source, options: Options) -> Iterator[Record]:
         unknown = mentions.keys() - seen
         if unknown:
             wrong = f"{len(unknown)} documents that {abstracts.path.name} does not have"
-            raise entities.error(wrong, "get both files again")
+            raise entities.error(wrong, "put both published files there")
         lost = sum(len(labels) for labels in relations.values())
         if lost:
             options.left_out[TASK, f"{split}: relations of mentions in different sentences"] += lost

@@ -19,7 +19,7 @@ TASK, KIND = "clefe", "Disease_Disorder"
 DEV_SHARE = 37 / 199  # so that dev has the published share of the mentions
 HIDDEN = re.compile(r"\[\*\*.*?\*\*\]")  # a name or a date that was taken out of the note
 RULED = re.compile(r"\|{4}|___|~~")
-REMEDY = "get the file again"
+REMEDY = "put the published file there, unchanged"
 
 
 def convert(source: Source, options: Options) -> Iterator[Record]:

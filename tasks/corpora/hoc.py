@@ -14,6 +14,7 @@ from tasks.multilabel import label_text
 __all__ = ["CORPUS"]
 
 TASK = "hoc"
+REMEDY = "put the published file there, unchanged"
 SHARES = {"dev": 157 / 1580, "test": 315 / 1580}  # as many documents as the published splits have
 AND = re.compile(r"\s+AND\s*")
 NUMBER = {name: number for number, name in enumerate(hoc.HALLMARKS)}
@@ -27,7 +28,9 @@ def convert(source: Source, options: Options) -> Iterator[Record]:
         raise source.error(f"{len(texts)} texts and {len(labels)} files of labels found", f"give {CORPUS.expects}")
     for missing in sorted(texts.keys() ^ labels.keys()):
         file = texts.get(missing) or labels[missing]
-        raise file.error("text without labels, or labels without text", "get the corpus again")
+        raise file.error(
+            "text without labels, or labels without text", "put both published files of the document there"
+        )
     marks = {name: _labels(file) for name, file in sorted(labels.items())}
     used = [name for name, sentences in marks.items() if any(sentences)]
     options.left_out[TASK, "documents without a hallmark"] += len(marks) - len(used)
@@ -45,12 +48,12 @@ def _labels(file: SourceFile) -> list[frozenset[int]]:
     """The hallmarks of each sentence: `<` before each sentence's labels, ` AND` between them, `--` in a branch."""
     start, *sentences = file.text().split("<")
     if start.strip() or not sentences:
-        raise file.error("a file of labels starts with <", "get the corpus again", 1)
+        raise file.error("a file of labels starts with <", REMEDY, 1)
     found = []
     for number, sentence in enumerate(sentences, start=1):
         names = {branch.split("--")[0].strip().lower() for branch in AND.split(sentence)} - {"", "null"}
         if not names <= NUMBER.keys():
-            raise file.error(f"an unknown hallmark in the labels of sentence {number}", "get the corpus again")
+            raise file.error(f"an unknown hallmark in the labels of sentence {number}", REMEDY)
         found.append(frozenset(NUMBER[name] for name in names))
     return found
 
@@ -58,7 +61,10 @@ def _labels(file: SourceFile) -> list[frozenset[int]]:
 def _rows(file: SourceFile, marks: list[frozenset[int]], split: str) -> Iterator[Record]:
     lines = list(filled(file.lines()))
     if len(lines) != len(marks):
-        raise file.error(f"{len(lines)} sentences and {len(marks)} labels", "get the corpus again; one sentence a line")
+        raise file.error(
+            f"{len(lines)} sentences and {len(marks)} labels",
+            "put both published files of the document there; one sentence a line",
+        )
     for number, (line, found) in enumerate(zip(lines, marks, strict=True)):
         text = label_text([int(label in found) for label in range(len(hoc.LABELS))], hoc.LABELS)
         labels = tuple(str(label) for label in sorted(found)) or ("none",)

@@ -21,7 +21,7 @@ DEV_SHARE = 0.1
 PLACE = r'c="(.*)" ([0-9]{1,6}):([0-9]{1,6}) ([0-9]{1,6}):([0-9]{1,6})'
 CONCEPT = re.compile(PLACE + r'\|\|t="(problem|treatment|test)"')
 RELATION = re.compile(PLACE + r'\|\|r="([A-Za-z]+)"\|\|' + PLACE)
-REMEDY = "get the file again"
+REMEDY = "put the published file there, unchanged"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,9 @@ def _place(line: Line, cells: Sequence[str | None], lines: Sequence[str]) -> tup
             start, end = words[low][0], words[high][1]
             if clean(text[start:end]).lower() == clean(quoted or "").lower():
                 return row - 1, start, end
-    raise line.error("the words at that place are not those in quotes", "get the note and its annotation again")
+    raise line.error(
+        "the words at that place are not those in quotes", "put the published note and annotation there, unchanged"
+    )
 
 
 CORPUS = Corpus(

@@ -13,6 +13,7 @@ from tasks.corpora.splits import PUBLISHED
 __all__ = ["CORPUS"]
 
 TASK = "mednli"
+REMEDY = "put the published file there, unchanged"
 KEYS = ("pairID", "sentence1", "sentence2", "gold_label")
 
 
@@ -33,9 +34,9 @@ def _pair(line: Line) -> list[str]:
     try:
         values = json.loads(line.text)
     except (ValueError, RecursionError):
-        raise line.error("not a JSON object", "get the file again") from None
+        raise line.error("not a JSON object", REMEDY) from None
     if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in KEYS):
-        raise line.error(f"not an object with the texts {', '.join(KEYS)}", "get the file again")
+        raise line.error(f"not an object with the texts {', '.join(KEYS)}", REMEDY)
     if values["gold_label"] not in mednli.LABELS:
         raise line.error("unknown gold_label", f"known: {', '.join(mednli.LABELS)}")
     return [clean(values[key]) for key in KEYS]

@@ -16,7 +16,7 @@ TASK = "medsts"
 DEV_SHARE = 75 / 750  # as many pairs as the published dev split has
 LOWEST, HIGHEST = 0, 5
 SCORE_NAMES = ("gs", "gold", "score", "sim")  # what the file of test scores is called, if there is one
-REMEDY = "get the file again; its columns are sentence1, sentence2, score, with tabs between them"
+REMEDY = "put the published file there, unchanged; its columns are sentence1, sentence2, score, with tabs between them"
 Pair = tuple[str, str, str]
 
 

@@ -142,7 +142,9 @@ def _check(record: Record, source: Source) -> None:
 
 def _unfit(record: Record, source: Source, what: str) -> UserError:
     document = ascii(record.document[:40])
-    return source.error(f"{what} in document {document} ({record.split})", "get the corpus again, or remove it there")
+    return source.error(
+        f"{what} in document {document} ({record.split})", "put the published file of that document there"
+    )
 
 
 def _described(name: str, file: _SplitFile, rule: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tasks.corpora.sources import SourceFile
 __all__ = ["elements", "required", "whole_number"]
 
 PARSER = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False, "remove_comments": True}
-REMEDY = "get the file again"
+REMEDY = "put the published file there, unchanged"
 
 
 def elements(file: SourceFile, tag: str) -> Iterator[Any]:
@@ -25,6 +25,10 @@ def elements(file: SourceFile, tag: str) -> Iterator[Any]:
     if file.path.stat().st_size == 0:
         raise file.error("the file is empty", REMEDY, 1)
     try:
+        with open(file.opened(), "rb") as stream:
+            head = stream.read(1000)
+        if not head.startswith((b"\xff\xfe", b"\xfe\xff")):  # XML may be UTF-16
+            file.check_kind(head)
         context = etree.iterparse(str(file.opened()), events=("start", "end"), remove_pis=True, **PARSER)
         is_first = True
         for event, element in context:

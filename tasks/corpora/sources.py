@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.files import sha256
 from harness.task import UserError
+from tasks import foreign
 from tasks.corpora import archives
 
 __all__ = ["Line", "Source", "SourceFile", "filled"]
@@ -76,17 +77,26 @@ class SourceFile:
         """All of the file. Raises UserError where it cannot be read or is absurdly large."""
         try:
             if self.path.stat().st_size > LARGEST_FILE:
-                raise self.error(f"larger than {LARGEST_FILE // 2**20} MiB", "get the file again")
+                raise self.error(
+                    f"larger than {LARGEST_FILE // 2**20} MiB, which no corpus file is", "move it out of the folder"
+                )
             return self.opened().read_bytes()
         except OSError as error:
             raise self.error(f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+
+    def check_kind(self, content: bytes) -> None:
+        """Raises UserError where that beginning is one of no text: a web page, a pointer, a packed file."""
+        if (kind := foreign.kind_of(content)) is not None:
+            raise self.error(*kind, 1)
 
     def text(self) -> str:
         """All of a UTF-8 file, line ends as they are, since offsets count them. A byte order mark is left out.
 
         Raises UserError for NUL bytes and anything that is not UTF-8.
         """
-        content = self.read().removeprefix(b"\xef\xbb\xbf")
+        content = self.read()
+        self.check_kind(content)
+        content = content.removeprefix(b"\xef\xbb\xbf")
         if b"\0" in content:
             raise self.error(
                 "NUL byte", "save the file as UTF-8 text", content[: content.index(b"\0")].count(b"\n") + 1
@@ -104,6 +114,8 @@ class SourceFile:
         """
         try:
             with open(self.opened(), "rb") as file:
+                self.check_kind(file.read(1000))
+                file.seek(0)
                 number = 0
                 while raw := file.readline(LONGEST_LINE + 1):
                     number += 1
@@ -113,7 +125,11 @@ class SourceFile:
 
     def _decoded(self, raw: bytes, number: int) -> str:
         if len(raw) > LONGEST_LINE:
-            raise self.error(f"a line of more than {LONGEST_LINE // 2**20} MiB", "get the file again", number)
+            raise self.error(
+                f"a line of more than {LONGEST_LINE // 2**20} MiB",
+                "put the published file there, which has line ends",
+                number,
+            )
         line = raw.removesuffix(b"\n").removesuffix(b"\r")
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
