@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from harness.logs import quiet_libraries
@@ -15,6 +16,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait 
 for variable in ("PROJECT", "ENTITY", "RUN_GROUP", "NAME", "TAGS"):  # of whoever runs the tests
     os.environ.pop(f"WANDB_{variable}", None)
 quiet_libraries(has_cuda=False)  # before any test imports deepspeed, transformers or wandb
+
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")  # a busy one is slow, not wrong
 
 # Files of minutes, longest first: dealt out whole to two processes, they must not come when one of them is done.
 LONG = (
