@@ -134,14 +134,29 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
 
         what = "is not a folder" if not folder.is_dir() else f"lacks {', '.join(missing)}"
         where = "README, section The ten tasks, says where each corpus comes from"
-        if (command := corpora.how_to_convert(settings.task, folder)) is not None:
+        alike = _alike(folder, missing, names)
+        if alike is not None:
+            where = f"{alike[1]} is there: is it {alike[0]}? then rename it"
+        elif (command := corpora.how_to_convert(settings.task, folder)) is not None:
             where = f"if that is the corpus as published, convert it: {command}"
         if settings.own_task is not None:
-            where = "[files] of the task file names them"
+            where = f"[files] of the task file names them{'' if alike is None else f'; {alike[1]} is there'}"
             if missing == [filenames.get("dev")]:
                 where += "; leave dev out there if there is none"
         raise UserError(f"--data_dir {folder}: {what}; {settings.task} needs {', '.join(names)} there ({where})")
     return folder, "given"
+
+
+def _alike(folder: Path, missing: Sequence[str], wanted: Sequence[str]) -> tuple[str, str] | None:
+    """(missing file, file in the folder that may be it): dev.tsv and devel.tsv, train.tsv and Train.csv."""
+    there = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    stems = {name: name.lower().split(".")[0] for name in there if name not in wanted}
+    for name in missing:
+        stem = name.lower().split(".")[0]
+        for other, its in stems.items():
+            if its.startswith(stem) or stem.startswith(its):
+                return name, other
+    return None
 
 
 def _from_environment(task: str) -> str | None:
