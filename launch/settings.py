@@ -16,7 +16,7 @@ from harness.config import EMBEDDED, RunConfig
 from harness.runs import RunFolder
 from harness.task import Task
 from launch import fine_tuned, states
-from tasks import own, recipes
+from tasks import own, recipes, tables
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
@@ -206,20 +206,20 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
         return tasks.sample_dir(settings.task), "sample"
     folder = Path(settings.data_dir)
     filenames = tasks.get(settings.task, settings.own_task).filenames
-    names = list(filenames.values())
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = {split: name for split, name in filenames.items() if not (folder / name).is_file()}
     if missing:
         from tasks import corpora  # all converters: not needed but here
 
+        what = _no_data(folder, settings.task, list(missing.values()))
         where = "README, section The ten tasks, says where each corpus comes from"
         if (command := corpora.how_to_convert(settings.task, folder)) is not None:
             where = f"if that is the corpus as published, convert it: {command}"
         if settings.own_task is not None:
             where = "[files] of the task file names them"
-            if missing == [filenames.get("dev")]:
+            if list(missing) == ["dev"]:
                 where += "; leave dev out there if there is none"
-        what = _no_data(folder, settings.task, missing)
-        raise UserError(f"{what}; {settings.task} needs {', '.join(names)} there ({where})")
+        found = tables.instead(folder, missing, filenames) if command is None and folder.is_dir() else ""
+        raise UserError(f"{what}; {settings.task} needs {', '.join(filenames.values())} there ({where}){found}")
     return folder, "given"
 
 

@@ -21,6 +21,7 @@ __all__ = [
     "Layout",
     "NoExamples",
     "Row",
+    "instead",
     "iterate_rows",
     "locate",
     "read_columns",
@@ -119,11 +120,11 @@ def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
     if not path.is_file():
         missing = {part: name for part, name in filenames.items() if not (data_dir / name).is_file()}
         told = f"looked for {wanted} in that folder, missing: {', '.join(missing.values())}"
-        raise UserError(f"{_one_line(path)}: no such file; {told}{_instead(data_dir, missing, filenames)}")
+        raise UserError(f"{_one_line(path)}: no such file; {told}{instead(data_dir, missing, filenames)}")
     return path
 
 
-def _instead(data_dir: Path, missing: Mapping[str, str], filenames: Mapping[str, str]) -> str:
+def instead(data_dir: Path, missing: Mapping[str, str], filenames: Mapping[str, str]) -> str:
     """What to rename, where another repository's names are there; else what is there at all."""
     other = sorted(
         file.name

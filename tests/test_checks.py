@@ -133,6 +133,20 @@ class TestNames:
                 assert tasks.get(task).read(out / command[2], "train")
 
 
+@pytest.mark.parametrize(
+    ("task", "name", "wrong"),
+    [("bc5cdr_chem", "devel.tsv", "dev.tsv"), ("clefe", "Test.tsv", "test.tsv"), ("mednli", "train.tsv", "train.txt")],
+)
+def test_a_file_of_another_name(tmp_path: Path, task: str, name: str, wrong: str) -> None:
+    folder = Path(shutil.copytree(tasks.sample_dir(task), tmp_path / "data"))
+    (folder / name).rename(folder / wrong)
+    config, _ = settings.parse(["--task", task, "--model_name_or_path", "m", "--data_dir", str(folder)])
+    with pytest.raises(UserError, match=f"lacks {name}; .*; rename {wrong} to {name}"):
+        settings.find_data(config)
+    (folder / wrong).rename(folder / name)
+    assert settings.find_data(config) == (folder, "given")
+
+
 class TestSurvey:
     def test_a_text_with_two_labels(self) -> None:
         found = findings("chemprot", [("@GENE$ x @CHEMICAL$", "CPR:3"), ("@GENE$ x @CHEMICAL$", "false")])

@@ -28,7 +28,7 @@ CORPORA: Mapping[str, Corpus] = {
 
 # What corpora are published as, and no task folder holds.
 RAW = re.compile(
-    r"(?!readme|license|manifest).*\.(xml|jsonl|docx|con|rel|ann|txt|csv)|(chemprot_|annotation_pairs).*\.tsv",
+    r"(?!readme|license|manifest).*\.(xml|jsonl|docx|con|rel|ann|txt)|(chemprot_|annotation_pairs).*\.tsv",
     re.IGNORECASE,
 )
 MOST_LOOKED_AT = 1000  # files
