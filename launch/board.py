@@ -214,7 +214,8 @@ def show_runs(title: str, runs: Sequence[tuple[RunConfig, str, str]], notes: Seq
     lines = []
     for config, state, note in runs:
         folder = Path(config.output_dir)
-        lines.append(line(os.path.relpath(folder, base), state, config, states.figures(folder), note))
+        name = os.path.relpath(folder, base) if len(runs) > 1 else str(folder)
+        lines.append(line(name, state, config, states.figures(folder), note))
     logs.print_table(title, lines)
     logs.close()
     for note in notes:

@@ -81,12 +81,17 @@ def _python(request: Request, configs: Sequence[RunConfig], code: Path) -> str:
     return request.profile.python(_mounts(configs, code), code) or shlex.quote(sys.executable)
 
 
+def fault() -> str | None:
+    """Why nothing can be sent from this machine."""
+    if shutil.which("sbatch") is None:
+        return "--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local"
+    return None
+
+
 def submit(request: Request, configs: Sequence[RunConfig]) -> int:
     """Send the runs and say where they are. Exit status 0. Raises UserError where sbatch refuses."""
     import submitit
 
-    if shutil.which("sbatch") is None:
-        raise UserError("--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local")
     place = home(configs)
     code, folder = snapshot(place), place / runs.SUBMITIT
     python = _python(request, configs, code)

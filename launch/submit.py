@@ -131,6 +131,8 @@ def start(where: Request, configs: Sequence[RunConfig]) -> int:
 
 def carry_out(where: Request, plan: Plan) -> int:
     """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
+    if plan.left and where.cluster == "slurm" and (fault := slurm_jobs.fault()):
+        plan.faults.insert(0, fault)
     plan.refuse()
     plan.make_folders()
     for text in plan.notes:

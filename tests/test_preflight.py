@@ -119,6 +119,16 @@ def test_print_says_it_too(tmp_path: Path, model: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "out").exists()
 
 
+def test_without_sbatch_nothing_is_made(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    line = ["--task", "biosses", "--model_name_or_path", str(model), "--output_dir", str(tmp_path / "out")]
+    suite(tmp_path, model)
+    (said,) = faults(capsys, *line, "--cluster", "slurm")
+    assert "there is no sbatch here" in said and not (tmp_path / "out").exists()
+
+
 def test_paths_inside_a_container_are_not_looked_at(
     tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -204,7 +204,7 @@ def _why_unfinished(state: RunState, epochs: Sequence[Mapping[str, float]]) -> s
     reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
     if state.state == "running":
         return reached
-    return state.reason or f"no result.json, {reached}; the same command goes on"
+    return next(iter(state.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
 
 
 # ---- settings
