@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ def _announce(run: Run, place: Path) -> None:
     logger.info(
         "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
     )
+    if run.world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
+        logger.info("        %s", unused)
     logger.info(
         "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
     )
