@@ -8,17 +8,14 @@ left a collective by itself would hang the others.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from types import FrameType
-from typing import NoReturn
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-EXIT_STOPPED = 75  # EX_TEMPFAIL: the same command goes on
+from harness.stop_signals import SIGNALS, leave, name
+
 PRESS_SECONDS = 1.0  # a launcher passes a Ctrl-C on that the terminal has sent to its ranks already: not a second one
-VOICE_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
 
 
 class Stopped(BaseException):
@@ -28,25 +25,15 @@ class Stopped(BaseException):
     """
 
 
-def is_first_rank() -> bool:
-    """Known from the first line on, before ranks have met."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
 @contextlib.contextmanager
-def handled_by(handler: Callable[[int, FrameType | None], object] | signal.Handlers) -> Iterator[None]:
-    """The handlers of all stop signals for some time; those of before are put back."""
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+def ignored() -> Iterator[None]:
+    """While what has ended a run is told; the handlers of before are put back."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
     finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
-
-
-def leave(number: int, frame: FrameType | None) -> NoReturn:
-    """A handler for the time before a run: there is nothing to clean up, and an import is best not left half done."""
-    _leave(f"stopped by {signal.Signals(number).name}; the same command starts again")
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopRequest:
@@ -60,14 +47,16 @@ class StopRequest:
         self.requested = ""  # the signal's name
         self._since = 0.0
         self._deferred = False
-        self._handlers = contextlib.ExitStack()
+        self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:
-        self._handlers.enter_context(handled_by(self._set))
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._set)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._handlers.close()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
@@ -87,17 +76,8 @@ class StopRequest:
     def _set(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
-            self.requested, self._since = signal.Signals(number).name, now
+            self.requested, self._since = name(number), now
             if not self._deferred:
                 self.check()
         elif number == signal.SIGINT and now - self._since > PRESS_SECONDS:
-            _leave("ended at once; the same command goes on from the last checkpoint")
-
-
-def _leave(message: str) -> NoReturn:
-    """End the process within a handler, in one voice for all ranks."""
-    if is_first_rank():
-        os.write(2, f"{message}\n".encode())  # not print, in which the signal may have come
-    else:
-        time.sleep(VOICE_SECONDS)
-    os._exit(EXIT_STOPPED)
+            leave("ended at once; the same command goes on from the last checkpoint")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,8 @@ def _announce(run: Run, place: Path) -> None:
         logger.info("head    of the model itself: nothing is trained")
     elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
         logger.info("head    a fresh one: the model is fine-tuned already, and only its encoder is used")
+    if run.world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
+        logger.info("        %s", unused)
     logger.info(
         "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
     )

@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import threading
 import time
@@ -26,7 +25,7 @@ from types import TracebackType
 from harness import UserError, log_file
 from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
 from harness.explain import TrainingFailed
-from harness.preemption import Stopped, handled_by
+from harness.preemption import Stopped, ignored
 from harness.runs import RunFolder
 from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_STOPPED, EXIT_USER, say
 
@@ -67,7 +66,7 @@ class FirstFailure:
     ) -> None:
         self.stop_watching()
         several = self.world.size > 1
-        with handled_by(signal.SIG_IGN):  # a launcher that has seen a rank leave signals the others
+        with ignored():  # a launcher that has seen a rank leave signals the others
             if isinstance(error, Stopped) and several:
                 self._check_stop(error)
             elif isinstance(error, Exception):

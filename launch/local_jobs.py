@@ -139,6 +139,7 @@ class Queue:
             self._end(row, "finished")
         elif status == EXIT_STOPPED or self.signals or submission.is_cancelled(row.folder):
             row.exit = EXIT_STOPPED
+            worker.close()  # a library may be half imported in it
             self._end(row, "stopped", "cancelled" if submission.is_cancelled(row.folder) else "")
         else:
             worker.close()  # a process in which something went wrong is not used again

@@ -212,14 +212,14 @@ def find_data(settings: RunConfig) -> tuple[Path, str]:
 
         what = _no_data(folder, settings.task, list(missing.values()))
         where = "README, section The ten tasks, says where each corpus comes from"
-        if (command := corpora.how_to_convert(settings.task, folder)) is not None:
-            where = f"if that is the corpus as published, convert it: {command}"
+        there = tables.instead(folder, missing, filenames) if folder.is_dir() else ""
+        if "rename" not in there and (command := corpora.how_to_convert(settings.task, folder)) is not None:
+            where, there = f"if that is the corpus as published, convert it: {command}", ""
         if settings.own_task is not None:
             where = "[files] of the task file names them"
             if list(missing) == ["dev"]:
                 where += "; leave dev out there if there is none"
-        found = tables.instead(folder, missing, filenames) if command is None and folder.is_dir() else ""
-        raise UserError(f"{what}; {settings.task} needs {', '.join(filenames.values())} there ({where}){found}")
+        raise UserError(f"{what}; {settings.task} needs {', '.join(filenames.values())} there ({where}){there}")
     return folder, "given"
 
 

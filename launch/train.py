@@ -1,13 +1,16 @@
 """One run: fine-tune an encoder on a task, score dev and test, leave a run folder.
 
-deepspeed launch/train.py --task mednli          # or torchrun, srun, python
+python launch/train.py --task mednli          # one device; or deepspeed -q, torchrun, srun
 """
 
 from __future__ import annotations
 
-import logging
+from harness import stop_signals
+
+if __name__ == "__main__":
+    stop_signals.listen()  # first of all: what is imported below may take its time
+
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -15,13 +18,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import preemption
-
 if TYPE_CHECKING:
     from harness.config import RunConfig
 
-# What takes longer is imported when flags are checked and stop signals are heard.
-EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, preemption.EXIT_STOPPED, 76
+# What takes longer is imported when the flags are checked.
+EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, stop_signals.EXIT_STOPPED, 76
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     Raises UserError, TrainingFailed, and Stopped where a stop request was followed.
     """
     from harness import distributed, logs, runs
+    from harness.preemption import StopRequest
     from harness.runs import RunFolder
     from launch import assembly, outcome, record, scoring, settings, training
     from launch.failures import FirstFailure
@@ -39,7 +41,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     world = distributed.init(config.no_cuda, shared=folder.path)
     with ExitStack() as stack:
-        stop = stack.enter_context(preemption.StopRequest())
+        stop = stack.enter_context(StopRequest())
         start = distributed.on_main(lambda: runs.hold(folder, stack))
         finished = distributed.on_main(lambda: settings.prepare(config))
         if finished is not None:
@@ -47,8 +49,6 @@ def run(config: RunConfig) -> dict[str, Any]:
                 outcome.show_again(config, finished)
             return finished
         logs.setup(world.is_main, folder.log)
-        if world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
-            logging.getLogger("harness.launch").info(unused)
         stack.callback(logs.close)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         parts = assembly.build(config, world, folder)
@@ -61,7 +61,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank."""
-    from harness import UserError, logs
+    from harness import UserError
     from launch import settings
 
     try:
@@ -71,9 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_USER
     for note in notes:
         say(note)
-    if preemption.is_first_rank():
+    if stop_signals.is_first_rank():
         print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
     import torch
+
+    from harness import logs
+    from harness.preemption import Stopped, ignored
 
     logs.quiet_libraries(torch.cuda.is_available())
     from launch import crash, failures
@@ -82,32 +85,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         with crash.noted(Path(config.output_dir)):
             run(config)
         return 0
-    except preemption.Stopped as stop:
-        with preemption.handled_by(signal.SIG_IGN):
+    except Stopped as stop:
+        with ignored():
             say(str(stop))
             return EXIT_STOPPED
     except Exception as error:
-        with preemption.handled_by(signal.SIG_IGN):
+        with ignored():
             return failures.report(error)
 
 
 def say(message: str) -> None:
     """One voice for all ranks; the others wait until it was heard, since a launcher kills all when one leaves."""
-    if preemption.is_first_rank():
+    if stop_signals.is_first_rank():
         print(message, file=sys.stderr, flush=True)
     else:
-        time.sleep(preemption.VOICE_SECONDS)
+        time.sleep(stop_signals.VOICE_SECONDS)
 
 
 def command() -> NoReturn:
     """The program, from its first line to its last."""
-    with preemption.handled_by(preemption.leave):
-        status = main()
-        for number in preemption.SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        if distributed := sys.modules.get("harness.distributed"):
-            distributed.leave(status)
-        sys.exit(status)
+    stop_signals.listen()
+    status = main()
+    stop_signals.ignore()
+    if distributed := sys.modules.get("harness.distributed"):
+        distributed.leave(status)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

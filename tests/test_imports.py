@@ -19,7 +19,7 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["log_file", "files"],
+    ["log_file", "files", "stop_signals"],
     ["logs", "task", "config", "dropout"],
     ["synonyms"],
     ["distributed", "runs", "flags", "ds_config", "attention", "fine_tuned"],

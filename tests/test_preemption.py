@@ -7,7 +7,8 @@ import signal
 
 import pytest
 
-from harness.preemption import SIGNALS, Stopped, StopRequest
+from harness.preemption import Stopped, StopRequest
+from harness.stop_signals import SIGNALS
 
 
 def test_nothing_is_requested_at_first() -> None:
