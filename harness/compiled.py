@@ -13,12 +13,13 @@ from torch import nn
 from harness import ds_config
 from harness.config import RunConfig
 from harness.model import EncoderWithHead
+from harness.standard_head import StandardHead
 
 logger = logging.getLogger(__name__)
 
 
 def compile_layers(
-    network: EncoderWithHead, config: RunConfig, settings: Mapping[str, Any], device: torch.device
+    network: EncoderWithHead | StandardHead, config: RunConfig, settings: Mapping[str, Any], device: torch.device
 ) -> None:
     """With --compile: compile the encoder's layers, or say why they are not. `settings` are DeepSpeed's.
 

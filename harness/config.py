@@ -41,6 +41,7 @@ class RunConfig:
     )
     task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
+    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
     data_dir: str | None = option(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
     feature_cache: str | None = option(

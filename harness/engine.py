@@ -25,6 +25,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.explain import SCALE_AT_MINIMUM
 from harness.model import EncoderWithHead, parameter_groups
+from harness.standard_head import StandardHead
 from harness.task import Batch, Head
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -85,7 +86,9 @@ def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
     return precision, settings
 
 
-def forward_as_trained(network: EncoderWithHead, config: RunConfig, world: World) -> Callable[[Batch], torch.Tensor]:
+def forward_as_trained(
+    network: EncoderWithHead | StandardHead, config: RunConfig, world: World
+) -> Callable[[Batch], torch.Tensor]:
     """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
     precision, settings = read_config(config, world)
     mixed = ds_config.is_mixed(settings)

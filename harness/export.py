@@ -13,15 +13,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.model import HEAD_FILE, EncoderWithHead, standard_names
+from harness.fine_tuned import HEAD_FILE, SCHEMA, About
+from harness.model import EncoderWithHead, standard_names
+from harness.standard_head import PROBLEM_TYPES
 
 logger = logging.getLogger(__name__)
-
-PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoid or neither
-    "similarity": "regression",
-    "multiclass": "single_label_classification",
-    "multilabel": "multi_label_classification",
-}
 
 
 def save(
@@ -31,10 +27,12 @@ def save(
     tokenizer: Any,
     labels: Sequence[str],
     family: str,
+    about: About | None = None,
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
-    `weights` are the float32 masters by the names of EncoderWithHead. Rank 0 alone.
+    `weights` are the float32 masters by the names of EncoderWithHead; `about` makes the folder usable without its run.
+    Rank 0 alone.
     """
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
@@ -54,10 +52,12 @@ def save(
     save_file(state, aside / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(aside)
     head = {
+        "schema": SCHEMA,
         "pooling": model.pooling,
         "num_outputs": model.classifier.out_features,
         "dropout": model.dropout.p,
         "standard_class": standard,
+        **({} if about is None else about.to_dict()),
     }
     (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
     (aside / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")

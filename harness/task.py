@@ -178,3 +178,4 @@ class Task:
     score_key: str  # which of Report.values is the score
     negative: str | None = None  # the label that the score leaves out
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on
+    disjoint: bool = False  # tagging: an I behind an O is one more part of the mention that the last B opened

@@ -13,9 +13,10 @@ from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.evaluate import Split
+from harness.fine_tuned import HEAD_FILE
 from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Task
-from launch import settings
+from launch import fine_tuned, settings
 from launch.settings import SAMPLE_BANNER
 from tasks import recipes
 from tasks.corpora import checks
@@ -62,6 +63,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     plan = run_config.batch_plan(config, world.size, _begun_with(folder))
     precision, _ = engine.read_config(config, world)
     task = tasks.get(config.task, config.own_task)
+    own_head = None if config.trained else fine_tuned.check(config, task)
     place, kind = settings.find_data(config)
     examples = {name: task.read(place, name) for name in SPLITS if name in _needed(config, task)}
     if kind == "given":
@@ -73,7 +75,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         name: Split(name, rows, features.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
         for name, rows in examples.items()
     }
-    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, kind)
+    made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
+    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, "sample" if made_up else "given")
     _announce(run, place)
     return run
 
@@ -103,6 +106,10 @@ def _announce(run: Run, place: Path) -> None:
     logger.info(
         "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
     )
+    if not config.trained:
+        logger.info("head    of the model itself: nothing is trained")
+    elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
+        logger.info("head    a fresh one: the model is fine-tuned already, and only its encoder is used")
     logger.info(
         "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
     )

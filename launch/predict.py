@@ -1,37 +1,41 @@
-"""Predictions of a fine-tuned run for new text: a line in, a line of JSON out.
+"""Predictions of a fine-tuned model for new text: a line in, a line of JSON out.
 
-python launch/predict.py runs/mednli/M/seed-12 --input pairs.tsv
+python launch/predict.py runs/mednli/M/seed-12 --input pairs.tsv --output answers.jsonl
 echo "Aspirin relieved the headache ." | python launch/predict.py runs/bc5cdr_chem/M/seed-12 --input -
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
-from harness import UserError, logs, model
+from harness import UserError, files, logs, model
+from harness import fine_tuned as harness_fine_tuned
 from harness.data import collate
-from harness.runs import RunFolder
 from harness.task import Batch, Example, Prediction
-from launch.reporting import gather
-from launch.reporting.inputs import Form, Item, Reader, arriving
+from launch import fine_tuned
+from launch.reporting.inputs import Form, Item, Reader, arriving, forms
 from launch.reporting.terminal import Parser, guarded
 from launch.settings import SAMPLE_BANNER
-from tasks.mentions import mentions
+from tasks.mentions import shown_mentions
+from tasks.published import LABEL_TITLES
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A run's model, ready to answer."""
+    """A fine-tuned model, ready to answer."""
 
     form: Form
     loaded: model.Loaded
@@ -96,14 +100,8 @@ class Predictor:
     def _mentions(self, item: Item, prediction: Prediction) -> dict[str, Any]:
         """Start and end in characters; a mention of several parts names each of them too."""
         found = []
-        for words in sorted(mentions(prediction.value)):
-            spans: list[list[int]] = []
-            for before, word in zip((-2, *words), words, strict=False):
-                start, end = item.spans[word]
-                if word == before + 1:
-                    spans[-1][1] = end
-                else:
-                    spans.append([start, end])
+        for parts in shown_mentions(prediction.value, self.form.task.disjoint):
+            spans = [[item.spans[first][0], item.spans[after - 1][1]] for first, after in parts]
             mention: dict[str, Any] = {"start": spans[0][0], "end": spans[-1][1], "spans": spans}
             if self.with_text:
                 mention["text"] = " ... ".join(item.text[start:end] for start, end in spans)
@@ -114,7 +112,7 @@ class Predictor:
         if item.is_document:
             union = tuple(map(max, *(one.value for one in own))) if len(own) > 1 else own[0].value
             sentences = [self._one(example, one) for example, one in zip(item.examples, own, strict=True)]
-            return {"labels": self._names(union), "sentences": sentences}
+            return {**self._several(union), "sentences": sentences}
         return self._one(item.examples[0], own[0])
 
     def _one(self, example: Example, prediction: Prediction) -> dict[str, Any]:
@@ -124,27 +122,40 @@ class Predictor:
             answer = {"score": prediction.value}
         else:
             several = task.family == "multilabel"
-            answer = {"labels": self._names(prediction.value)} if several else {"label": prediction.value}
+            answer = self._several(prediction.value) if several else {"label": prediction.value}
             scores = [round(score, 6) for score in prediction.scores or ()]
             answer["probabilities"] = dict(zip(task.labels, scores, strict=True))
         pieces = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
         return answer | ({"cut": True} if len(pieces) > self.max_seq_length else {})
 
-    def _names(self, values: Sequence[int]) -> list[str]:
-        return [label for label, value in zip(self.form.task.labels, values, strict=True) if value]
+    def _several(self, values: Sequence[int]) -> dict[str, Any]:
+        """The labels, and what they stand for where they do not say it themselves."""
+        labels = self.form.task.labels
+        answer = {"labels": [label for label, value in zip(labels, values, strict=True) if value]}
+        titles = LABEL_TITLES.get(self.form.task.name)
+        if titles is not None:
+            answer["names"] = [title for title, value in zip(titles, values, strict=True) if value]
+        return answer
 
 
-def load(folder: Path, *, no_cuda: bool, precision: str | None, batch_size: int, with_text: bool) -> Predictor:
-    """The model of a run folder. Raises UserError where there is none."""
-    run = gather.read(folder)
-    if run.config is None:
-        raise UserError(run.reason)
-    device = torch.device("cuda" if torch.cuda.is_available() and not no_cuda else "cpu")
-    chosen = precision or ("fp32" if device.type == "cpu" else run.result.get("precision", "fp32"))
-    loaded = model.load(RunFolder(folder).model)
-    loaded.model.to(device, PRECISIONS[chosen])
-    form, length = Form.of(run.definition, run.config.own_task), run.config.max_seq_length
-    return Predictor(form, loaded, device, length, batch_size, run.data == "sample", with_text)
+def load(path: Path, given: argparse.Namespace) -> Predictor:
+    """The model of a run folder, or of a model folder by itself. Raises UserError where there is none."""
+    folder = harness_fine_tuned.locate(path)
+    about = fine_tuned.describe(folder)
+    if about is None:
+        harness_fine_tuned.read_head(folder)  # says what is missing
+        raise AssertionError("a folder without a head was read")
+    task = fine_tuned.task_of(about, folder)
+    device = torch.device("cuda" if torch.cuda.is_available() and not given.no_cuda else "cpu")
+    chosen = given.precision or ("fp32" if device.type == "cpu" else about.precision)
+    loaded = model.load(folder, trust_remote_code=given.trust_remote_code)
+    if loaded.model.classifier.out_features != task.head.num_outputs or (
+        (loaded.model.pooling is None) != task.head.per_word
+    ):
+        raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
+    loaded.model.to(device, PRECISIONS.get(chosen, torch.float32))
+    form, is_sample = Form.of(task, about.own_task), about.data == "sample"
+    return Predictor(form, loaded, device, about.max_seq_length, given.batch_size, is_sample, given.with_text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,35 +164,49 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run folder with its model/")
+    given = _parser().parse_args(argv)
+    if given.batch_size < 1:
+        raise UserError(f"--batch_size {given.batch_size}: must be at least 1")
+    source = _open(given.input)
+    if given.output is not None:
+        _check_output(given.output)
+    predictor = load(given.model, given)
+    if predictor.is_sample:
+        print(f"WARNING: {SAMPLE_BANNER}", file=sys.stderr)
+    reader = Reader(predictor.form, "standard input" if given.input == "-" else given.input)
+    with _output(given.output) as target:
+        for lines in arriving(source):
+            _answer(predictor, reader, lines, target)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog=forms(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model", type=Path, metavar="RUN", help="a run folder, its model/, or such a model/ downloaded from elsewhere"
+    )
     parser.add_argument(
         "--input", required=True, metavar="FILE", help="tab separated or JSON lines; - reads standard input as it comes"
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="a new file for the answers, in order as they come [stdout]"
     )
     parser.add_argument("--with_text", action="store_true", help="tagging: put each mention's text into the answer")
     parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="examples a forward pass, at most [32]")
     parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, else as the run was trained")
     parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
-    given = parser.parse_args(argv)
-    if given.batch_size < 1:
-        raise UserError(f"--batch_size {given.batch_size}: must be at least 1")
-    source = _open(given.input)
-    predictor = load(
-        given.run,
-        no_cuda=given.no_cuda,
-        precision=given.precision,
-        batch_size=given.batch_size,
-        with_text=given.with_text,
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="run the Python code that comes with the model, if any"
     )
-    if predictor.is_sample:
-        print(f"WARNING: {SAMPLE_BANNER}", file=sys.stderr)
-    reader = Reader(predictor.form, "standard input" if given.input == "-" else given.input)
-    for lines in arriving(source):
-        _answer(predictor, reader, lines)
-    return 0
+    return parser
 
 
-def _answer(predictor: Predictor, reader: Reader, lines: Sequence[bytes]) -> None:
+def _answer(predictor: Predictor, reader: Reader, lines: Sequence[bytes], target: TextIO) -> None:
     """What arrived together is answered and flushed; of a faulty line, everything before it."""
     items: list[Item] = []
     try:
@@ -189,8 +214,47 @@ def _answer(predictor: Predictor, reader: Reader, lines: Sequence[bytes]) -> Non
             items.append(item)
     finally:
         for answer in predictor.answers(items):
-            print(json.dumps(answer, ensure_ascii=False))
-        sys.stdout.flush()
+            print(json.dumps(answer, ensure_ascii=False), file=target)
+        target.flush()
+
+
+def _check_output(path: Path) -> None:
+    """Raises UserError where no new file can be written: what is there was not asked to be replaced."""
+    if not path.parent.is_dir():
+        raise UserError(f"--output {path}: no such folder {path.parent}; make it, or name a file elsewhere")
+    if os.path.lexists(path) and not _is_stream(path):
+        what = "is a folder" if path.is_dir() else "is there already"
+        raise UserError(f"--output {path}: {what}; name a new file, or remove it")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether it is a pipe or a device, such as /dev/null, that nothing is lost in."""
+    return path.exists() and (stat.S_ISFIFO(path.stat().st_mode) or stat.S_ISCHR(path.stat().st_mode))
+
+
+@contextlib.contextmanager
+def _output(path: Path | None) -> Iterator[TextIO]:
+    """Where answers go; a new file is for its owner alone, and taken away again where it got no answer.
+
+    Raises UserError for what the system says against it, such as a full disk.
+    """
+    try:
+        if path is None:
+            yield sys.stdout
+            return
+        is_new = not _is_stream(path)
+        with open(path, "x" if is_new else "w", encoding="utf-8", opener=files.private) as file:
+            try:
+                yield file
+            except UserError:
+                if is_new and file.tell() == 0:
+                    path.unlink()
+                raise
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = "standard output" if path is None else f"--output {path}"
+        raise UserError(f"{where}: cannot be written ({error.strerror}); name a file with --output") from error
 
 
 def _open(name: str) -> int:

@@ -122,6 +122,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "model": config.model_name_or_path,
         "recipe": config.recipe,
         "seed": config.seed,
+        "trained": config.trained,
         "data": run.data,
         **({"note": SAMPLE_BANNER} if run.data == "sample" else {}),
         "selected": config.select,

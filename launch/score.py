@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 import tasks
 from harness import UserError
@@ -18,23 +22,30 @@ from launch import settings
 from launch.reporting.terminal import Parser, guarded
 from launch.settings import SAMPLE_BANNER
 from tasks import predictions
+from tasks.published import LABEL_TITLES
+
+PIPE_WIDTH = 100  # columns of the table where stderr is no terminal
 
 
 def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "test") -> dict[str, Any]:
     """The figures of result.json's `scores`, but for what needs probabilities (loss, ROC AUC). Fractions.
 
-    Without `data_dir` the file's own gold column counts; with it the file must agree with the split's data file.
+    Without `data_dir` the file's own gold column counts; with it the split's data file, which it must agree with.
     Raises UserError naming file and line.
     """
     answers = predictions.read(task, path)
     if data_dir is not None:
-        predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
+        answers = predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
+    elif not answers.has_gold:
+        raise UserError(
+            f"{path}:1: has no gold column; name the task's folder by --data_dir (and --split where it is not test)"
+        )
     report = task.metric(answers.examples, answers.predictions)
     is_sample = data_dir is not None and tasks.is_sample(task.name, data_dir)
     return {
-        "task": task.name,
         "score": report.score,
         "metric": report.metric,
+        "task": task.name,
         **report.values,
         "per_class": {label: dict(figures) for label, figures in report.per_class.items()},
         "warnings": list(report.warnings),
@@ -57,18 +68,40 @@ def _main(argv: Sequence[str] | None) -> int:
         "--predictions",
         required=True,
         metavar="FILE",
-        help="`index gold prediction`, tab separated, with that header; labels of several hallmarks as 0_0,1_1,...; "
-        "tagging `token gold prediction` with an empty line between sentences",
+        help="`index gold prediction` or, with --data_dir, `index prediction`; tab separated, with that header; labels "
+        "of several hallmarks as 0_0,1_1,...; tagging `token gold prediction` or `token prediction` with an empty "
+        "line between sentences",
     )
-    parser.add_argument("--data_dir", metavar="DIR", help="the task's folder: checks the rows against its gold labels")
+    parser.add_argument("--data_dir", metavar="DIR", help="the task's folder: its gold labels count")
     parser.add_argument("--split", choices=SPLITS, help="split of --data_dir [test]")
     given = parser.parse_args(argv)
     if given.split and not given.data_dir:
         raise UserError(f"--split {given.split}: names a file of --data_dir, which is missing; give both or neither")
     data_dir = Path(given.data_dir) if given.data_dir else None
     task = settings.named_task(given.task, given.task_file, data_dir)
-    print(json.dumps(score(task, Path(given.predictions), data_dir, given.split or "test"), indent=2, allow_nan=False))
+    found = score(task, Path(given.predictions), data_dir, given.split or "test")
+    print(json.dumps(found, indent=2, allow_nan=False))
+    sys.stdout.flush()
+    show(found)
     return 0
+
+
+def show(found: Mapping[str, Any]) -> None:
+    """For people, on stderr: score and figures times 100, and how each class was found."""
+    console = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH, highlight=False)
+    titles = LABEL_TITLES.get(found["task"], ())
+    console.print(f"{found['task']}: {found['metric']} {100 * found['score']:.2f}", style="bold", markup=False)
+    if found["per_class"]:
+        table = Table(box=None)
+        for name in ("", "precision", "recall", "F1", "support"):
+            table.add_column(name, justify="right" if name else "left")
+        for number, (label, figures) in enumerate(found["per_class"].items()):
+            title = f"{label} {titles[number]}" if titles else label
+            shares = (f"{100 * figures[name]:.2f}" for name in ("precision", "recall", "f1"))
+            table.add_row(Text(title), *shares, str(figures["support"]))
+        console.print(table)
+    for warning in (*found["warnings"], *([found["note"]] if "note" in found else [])):
+        console.print(f"WARNING: {warning}", style="yellow", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,23 +1,30 @@
-"""The scores that a run reports: predicted by the weights in `model/`, so that what is reported is what is kept."""
+"""The scores that a run reports: predicted by the weights in `model/`, so that what is reported is what is kept.
+
+Where nothing was trained, `model/` is the one that --model_name_or_path names.
+"""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
-from harness import engine, model
+from harness import engine, model, standard_head
 from harness.evaluate import Evaluation, evaluate, write_files
+from harness.fine_tuned import HEAD_FILE
 from harness.metrics_file import Tracker
+from harness.model import EncoderWithHead
+from harness.standard_head import StandardHead
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")
 
 
 def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
-    """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without `model/`."""
+    """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without a model."""
     asked = [name for name, wanted in (("dev", run.config.do_eval), ("test", run.config.do_predict)) if wanted]
     if not asked:
         return {}
-    network = model.load(run.folder.model, run.config.packing).model
+    network = _network(run)
     forward = engine.forward_as_trained(network, run.config, run.world)
     scores = {}
     for name in asked:
@@ -29,6 +36,14 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
             tracker.chart(name, scores[name].report)
             tracker.summary(_figures(name, scores[name]))
     return scores
+
+
+def _network(run: Run) -> EncoderWithHead | StandardHead:
+    config = run.config
+    folder = run.folder.model if config.trained else Path(model.find(config.model_name_or_path))
+    if not config.trained and not (folder / HEAD_FILE).is_file():
+        return standard_head.load(str(folder), run.task, config)
+    return model.load(folder, config.packing, standard_head.trusts(config)).model
 
 
 def _figures(name: str, evaluation: Evaluation) -> dict[str, float]:

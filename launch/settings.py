@@ -11,10 +11,12 @@ from typing import Any
 
 import tasks
 from harness import UserError, files, flags, runs, tracking
+from harness import fine_tuned as harness_fine_tuned
 from harness.config import RunConfig
 from harness.model import EMBEDDED
 from harness.runs import RunFolder
 from harness.task import Task
+from launch import fine_tuned
 from tasks import own, recipes
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
@@ -69,7 +71,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     data_dir = None if data_dir is None else str(Path(data_dir).absolute())  # the same run from another folder
     model = str(given.get("model_name_or_path") or (_embedded() if data_dir is None else ""))
     if model and Path(model).is_dir():
-        model = str(Path(model).absolute())
+        model = str(harness_fine_tuned.locate(Path(model).absolute(), "--model_name_or_path"))
     config_name = given.get("config_name")
     if config_name and Path(config_name).exists():
         config_name = str(Path(config_name).absolute())
@@ -79,13 +81,23 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model
     if re.search(known.pattern, named):  # elsewhere the tokenizer's own casing is the better guess
         filled["do_lower_case"] = known.lower_case
-    filled |= {name: value for name, value in given.items() if value is not None}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    place = {**filled, **chosen, "task": task, "data_dir": data_dir, "model_name_or_path": model}
+    if not _trains(given) and not fine_tuned.holds_training(Path(_run_folder(place, model)), place):
+        filled |= {"trained": False, **fine_tuned.usual_settings(model)}
+    filled |= chosen
     filled |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
     filled |= {"own_task": definition, "config_name": config_name}
     if filled.get("task_file"):
         filled["task_file"] = str(Path(filled["task_file"]).absolute())
     filled["output_dir"] = _run_folder(filled, model)
     return filled
+
+
+def _trains(given: Mapping[str, Any]) -> bool:
+    """As the three do_ flags will be resolved: without any, all three."""
+    trains = given.get("do_train")
+    return not (given.get("do_eval") or given.get("do_predict")) if trains is None else bool(trains)
 
 
 def _run_folder(filled: Mapping[str, Any], model: str) -> str:

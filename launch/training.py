@@ -16,6 +16,7 @@ from harness.files import write
 from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
 from harness.task import Report
+from launch import fine_tuned
 from launch.assembly import Run
 
 logger = logging.getLogger("harness.launch")
@@ -90,7 +91,10 @@ def _write_model(run: Run, trained: Engine) -> None:
     """Collective: the master weights are gathered from all ranks."""
     weights = trained.weights()
     if run.world.is_main:
-        export.save(run.folder.model, trained.module, weights, run.tokenizer, run.task.labels, run.task.family)
+        task = run.task
+        export.save(
+            run.folder.model, trained.module, weights, run.tokenizer, task.labels, task.family, fine_tuned.about(run)
+        )
     distributed.barrier()
 
 

@@ -22,4 +22,4 @@ def read(data_dir: Path, split: str) -> list[Example]:
     return tagging.read_sentences(locate(data_dir, split, FILENAMES), split, FORM)
 
 
-TASK = tagging.task(name="clefe", read=read, filenames=FILENAMES)
+TASK = replace(tagging.task(name="clefe", read=read, filenames=FILENAMES), disjoint=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-__all__ = ["TAGS", "mentions", "strict_mentions"]
+__all__ = ["TAGS", "mentions", "shown_mentions", "strict_mentions"]
 
 TAGS = ("B", "I", "O")
 
@@ -22,6 +22,26 @@ def mentions(tags: Iterable[str]) -> set[tuple[int, ...]]:
         elif tag == "I" and found:
             found[-1].append(index)
     return {tuple(mention) for mention in found}
+
+
+def shown_mentions(tags: Sequence[str], disjoint: bool) -> list[list[tuple[int, int]]]:
+    """The mentions of one sentence as its annotators mean them, for people; the metric has its own rule.
+
+    A mention is its parts, each as (first word, word after the last). An I behind an O begins a mention of its own;
+    only where the task's annotators mark disjoint mentions so, and a B stands before it, is it one more part of that.
+    """
+    found: list[list[tuple[int, int]]] = []
+    opened = False  # by a B of this sentence
+    for index, tag in enumerate(tags):
+        if tag == "I" and index and tags[index - 1] != "O":
+            first, _ = found[-1].pop()
+            found[-1].append((first, index + 1))
+        elif tag == "I" and disjoint and opened:
+            found[-1].append((index, index + 1))
+        elif tag != "O":
+            found.append([(index, index + 1)])
+            opened = opened or tag == "B"
+    return found
 
 
 def strict_mentions(sentences: Iterable[Sequence[str]]) -> set[tuple[int, int, int]]:

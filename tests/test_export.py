@@ -20,6 +20,7 @@ from transformers import (
 import tasks
 from harness import UserError, export, model
 from harness.config import RunConfig
+from harness.fine_tuned import HEAD_FILE
 from harness.task import Batch
 
 LABELS = ("contradiction", "entailment", "neutral")
@@ -115,7 +116,7 @@ class TestRoundTrip:
     ) -> None:
         built, tokenizer = build(encoders[kind], pooling)
         folder = save(tmp_path / "model", built, tokenizer)
-        assert json.loads((folder / model.HEAD_FILE).read_text())["standard_class"] == name
+        assert json.loads((folder / HEAD_FILE).read_text())["standard_class"] == name
         assert json.loads((folder / "config.json").read_text())["architectures"] == [name]
         torch.testing.assert_close(standard_logits(folder, pooling), logits(built, tokenizer), rtol=1e-4, atol=1e-5)
         card = (folder / "README.md").read_text()
@@ -132,7 +133,7 @@ class TestRoundTrip:
         """The class that AutoModelFor... would take has another head: the folder must not pass for one of it."""
         built, tokenizer = build(encoders[kind], pooling)
         folder = save(tmp_path / "model", built, tokenizer)
-        assert json.loads((folder / model.HEAD_FILE).read_text())["standard_class"] is None
+        assert json.loads((folder / HEAD_FILE).read_text())["standard_class"] is None
         assert not json.loads((folder / "config.json").read_text()).get("architectures")
         card = (folder / "README.md").read_text()
         assert "from harness.model import load" in card and "random head" in card
@@ -181,7 +182,7 @@ class TestFolder:
         export.save(tmp_path / "model", built.half(), masters, tokenizer, LABELS, "multiclass")
         loaded = dict(model.load(tmp_path / "model").model.named_parameters())
         assert all(torch.equal(loaded[name], masters[name]) for name in masters)
-        assert json.loads((tmp_path / "model" / model.HEAD_FILE).read_text())["standard_class"]
+        assert json.loads((tmp_path / "model" / HEAD_FILE).read_text())["standard_class"]
 
     def test_casing_goes_with_it(self, tiny_bert: Path, tmp_path: Path) -> None:
         built, _ = build(tiny_bert, "pooler")
@@ -230,7 +231,7 @@ class TestLoadRefuses:
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"pooling": "mean"}'])
     def test_a_broken_head_file(self, tiny_bert: Path, tmp_path: Path, text: str) -> None:
         folder = save(tmp_path / "model", *build(tiny_bert, "pooler"))
-        (folder / model.HEAD_FILE).write_text(text)
+        (folder / HEAD_FILE).write_text(text)
         with pytest.raises(UserError, match="no fine-tuned model of a run"):
             model.load(folder)
 

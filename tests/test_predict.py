@@ -88,16 +88,17 @@ def direct(folder: Path, words: Sequence[str]) -> list[str]:
 
 
 def spans(text: str, tags: Sequence[str]) -> list[list[list[int]]]:
-    """By the published rule: every later I joins the newest B."""
+    """Of a task with disjoint mentions: an I behind an O joins the newest B, where there is one."""
     found: list[list[list[int]]] = []
-    before = ""
+    before, opened = "O", False
     for match, tag in zip(WORD.finditer(text), tags, strict=True):
-        if tag == "B":
-            found.append([[match.start(), match.end()]])
-        elif tag == "I" and found and before != "O":
+        if tag == "I" and before != "O":
             found[-1][-1][1] = match.end()
-        elif tag == "I" and found:
+        elif tag == "I" and opened:
             found[-1].append([match.start(), match.end()])
+        elif tag != "O":
+            found.append([[match.start(), match.end()]])
+            opened = opened or tag == "B"
         before = tag
     return found
 
@@ -218,7 +219,7 @@ def test_wrong_flags(ten_runs: dict[str, Finished], tmp_path: Path, capsys: pyte
     assert "--input" in complaint(capsys, run)[0]
     assert "cannot be read" in complaint(capsys, run, "--input", tmp_path / "none")[0]
     assert "is a folder" in complaint(capsys, run, "--input", tmp_path)[0]
-    assert "config.json: missing" in complaint(capsys, tmp_path, "--input", os.devnull)[0]
+    assert "harness_head.json is missing" in complaint(capsys, tmp_path, "--input", os.devnull)[0]
     bare = shutil.copytree(run, tmp_path / "bare", ignore=shutil.ignore_patterns("model"))
-    assert "no fine-tuned model" in complaint(capsys, bare, "--input", os.devnull)[0]
+    assert "it has no model/ yet" in complaint(capsys, bare, "--input", os.devnull)[0]
     assert "--batch_size 0" in complaint(capsys, run, "--input", os.devnull, "--batch_size", "0")[0]

@@ -98,6 +98,13 @@ WRONG = {
     "gold without a number": ("medsts", "index\tgold\tprediction\n0\tnan\t1.0\n", "f.tsv:2: score 'nan'"),
     "tag": ("clefe", "token\tgold\tprediction\na\tB\tB-X\n", "f.tsv:2: unknown label 'B-X'"),
     "words without a header": ("clefe", "a\tB\tB\n", "f.tsv:1: the header is missing"),
+    "tags without a header": ("clefe", "a\tB\n", "f.tsv:1: the header is missing"),
+    "one column": ("ddi2013", "prediction\nDDI-int\n", "f.tsv:1: 1 column(s) in the header"),
+    "commas": ("ddi2013", "index,gold,prediction\na,DDI-int,DDI-int\n", "f.tsv:1: 1 column(s) in the header"),
+    "an empty line": ("ddi2013", RELATIONS.replace("b\t", "\nb\t"), "f.tsv:3: empty line, the header has 3"),
+    "no rows": ("ddi2013", "index\tgold\tprediction\n", "f.tsv:1: no examples after the header"),
+    "no gold": ("ddi2013", "index\tprediction\na\tDDI-int\n", "f.tsv:1: has no gold column; name the task's folder"),
+    "words without gold": ("clefe", "token\tprediction\na\tB\n", "f.tsv:1: has no gold column"),
     "label set": ("hoc", "index\tgold\tprediction\n1_s0\t0_1\t0_1\n", "f.tsv:2: labels '0_1' not of the form"),
 }  # fmt: skip
 
@@ -114,6 +121,89 @@ def test_wrong_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "'mednli'" in complaint(capsys, "--task", "mednly", "--predictions", "x")
     assert "--predictions" in complaint(capsys, "--task", "mednli")
     assert "--data_dir" in complaint(capsys, "--task", "mednli", "--predictions", "x", "--split", "dev")
+
+
+def without_gold(lines: list[str]) -> list[str]:
+    return ["\t".join(cells[:1] + cells[2:]) for cells in (line.split("\t") for line in lines)]
+
+
+def quoted(lines: list[str]) -> list[str]:
+    """As csv.QUOTE_ALL writes them."""
+    cells = ([cell.replace('"', '""') for cell in line.split("\t")] for line in lines)
+    return ["\t".join(f'"{cell}"' for cell in row) if any(row) else "" for row in cells]
+
+
+class TestTwoColumns:
+    @pytest.mark.parametrize("task", ["medsts", "mednli", "hoc", "bc5cdr_chem"])
+    def test_gold_comes_from_the_data(
+        self, task: str, ten_runs: dict[str, Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run, path = ten_runs[task], tmp_path / "f.tsv"
+        of_run = json.loads((run.folder / "result.json").read_text())["scores"]["test"]
+        header, *rows = (run.folder / "predictions" / "test.tsv").read_text().rstrip("\n").split("\n")
+        if task != "bc5cdr_chem":
+            rows.reverse()  # the index says whose row it is
+        lines = without_gold([header, *rows])
+        argv = ["--task", task, "--predictions", str(path), "--data_dir", str(run.data)]
+        for text in (
+            "\n".join(lines) + "\n",
+            "\ufeff" + "\r\n".join(lines) + "\r\n",
+            "\n".join(quoted(lines)),
+            "\n".join(quoted([header, *rows])),
+        ):
+            path.write_bytes(text.encode())
+            found = scored(capsys, *argv)
+            assert next(iter(found)) == "score" and found["score"] == of_run["score"]
+            assert {name: found["per_class"][name]["f1"] for name in found["per_class"]} == {
+                name: figures["f1"] for name, figures in of_run["per_class"].items()
+            }
+
+    def test_rows_that_are_not_golds(
+        self, ten_runs: dict[str, Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run, path = ten_runs["mednli"], tmp_path / "f.tsv"
+        lines = without_gold((run.folder / "predictions" / "test.tsv").read_text().rstrip("\n").split("\n"))
+        argv = ["--task", "mednli", "--predictions", str(path), "--data_dir", str(run.data)]
+        for text, expected in (
+            ([*lines[:3], *lines[4:]], "f.tsv: no row for index 'test-2'; give one row for each example of"),
+            ([*lines, "test-99\tneutral"], "f.tsv:42: index 'test-99' is none of gold's (there it is 'test-0'"),
+            ([*lines, lines[5]], "f.tsv:42: index 'test-4' is already in line 6"),
+            ([*lines[:5], "test-4\tmaybe", *lines[6:]], "f.tsv:6: unknown label 'maybe'; use one of contradiction, "),
+            ([*lines[:5], "test-4", *lines[6:]], "f.tsv:6: 1 column(s), the header has 2"),
+            (lines[1:], "f.tsv:1: the header is missing"),
+        ):
+            path.write_text("\n".join(text))
+            assert expected in complaint(capsys, *argv)
+
+    def test_words(self, ten_runs: dict[str, Finished], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        run, path = ten_runs["bc5cdr_chem"], tmp_path / "f.tsv"
+        lines = without_gold((run.folder / "predictions" / "test.tsv").read_text().rstrip("\n").split("\n"))
+        argv = ["--task", "bc5cdr_chem", "--predictions", str(path), "--data_dir", str(run.data)]
+        for text, expected in (
+            ([*lines[:3], "zzz\tO", *lines[4:]], "f.tsv:4: token 'zzz' where gold has"),
+            ([line for line in lines if line], "a sentence of"),
+            ([*lines[:3], "zzz\tO\tO", *lines[4:]], "f.tsv:4: 3 column(s), 2 expected (token, prediction)"),
+        ):
+            path.write_text("\n".join(text))
+            assert expected in complaint(capsys, *argv)
+
+
+def test_columns_in_another_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [line.split("\t") for line in RELATIONS.splitlines()]
+    (tmp_path / "f.tsv").write_text("".join(f"{prediction}\t{index}\t{gold}\n" for index, gold, prediction in rows))
+    found = scored(capsys, "--task", "ddi2013", "--predictions", str(tmp_path / "f.tsv"))
+    assert found["per_class"]["DDI-advise"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1}
+
+
+def test_a_table_for_people(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On stderr, so that stdout stays JSON alone."""
+    (tmp_path / "f.tsv").write_text(RELATIONS)
+    assert score.main(["--task", "ddi2013", "--predictions", str(tmp_path / "f.tsv")]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith('{\n  "score": 0.66') and json.loads(out)["task"] == "ddi2013"
+    assert err.splitlines()[0] == "ddi2013: micro F1 without DDI-false 66.67"
+    rows = {line.split()[0]: line.split()[1:] for line in err.splitlines()[2:]}
+    assert rows["DDI-int"] == ["100.00", "100.00", "100.00", "1"] and rows["DDI-advise"][1] == "0.00"
 
 
 class TestGold:
@@ -134,8 +224,8 @@ class TestGold:
             return [*lines[:5], "\t".join([cells[0], other, cells[2]]), *lines[6:]]
 
         for spoil, expected in (
-            (lambda lines: lines[:4] + lines[5:], "f.tsv:5: index 'test-4' where gold has 'test-3'"),
-            (lambda lines: [*lines[:-3], ""], "f.tsv:39: the file ends after 38 rows, gold has 40"),
+            (lambda lines: lines[:4] + lines[5:], "f.tsv: no row for index 'test-3'; give"),
+            (lambda lines: [*lines[:-3], ""], "f.tsv: no row for index 'test-38' and for 1 more; give"),
             (relabelled, "f.tsv:6: gold label of 'test-4' differs"),
         ):
             said = self.check("mednli", spoil, run, tmp_path, capsys)

@@ -11,7 +11,8 @@ import tasks
 from harness import files
 from harness.config import RunConfig
 from harness.export import loading, plain_card
-from harness.model import EMBEDDED, HEAD_FILE
+from harness.fine_tuned import HEAD_FILE
+from harness.model import EMBEDDED
 from harness.runs import RunFolder
 from harness.task import Task
 from launch.settings import SAMPLE_BANNER

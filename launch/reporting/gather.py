@@ -271,7 +271,11 @@ def command(run: Run) -> str:
     words += ["--model_name_or_path", config.model_name_or_path, "--seed", str(config.seed)]
     words += ["--recipe", config.recipe] if config.recipe else []
     words += ["--data_dir", config.data_dir] if config.data_dir else []
+    if not config.trained:
+        words += [f"--{name}" for name in ("do_eval", "do_predict") if getattr(config, name)]
     for name, value in _differences(config, config.recipe).items():
+        if name == "trained":
+            continue
         if isinstance(value, bool):
             words.append(f"--{name}" if value else f"--no-{name}")
         elif value is not None:

@@ -49,6 +49,39 @@ class Form:
         return f"{names}, or index {names}" + (", or JSON with `sentences`" if self.task.family == "multilabel" else "")
 
 
+ANSWERS = {  # what a line of output holds beside its index, by family
+    "similarity": "score",
+    "multiclass": "label, probabilities",
+    "multilabel": "labels (and their names, where they are numbers), probabilities",
+    "tagging": "mentions: start, end and spans in characters",
+}
+
+
+def forms() -> str:
+    """For --help: what a line of input and of output holds, task by task."""
+    kinds: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
+    for name, task in tasks.TASKS.items():
+        form = Form.of(task)
+        kinds.setdefault((task.family, form.columns, form.is_marked), []).append(name)
+    lines = ["A line of the input, by the model's task; a header may name the columns in another order:"]
+    for (family, columns, is_marked), names in kinds.items():
+        keys = ", ".join(f'"{column}": "..."' for column in ("index", *columns))
+        marked = "; the two mentions are marked as in the training data, like @DRUG$" if is_marked else ""
+        lines += [
+            f"  {', '.join(names)}",
+            f"      in:  [index <tab>] {' <tab> '.join(columns)}, or {{{keys}}}{marked}",
+            *(
+                ['           or a document: {"index": "...", "sentences": ["...", "..."]}']
+                if family == "multilabel"
+                else []
+            ),
+            f"      out: {ANSWERS[family]}",
+        ]
+    return "\n".join(
+        [*lines, "  a custom task", "      in:  sentence, or sentence1 and sentence2, as its file has columns"]
+    )
+
+
 @dataclass(frozen=True)
 class Item:
     """One line of input: an example, a document of several, or a sentence cut into words."""
