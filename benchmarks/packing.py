@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 import tasks
-from harness import model
+from harness import model, pretrained
 from harness.config import RunConfig
 from harness.data import collate, epoch_order
 from harness.packing import PADDED, Layout
@@ -61,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data_root", type=Path, required=True, help="folder of the tasks' folders")
     parser.add_argument("--tasks", default="chemprot,bc5cdr_disease,hoc")
-    parser.add_argument("--model", default=model.EMBEDDED)
+    parser.add_argument("--model", default=pretrained.EMBEDDED)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)

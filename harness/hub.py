@@ -34,7 +34,8 @@ def check(config: RunConfig, find: Callable[[str], str]) -> None:
     )
     for flag, name in named:
         if name:
-            check_reachable(find(name), cache_dir=config.cache_dir, flag=flag)
+            revision = config.revision if name == config.model_name_or_path else None
+            check_reachable(find(name), revision, config.cache_dir, flag)
 
 
 def check_reachable(

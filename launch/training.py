@@ -30,7 +30,7 @@ def train(run: Run, tracker: Tracker) -> TrainState:
     """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
-    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
+    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word, run.tokenizer)
     trained = engine.build(network, run.task.head, config, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 

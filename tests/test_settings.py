@@ -13,7 +13,7 @@ from running import assert_user_error
 import tasks
 from harness import UserError
 from harness.config import RunConfig
-from harness.model import EMBEDDED
+from harness.pretrained import EMBEDDED
 from launch import settings
 from tasks import recipes
 

@@ -12,7 +12,7 @@ from harness import files
 from harness.config import RunConfig
 from harness.export import loading, plain_card
 from harness.fine_tuned import HEAD_FILE
-from harness.model import EMBEDDED
+from harness.pretrained import EMBEDDED
 from harness.runs import RunFolder
 from harness.task import Task
 from launch.settings import SAMPLE_BANNER
@@ -134,6 +134,8 @@ def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
     steps = config.max_steps if config.max_steps > 0 else None
     rows = {
         "encoder": config.model_label,
+        **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
+        **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
         "recipe": config.recipe,
         "trained on": " + ".join(trained),
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
