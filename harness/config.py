@@ -64,8 +64,10 @@ class RunConfig:
     )
     tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")
     cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
-    model_type: str | None = option(None, "architecture; only checked against the checkpoint's own", identity=False)
-    do_lower_case: bool | None = option(None, "lower-case the text; default: as the recipe or the tokenizer says")
+    model_type: str | None = option(None, "architecture, where the checkpoint's config.json says none", identity=False)
+    revision: str | None = option(None, "commit, tag or branch of the model on the hub; default: its newest")
+    trust_remote_code: bool = option(False, "run the Python code that comes with a model of an unknown architecture")
+    do_lower_case: bool | None = option(None, "lower-case the text; default: as the tokenizer says")
     pooling: str | None = option(
         None,
         "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",

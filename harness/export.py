@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from harness.fine_tuned import HEAD_FILE, SCHEMA, About
-from harness.model import EncoderWithHead, standard_names
+from harness.model import EncoderWithHead, encoder_of, standard_names
 from harness.standard_head import PROBLEM_TYPES
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ def save(
     `weights` are the float32 masters by the names of EncoderWithHead; `about` makes the folder usable without its run.
     Rank 0 alone.
     """
+    from transformers import dynamic_module_utils
+
     aside = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -48,6 +50,10 @@ def save(
     settings.architectures = [standard] if standard else None
     names = standard_names(settings) if standard else {}
     state = {_rename(name, names): tensor.contiguous() for name, tensor in weights.items()}
+    if not type(model.encoder).__module__.startswith("transformers."):
+        dynamic_module_utils.custom_object_save(model.encoder, str(aside), config=settings)  # its Python files
+    elif hasattr(settings, "auto_map"):
+        del settings.auto_map  # names code that was not run and is not here
     settings.save_pretrained(aside)
     save_file(state, aside / "model.safetensors", metadata={"format": "pt"})
     tokenizer.save_pretrained(aside)
@@ -77,7 +83,7 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
     auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
     try:
         with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
-            candidate = auto.from_config(settings).float().eval()
+            candidate = auto.from_config(settings, trust_remote_code=False).float().eval()
     except ValueError:
         return None
     names = standard_names(settings)
@@ -97,7 +103,7 @@ def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Ma
 
     with torch.random.fork_rng(devices=[]):
         with no_init_weights():
-            encoder = AutoModel.from_config(settings)
+            encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=False))
         ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
     ours.load_state_dict(dict(weights), strict=False)
     ids = torch.arange(2 * 8).reshape(2, 8) % settings.vocab_size

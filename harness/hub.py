@@ -25,6 +25,10 @@ FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", "vocab.txt") 
 ELSEWHERE = "download it where there is a network (hf download) and name its folder"
 
 
+class OutOfReach(UserError):
+    """No network to the hub, or none that may be used, and the model is not in this machine's cache."""
+
+
 def check(config: RunConfig, find: Callable[[str], str]) -> None:
     """Raises UserError for the first of model, config and tokenizer that cannot be had; `find` says where they lie."""
     named = (
@@ -34,7 +38,8 @@ def check(config: RunConfig, find: Callable[[str], str]) -> None:
     )
     for flag, name in named:
         if name:
-            check_reachable(find(name), cache_dir=config.cache_dir, flag=flag)
+            revision = config.revision if name == config.model_name_or_path else None
+            check_reachable(find(name), revision, config.cache_dir, flag)
 
 
 def check_reachable(
@@ -42,8 +47,8 @@ def check_reachable(
 ) -> None:
     """Raises UserError where the model is neither a local folder, nor in the hub's cache, nor on the hub.
 
-    Called on all ranks; rank 0 asks. Where the hub is out of reach and the cache has the model, this process stays
-    offline from now on.
+    Called on all ranks; rank 0 asks. A process that has found the hub out of reach (OutOfReach where the cache lacks
+    the model) stays offline from then on.
     """
 
     def ask() -> str | None:
@@ -83,10 +88,11 @@ def _unreachable(flag: str, name: str, revision: str | None, cache_dir: str | No
             return None
         asked = next((v for v in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if os.environ.get(v)), None)
         why = f"{asked} is set, so that no network is tried" if asked else "the hub is out of reach"
-        raise UserError(f"{flag} {name}: {_maybe_folder(name)}{why}, and it is not in the cache {place}; {ELSEWHERE}")
+        raise OutOfReach(f"{flag} {name}: {_maybe_folder(name)}{why}, and it is not in the cache {place}; {ELSEWHERE}")
     said = _ask(flag, name, revision)
     if said is not None and not cached:
-        raise UserError(f"{flag} {name}: {_maybe_folder(name)}{said}, and it is not in the cache {place}; {ELSEWHERE}")
+        constants.HF_HUB_OFFLINE = True  # other models need not wait for the hub too
+        raise OutOfReach(f"{flag} {name}: {_maybe_folder(name)}{said}, and it is not in the cache {place}; {ELSEWHERE}")
     return said
 
 

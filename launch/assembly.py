@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, engine, features, model
+from harness import checkpoint, data, distributed, engine, features, model, pretrained
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -39,6 +39,7 @@ class Run:
     tokenizer: Any
     splits: dict[str, Split]  # those that are needed and have examples
     data: str  # "given" | "sample"
+    model_commit: str | None  # of the hub, that the encoder's files are of
 
     @property
     def train_splits(self) -> tuple[str, ...]:
@@ -71,7 +72,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     if kind == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
-    tokenizer = model.load_tokenizer(config)
+    tokenizer = model.load_tokenizer(config, task.head.per_word)
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = features.place(place, config.feature_cache if kind == "given" else features.NOWHERE)
     splits = {
@@ -79,7 +80,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         for name, rows in examples.items()
     }
     made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
-    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, "sample" if made_up else "given")
+    shown = "sample" if made_up else "given"
+    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, shown, pretrained.commit(config))
     _announce(run, place)
     return run
 

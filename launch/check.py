@@ -73,7 +73,7 @@ def _tokenizer(task: Task, task_file: str | None, folder: Path, model: str) -> A
 
     named = ["--task", task.name] if task_file is None else ["--task_file", task_file]
     config, _ = settings.parse([*named, "--model_name_or_path", model, "--data_dir", str(folder)])
-    return load_tokenizer(config)  # with the casing that training would use
+    return load_tokenizer(config, task.head.per_word)  # with the casing that training would use
 
 
 def _of_manifest(folder: Path) -> Iterator[Finding]:

@@ -114,9 +114,9 @@ def holds_training(folder: Path, filled: Mapping[str, Any]) -> bool:
 
 def check(config: RunConfig, task: Task) -> About | None:
     """Raises UserError where nothing is to be trained and the model has no head for the task; else what it says."""
-    from harness import model, standard_head
+    from harness import pretrained, standard_head
 
-    source = model.find(config.model_name_or_path)
+    source = pretrained.find(config.model_name_or_path)
     found = describe(Path(source))
     if found is None:
         standard_head.outputs(standard_head.settings(source, config), task, source)

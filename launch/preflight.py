@@ -1,11 +1,10 @@
 """Before anything starts: what runs need and this machine does not have. Each data folder and model is looked at once.
 
-Data files are read as the runs will read them; a model's config and tokenizer are loaded, its weights are not.
+Data files are read as the runs will read them; a model's config and tokenizer are loaded, its weights only looked at.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
 import os
@@ -19,11 +18,11 @@ from typing import Any
 import tasks
 from harness import UserError, ds_config
 from harness.config import RunConfig
+from harness.task import Task
 from launch import settings
 from launch.request import Request
+from tasks import tables
 
-HUB_SECONDS = 5.0
-WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 Key = Callable[[RunConfig], Any]
 
 
@@ -45,12 +44,13 @@ def check(where: Request | None, configs: Sequence[RunConfig]) -> tuple[list[Mis
         if not (group[0].data_dir and mounted(group[0].data_dir)):
             found += _missing(partial(_check_data, group), group[0].task, group)
     notes: list[str] = []
-    hub = _Hub(here)
     with _quiet():
-        for group in _groups(configs, lambda c: (c.model_name_or_path, c.tokenizer_name, c.cache_dir)):
+        for group in _groups(
+            configs, lambda c: (c.model_name_or_path, c.config_name, c.tokenizer_name, c.cache_dir, c.revision)
+        ):
             first = group[0]
             if not mounted(first.model_name_or_path):
-                found += _missing(partial(_check_model, first, hub, notes), first.model_label, group)
+                found += _missing(partial(_check_model, first, here, notes), first.model_label, group)
     return found, notes
 
 
@@ -89,93 +89,43 @@ def _check_data(group: Sequence[RunConfig]) -> None:
     for split in sorted(needed):
         try:
             task.read(place, split)
+        except tables.NoExamples as error:
+            faults += _depending_on(split, group, task, error)
         except UserError as error:
             faults += str(error).splitlines()
     if faults:
-        raise UserError("\n".join(faults))
+        raise UserError("\n".join(dict.fromkeys(faults)))
+
+
+def _depending_on(split: str, group: Sequence[RunConfig], task: Task, error: UserError) -> list[str]:
+    """What the runs that cannot do without a split of no examples say."""
+    if split != "dev":
+        return str(error).splitlines()
+    faults = []
+    for config in group:
+        try:
+            settings.check_without_dev(config, task, error)
+        except UserError as told:
+            faults.append(str(told))
+    return faults
 
 
 # ---- models
-def _check_model(config: RunConfig, hub: _Hub, notes: list[str]) -> None:
-    """Raises UserError where the model or its tokenizer is not there; adds to `notes` what cannot be told."""
-    from harness import model
+def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
+    """Raises UserError where the model or its tokenizer is not there; adds to `notes` what cannot be told.
 
-    name = model.find(config.model_name_or_path)
-    place = hub.cached(name, config.cache_dir) if not os.path.isdir(name) else name
-    if place is None:
-        note = hub.ask(name)
-        if note:
-            notes.append(note)
+    `here`: the runs will have no other network and cache than this command has.
+    """
+    from harness import hub, pretrained, tokenizer
+
+    try:
+        tokenizer.load_tokenizer(config)
+    except hub.OutOfReach as error:
+        if here:
+            raise
+        notes.append(f"not checked: {error}; the nodes may have it")
         return
-    lacking = _lacking([path.name for path in Path(place).iterdir()])
-    if lacking:
-        raise UserError(f"--model_name_or_path {name}: has no {lacking}; name the folder of a pre-trained encoder")
-    tokenizer = config.tokenizer_name
-    if tokenizer and not os.path.isdir(tokenizer):
-        kept = hub.cached(tokenizer, config.cache_dir, flag="--tokenizer_name")
-        if kept is None:
-            note = hub.ask(tokenizer, flag="--tokenizer_name")
-            if note:
-                notes.append(note)
-            return
-        tokenizer = kept
-    model.load_tokenizer(dataclasses.replace(config, model_name_or_path=place, tokenizer_name=tokenizer))
-
-
-def _lacking(names: Sequence[str]) -> str | None:
-    """What a model's folder lacks of what every encoder has."""
-    if "config.json" not in names:
-        return "config.json"
-    return None if any(name.endswith(WEIGHTS) for name in names) else "weights (model.safetensors or pytorch_model.bin)"
-
-
-class _Hub:
-    """What the hub says of models that are not on this machine; one that does not answer is asked once."""
-
-    def __init__(self, here: bool) -> None:
-        self.here = here  # whether the runs will have no other network and cache than this command has
-        self.silent = ""
-
-    def cached(self, name: str, cache_dir: str | None, flag: str = "--model_name_or_path") -> str | None:
-        """Where an earlier download lies; None where there is none. Raises UserError for what is no hub name."""
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        if Path(name).is_absolute() or name.startswith((".", "~")):
-            raise UserError(f"{flag} {name}: no such folder; name a folder that is there, or a hub name")
-        file = "config.json" if flag == "--model_name_or_path" else "tokenizer_config.json"
-        try:
-            found = try_to_load_from_cache(name, file, cache_dir=cache_dir)
-        except HFValidationError:
-            raise UserError(f"{flag} {name}: no such folder, and no hub name (OWNER/NAME)") from None
-        return str(Path(found).parent) if isinstance(found, str) else None
-
-    def ask(self, name: str, flag: str = "--model_name_or_path") -> str | None:
-        """A note where nothing can be told from here. Raises UserError where the hub has no such model."""
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import OfflineModeIsEnabled, RepositoryNotFoundError
-
-        if not self.silent:
-            try:
-                siblings = HfApi().model_info(name, timeout=HUB_SECONDS).siblings or []
-            except RepositoryNotFoundError:
-                raise UserError(
-                    f"{flag} {name}: no such folder, and the hub knows no model of that name "
-                    "(a private one needs `hf auth login`)"
-                ) from None
-            except OfflineModeIsEnabled:
-                self.silent = "HF_HUB_OFFLINE is set"
-            except Exception as error:  # no network, a proxy, a hub in trouble: in many libraries' words
-                self.silent = f"the hub does not answer: {type(error).__name__}"
-            else:
-                lacking = _lacking([sibling.rfilename for sibling in siblings])
-                if lacking and flag == "--model_name_or_path":
-                    raise UserError(f"{flag} {name}: the hub has it without {lacking}; name another")
-                return None
-        said = f"{flag} {name}: no such folder, not in this machine's download cache, and {self.silent}"
-        if self.here:
-            raise UserError(f"{said}; download it first, or name a folder")
-        return f"not checked: {said}; the nodes may have it"
+    pretrained.weights(pretrained.source(config))
 
 
 @contextmanager

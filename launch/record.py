@@ -121,6 +121,8 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
     return {
         "task": run.task.name,
         "model": config.model_name_or_path,
+        "model_commit": before.get("model_commit", run.model_commit),
+        "trust_remote_code": config.trust_remote_code,
         "recipe": config.recipe,
         "seed": config.seed,
         "trained": config.trained,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from harness import engine, model, standard_head
+from harness import engine, model, pretrained, standard_head
 from harness.evaluate import Evaluation, evaluate, write_files
 from harness.fine_tuned import HEAD_FILE
 from harness.metrics_file import Tracker
@@ -42,7 +42,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
 
 def _network(run: Run) -> EncoderWithHead | StandardHead:
     config = run.config
-    folder = run.folder.model if config.trained else Path(model.find(config.model_name_or_path))
+    folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
     if not config.trained and not (folder / HEAD_FILE).is_file():
         return standard_head.load(str(folder), run.task, config)
     return model.load(folder, config.packing, standard_head.trusts(config)).model

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,10 +75,6 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         config_name = str(Path(config_name).absolute())
     recipe = str(given.get("recipe") or fine_tuned.recipe_of(model) or recipes.recipe_for(model))
     filled = _usual(recipe, task, definition)
-    known = recipes.RECIPES[recipe]
-    named = "/".join(Path(model.lower()).parts[-3:])  # as in recipe_for: a home folder says nothing about the model
-    if re.search(known.pattern, named):  # elsewhere the tokenizer's own casing is the better guess
-        filled["do_lower_case"] = known.lower_case
     chosen = {name: value for name, value in given.items() if value is not None}
     place = {**filled, **chosen, "task": task, "data_dir": data_dir, "model_name_or_path": model}
     if not _trains(given) and not fine_tuned.holds_training(Path(_run_folder(place, model)), place):

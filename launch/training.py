@@ -27,7 +27,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     logger.info("loading %s ...", config.model_label)
-    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word)
+    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word, run.tokenizer)
     trained = engine.build(network, run.task.head, config, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 

@@ -24,6 +24,8 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["synonyms"],
     ["distributed", "runs", "flags", "ds_config", "attention", "fine_tuned"],
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
+    ["pretrained"],
+    ["tokenizer"],
     ["model", "standard_head"],
     ["compiled"],
     ["engine", "checkpoint", "export", "tracking"],

