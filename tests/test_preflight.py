@@ -69,9 +69,9 @@ def test_one_list_and_nothing_is_made(tmp_path: Path, model: Path, capsys: pytes
     expected = (
         "biosses/test.tsv:",
         f"--data_dir {tmp_path}/data/medsts: lacks dev.tsv",
-        f"--data_dir {tmp_path}/data/mednli: ",
+        f"$DATASET_DIR {tmp_path}/data: no folder mednli in it",
         f"--model_name_or_path {tmp_path}/no/model: no such folder",
-        "nobody/knows-it: no such folder, not in this machine's download cache, and HF_HUB_OFFLINE is set",
+        "nobody/knows-it: the hub is out of reach, and it is not in the cache",
         f"--model_name_or_path {tmp_path}/no-weights: has no weights",
         f"--model_name_or_path {tmp_path}/no-words: no tokenizer can be loaded",
     )
@@ -83,7 +83,7 @@ def test_one_list_and_nothing_is_made(tmp_path: Path, model: Path, capsys: pytes
 def test_the_repaired_suite_starts(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = suite(tmp_path, model, more=("--cluster", "debug"))
     found = faults(capsys, *line)
-    assert len(found) == 2 and found[0].startswith(f"--data_dir {tmp_path}/data/mednli: ")
+    assert len(found) == 2 and found[0].startswith(f"$DATASET_DIR {tmp_path}/data: no folder mednli in it")
     assert found[1] == "--skip_missing leaves out mednli and starts the rest"
     cut("mednli", tmp_path / "elsewhere", 20)
     file = tmp_path / "suite.toml"
@@ -110,7 +110,7 @@ def test_print_says_it_too(tmp_path: Path, model: Path, capsys: pytest.CaptureFi
     line = suite(tmp_path, model, "nobody/knows-it", more=("--print",))
     assert submit.main(line) == 2
     shown = capsys.readouterr()
-    assert "#SBATCH --array=0-5" in shown.out and "data/mednli: " in shown.err
+    assert "#SBATCH --array=0-5" in shown.out and "no folder mednli in it" in shown.err
     # The nodes may have another network and cache than the machine that submits.
     assert "not checked: --model_name_or_path nobody/knows-it" in shown.err
     assert submit.main([*line, "--skip_missing"]) == 0
@@ -164,7 +164,7 @@ class TestLeftOut:
 
     def test_every_table_says_so(self, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.started(tmp_path, model)
-        note = f"left out: mednli (--data_dir {tmp_path}/data/mednli: "
+        note = f"left out: mednli ($DATASET_DIR {tmp_path}/data: no folder mednli in it"
         capsys.readouterr()
         assert submit.main(line) == 0  # the table of what is finished
         assert note in capsys.readouterr().out
