@@ -83,7 +83,8 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
     auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
     try:
         with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
-            candidate = auto.from_config(settings, trust_remote_code=False).float().eval()
+            # Of a copy: T5's class for words marks what it is given as no encoder-decoder.
+            candidate = auto.from_config(copy.deepcopy(settings), trust_remote_code=False).float().eval()
     except ValueError:
         return None
     names = standard_names(settings)

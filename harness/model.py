@@ -152,7 +152,11 @@ def _load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
 
 def encoder_of(model: Any) -> Any:
     """The encoder of an encoder-decoder; any other model as it is."""
-    return model.get_encoder() if model.config.is_encoder_decoder else model
+    if not model.config.is_encoder_decoder:
+        return model
+    encoder = model.get_encoder()
+    encoder.config.is_encoder_decoder = True  # T5's has a copy that says otherwise, and `load` must know
+    return encoder
 
 
 def refuse_decoder(source: Source, settings: Any) -> None:

@@ -146,6 +146,7 @@ def _probe_batch(settings: Any) -> Batch:
     """A few examples of made-up ids, the longest just longer than a window of local attention."""
     window = int(getattr(settings, "sliding_window", None) or 0)
     positions = int(getattr(settings, "max_position_embeddings", None) or 512)
+    positions = positions if positions > 0 else 512  # XLNet says -1
     lengths = (5, min(window + 8, positions // 2), 3, 9)
     draw = np.random.default_rng(0)
     ids, mask = np.zeros((len(lengths), max(lengths)), np.int64), np.zeros((len(lengths), max(lengths)), np.int64)

@@ -132,3 +132,57 @@ def _unigram() -> Any:
     pieces = [("[PAD]", 0.0), ("[UNK]", -20.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0), ("\u2581", -4.0)]
     pieces += [(letter, -6.0) for letter in letters] + [(f"\u2581{word}", -5.0) for word in WORDS]
     return DebertaV2Tokenizer(vocab=pieces, unk_id=1)
+
+
+def word_piece_files(folder: Path, *, cased: bool = True) -> int:
+    """vocab.txt alone, as old checkpoints have it; answers the number of its pieces, that of a tiny encoder's."""
+    letters = string.ascii_lowercase + string.digits
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces += [*(word for word in WORDS if len(word) > 1), "anemia"]
+    if cased:
+        pieces += [word.capitalize() for word in WORDS if len(word) > 1]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    return len(pieces)
+
+
+def byte_level_files(folder: Path) -> int:
+    """vocab.json and merges.txt alone, trained with the blank as a part of words; answers the number of tokens."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join((*WORDS, "anemia", "Fever", "Aspirin"))] * 4, trainer)
+    content = json.loads(backend.to_str())["model"]
+    (folder / "vocab.json").write_text(json.dumps(content["vocab"]))
+    merges = [" ".join(merge) for merge in content["merges"]]
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return len(content["vocab"])
+
+
+def sentencepiece_model(folder: Path) -> Path:
+    """A SentencePiece model of 120 pieces, cased."""
+    import sentencepiece
+
+    text = folder / "text.txt"
+    lines = [" ".join(WORDS[n:] + WORDS[:n]) for n in range(len(WORDS))]
+    text.write_text("\n".join([*lines, *(line.title() for line in lines), string.printable[:94], "anemia"]) + "\n")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "spm"),
+        vocab_size=150,
+        character_coverage=1.0,
+        hard_vocab_limit=False,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        user_defined_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        minloglevel=2,
+    )
+    return folder / "spm.model"

@@ -42,6 +42,7 @@ def test_what_people_read(ten_runs: dict[str, Finished]) -> None:
     assert "# tiny-bert fine-tuned for ShARe/CLEFE\n" in text and "SAMPLE" not in text
     assert f"| test | mention F1 | {100 * result['scores']['test']['score']:.2f} |" in text
     assert "this split was trained on" in text and "| trained on | train + dev |" in text
+    assert result["trust_remote_code"] is False and result["model_commit"] is None and "encoder's commit" not in text
     assert result["commit"] in text and "AutoModelForTokenClassification.from_pretrained" in text
     assert "4 steps" in text and "0.001, linear decay" in text and "data use agreements" in text
     assert str(folder) not in text and str(ten_runs["clefe"].data) not in text and str(folder.parents[3]) not in text

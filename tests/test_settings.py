@@ -60,24 +60,15 @@ class TestRecipe:
             complete(recipe="bluebert")
 
     @pytest.mark.parametrize(
-        ("model", "recipe", "lower"),
-        [
-            ("seiya/oubiobert-base-uncased", None, True),
-            ("dmis-lab/biobert-base-cased-v1.1", None, False),
-            ("my/new-encoder", None, None),  # the tokenizer knows better
-            ("my/new-encoder", "oubiobert", None),
-            ("/home/biobert/a/b/my-uncased-encoder", None, None),  # a home folder is no model
-        ],
+        "model", ["seiya/oubiobert-base-uncased", "dmis-lab/biobert-base-cased-v1.1", "my/new-one"]
     )
-    def test_casing_is_that_of_its_own_model(self, model: str, recipe: str | None, lower: bool | None) -> None:
-        assert complete(model_name_or_path=model, recipe=recipe).get("do_lower_case") is lower
+    def test_casing_is_left_to_the_checkpoint(self, model: str) -> None:
+        assert complete(model_name_or_path=model).get("do_lower_case") is None
 
     def test_casing_that_is_given_wins(self) -> None:
         assert complete(model_name_or_path="seiya/oubiobert", do_lower_case=False)["do_lower_case"] is False
 
-    @pytest.mark.parametrize(
-        ("name", "value"), [("do_lower_case", True), ("train_splits", ("train",)), ("recipe", "oubiobert")]
-    )
+    @pytest.mark.parametrize(("name", "value"), [("train_splits", ("train",)), ("recipe", "oubiobert")])
     def test_nothing_given_is_as_if_not_given(self, name: str, value: object) -> None:
         assert complete(model_name_or_path="seiya/oubiobert", **{name: None})[name] == value
 
