@@ -39,7 +39,7 @@ HEADER_NAMES = """
 index idx id pair_id pairid pmid docid doc_id document document_id filename file genre year old_index split
 source source1 source2 sentence sentence1 sentence2 sentence_1 sentence_2 text text1 text2 text_1 text_2 abstract
 passage premise hypothesis label labels gold gold_label class classes category relation relation_type score scores
-similarity similarity_score annotation token word offset tag
+similarity similarity_score annotation token word offset tag prediction predicted
 """.split()  # noqa: SIM905
 LONGEST_SHOWN_VALUE = 30
 # As other repositories name the same files. A table of .csv is cut at commas, a new name would not make it readable.

@@ -90,7 +90,6 @@ def test_numbers_that_a_diverged_model_writes(tmp_path: Path, capsys: pytest.Cap
 WRONG = {
     "no file": ("ddi2013", None, "f.tsv: cannot be read"),
     "empty": ("ddi2013", "", "f.tsv:1: the file is empty"),
-    "no header": ("ddi2013", RELATIONS.split("\n", 1)[1], "f.tsv:1: the header is missing"),
     "unknown label": ("ddi2013", RELATIONS.replace("c\tDDI-advise", "c\tDDI-advice"), "f.tsv:4: unknown label"),
     "another task's": ("ddi2013", "index\tgold\tprediction\n0\t1.0\t1.0\n", "f.tsv:2: unknown label '1.0'"),
     "two columns": ("ddi2013", RELATIONS.replace("b\t", ""), "f.tsv:3: 2 column(s)"),
