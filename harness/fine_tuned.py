@@ -122,12 +122,6 @@ def refuse_code(folder: Path) -> None:
             )
 
 
-def renaming(source: str) -> dict[str, str] | None:
-    """For `from_pretrained`: how the encoder's weights are called in a model without a standard class."""
-    path = Path(source) / HEAD_FILE
-    return {r"^encoder\.": ""} if path.is_file() and read_head(path.parent)["standard_class"] is None else None
-
-
 def first_line(error: BaseException) -> str:
     """What a library's exception says, in one line."""
     text = str(error).strip().splitlines()

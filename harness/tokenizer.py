@@ -79,9 +79,28 @@ def _load(source: Source, settings: Any, more: dict[str, Any]) -> Any:
     if not _plain_pieces(tokenizer):  # what transformers makes of a folder without its files
         what = f"{', '.join(found)} give it an empty vocabulary" if found else "its vocabulary is empty"
         raise source.fault(f"no tokenizer can be loaded ({what}); {remedy}")
+    _mark_ends(tokenizer)
     if not options["trust_remote_code"]:
         tokenizer.init_kwargs.pop("auto_map", None)  # else it would be written beside a model, without the code
     return tokenizer
+
+
+def _mark_ends(tokenizer: Any) -> None:
+    """[CLS] and [SEP] around inputs where transformers forgets them, as in RemBERT's from its SentencePiece file alone.
+
+    A copy of such a tokenizer that was saved and loaded again does not forget them: training and `model/` would differ.
+    """
+    from tokenizers import processors
+
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    ids = tokenizer("a")["input_ids"]
+    if first is None or last is None or set(ids) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}:
+        return
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first}:0 $A:0 {last}:0",
+        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
+        special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
+    )
 
 
 def _plain_pieces(tokenizer: Any) -> list[str]:

@@ -55,8 +55,9 @@ def checkpoint(folder: Path, kind: str, spm: Path) -> Path:
     from transformers import AutoConfig, AutoModel
 
     folder.mkdir(parents=True)
-    if kind in SENTENCE_PIECE or kind in ("fnet", "llama"):
-        name = SENTENCE_PIECE.get(kind, "tokenizer.model" if kind == "llama" else "spiece.model")
+    if kind in SENTENCE_PIECE or kind in ("fnet", "llama", "rembert"):
+        other = {"llama": "tokenizer.model", "rembert": "sentencepiece.model", "fnet": "spiece.model"}
+        name = SENTENCE_PIECE.get(kind) or other[kind]
         shutil.copy(spm, folder / name)
         size = 300
     elif kind in WORD_PIECE:
@@ -90,6 +91,8 @@ def checkpoint(folder: Path, kind: str, spm: Path) -> Path:
         values |= {"num_landmarks": 8, "segment_means_seq_len": 8}
     if kind in ("gpt2", "llama"):
         values |= {"n_embd": 32, "n_layer": 2, "n_head": 2, "num_key_value_heads": 2}
+    if kind == "rembert":
+        values |= {"input_embedding_size": 16, "output_embedding_size": 16}
     if kind == "albert":
         values |= {"embedding_size": 16}
     with torch.random.fork_rng(devices=[]):
@@ -143,6 +146,16 @@ class TestArchitectures:
         batch = collate(encoded, [0, 1], 0)
         with torch.inference_mode():
             torch.testing.assert_close(again.model(batch), built.eval()(batch), rtol=1e-4, atol=1e-5)
+
+    def test_forgotten_ends(self, tmp_path: Path, spm: Path) -> None:
+        """transformers puts no [CLS] and [SEP] around RemBERT's inputs until its tokenizer was saved once."""
+        folder = checkpoint(tmp_path / "rembert", "rembert", spm)
+        tokenizer = model.load_tokenizer(settings(folder))
+        encoded = tokenizer("no fever", "fever")
+        first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+        assert encoded["input_ids"][0] == first and encoded["input_ids"].count(last) == 2
+        tokenizer.save_pretrained(tmp_path / "saved")
+        assert plain(tmp_path / "saved")("no fever", "fever")["input_ids"] == encoded["input_ids"]
 
     @pytest.mark.parametrize("kind", REFUSED)
     def test_refused(self, tmp_path: Path, spm: Path, kind: str) -> None:
