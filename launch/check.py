@@ -13,6 +13,7 @@ from rich.text import Text
 
 import tasks
 from harness import UserError
+from harness.files import folder_fault
 from harness.task import SPLITS, Task
 from launch import settings
 from tasks import corpora
@@ -28,6 +29,8 @@ WIDTH = 120  # where no terminal tells
 
 def check(folder: Path, name: str | None, task_file: str | None, model: str | None, max_seq_length: int) -> int:
     """Print the report; exit status 0 fine, 1 findings of weight. Raises UserError where the data cannot be read."""
+    if (fault := folder_fault(folder)) is not None:
+        raise UserError(f"{folder}: {fault}; name a task's folder, such as the one that prepare.py wrote")
     if task_file is None:
         name = name or _task_of(folder)
     task = settings.named_task(name, task_file, folder)
