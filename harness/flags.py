@@ -158,7 +158,8 @@ def unknown_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
     last_was_flag = False
     for word in words:
         if word.startswith("-"):
-            faults.append(f"{word}: no such flag{hint(word.split('=')[0].lstrip('-'), known, prefix='--')}")
+            instead = hint(word.split("=")[0].lstrip("-"), known, prefix="--") or "; --help lists them"
+            faults.append(f"{word}: no such flag{instead}")
         elif not last_was_flag:
             faults.append(f"{word!r}: belongs to no flag; every setting is written --name value")
         last_was_flag = word.startswith("-")

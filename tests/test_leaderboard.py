@@ -241,7 +241,7 @@ def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("--output", "; did you mean --out?"),
         ("--baselin", "; did you mean --baseline?"),
-        ("--qq", "--qq: no such flag\n"),
+        ("--qq", "--qq: no such flag; --help lists them\n"),
     ],
 )
 def test_unknown_flag(flag: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
