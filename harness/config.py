@@ -43,6 +43,7 @@ class RunConfig:
     )
     task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
+    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
     data_dir: str | None = option(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
     feature_cache: str | None = option(
@@ -58,7 +59,6 @@ class RunConfig:
     do_eval: bool | None = option(None, "score the dev split", identity=False)
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)
     model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", group="model")
-    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     config_name: str | None = option(
         None, "folder, file or hub name of the architecture's config, where not the model's"
     )

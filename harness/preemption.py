@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
@@ -34,6 +35,12 @@ def ignored() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unraisable(error: sys.UnraisableHookArgs) -> None:
+    """Where the handler has run within a destructor Python swallows Stopped, and says so; `check` raises it again."""
+    if not issubclass(error.exc_type, Stopped):
+        sys.__unraisablehook__(error)
 
 
 class StopRequest:

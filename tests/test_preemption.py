@@ -69,3 +69,16 @@ def test_handlers_are_put_back_after_an_error() -> None:
     with pytest.raises(RuntimeError), StopRequest():
         raise RuntimeError
     assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_signal_within_a_destructor_is_neither_lost_nor_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python swallows what is raised there."""
+
+    class Slow:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGUSR2)
+
+    with pytest.raises(Stopped), StopRequest() as stop:
+        Slow()
+        stop.check()
+    assert "ignored" not in capsys.readouterr().err
