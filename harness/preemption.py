@@ -59,9 +59,11 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._set)
+        self._hook, sys.unraisablehook = sys.unraisablehook, _unraisable
         return self
 
     def __exit__(self, *exception: object) -> None:
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
