@@ -74,7 +74,8 @@ class FirstFailure:
 
     def _check_stop(self, stop: Stopped) -> None:
         """A launcher sends the same signals to the other ranks where one has failed or was killed."""
-        gone = self._gone()
+        # One that can be seen from here, or whose connection broke while the signal was on its way.
+        gone = bool(self._gone()) or lost_peer(stop)
         if not gone and self._claims(True, STOPPED):
             return
         if gone and self._claims(True):

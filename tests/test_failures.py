@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from running import arguments, clean_environment
 
 from harness import UserError, distributed
 from harness.explain import TrainingFailed
+from harness.preemption import Stopped
+from harness.runs import RunFolder
 from launch import failures
+from launch.failures import FirstFailure
 from launch.train import EXIT_LOST
 
 HERE = Path(__file__).resolve().parent
@@ -180,3 +184,14 @@ def test_a_process_that_has_ended() -> None:
     child.wait()
     assert failures._has_ended(child.pid)
     assert not failures._has_ended(os.getpid())
+
+
+def test_a_stop_that_follows_a_lost_peer_is_no_stop(tmp_path: Path) -> None:
+    """A launcher that sees a rank die sends SIGTERM to the others, which may come after the broken connection."""
+    world = replace(distributed.init(no_cuda=True), size=2)
+    (tmp_path / "train.log").touch()
+    with pytest.raises(TrainingFailed, match="another rank is gone"), FirstFailure(RunFolder(tmp_path), world, "x"):
+        try:
+            raise RuntimeError("[gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:4711")
+        except RuntimeError:
+            raise Stopped("stopped by SIGTERM") from None  # a handler says nothing; the context stays
