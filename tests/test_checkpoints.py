@@ -489,13 +489,15 @@ class TestCode:
         assert model.load(tmp_path / "model") and not (tmp_path / "ran").exists()
 
     def test_tokenizer_with_code(self, tiny_bert: Path, tmp_path: Path) -> None:
+        """A folder with the files of a BERT's is read as one; without them there is nothing but the code."""
         folder = edited(tiny_bert, tmp_path / "x")
         written = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
         (folder / "tokenizer_config.json").write_text(json.dumps(written))
-        try:
-            assert model.load_tokenizer(settings(folder)).tokenize("fever") == ["fever"]
-        except UserError as error:
-            assert "code of its own" in str(error)
+        (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+        assert model.load_tokenizer(settings(folder)).tokenize("fever") == ["fever"]
+        (folder / "tokenizer.json").unlink()
+        assert_user_error(lambda: model.load_tokenizer(settings(folder)), "code of its own", "--trust_remote_code")
+        assert not (tmp_path / "ran").exists()
 
     def test_runs_where_it_is_trusted(self, folder: Path, tmp_path: Path) -> None:
         config = settings(folder, trust_remote_code=True)
