@@ -10,6 +10,7 @@ from harness import stop_signals
 if __name__ == "__main__":
     stop_signals.listen()  # first of all: what is imported below may take its time
 
+import gc
 import os
 import sys
 import time
@@ -52,6 +53,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         stack.callback(logs.close)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         parts = assembly.build(config, world, folder)
+        gc.enable()  # which `main` disabled: nearly all is imported
         tracker = stack.enter_context(record.tracker(parts))
         stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
         state = training.train(parts, tracker, stop) if parts.trains else None
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(note)
     if stop_signals.is_first_rank():
         print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
+    gc.disable()  # what is imported stays: to look through it over and over takes an eighth of the start
     import torch
 
     from harness import logs
@@ -92,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         with ignored():
             return failures.report(error)
+    finally:
+        gc.enable()
 
 
 def say(message: str) -> None:
