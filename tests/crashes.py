@@ -30,7 +30,6 @@ SCENARIOS: dict[str, dict[int, str]] = {
 
 
 def main(place: Path) -> None:
-    forked.warm()
     model = tiny_encoder(place / "model")
     seen = {}
     for name, faults in SCENARIOS.items():

@@ -11,7 +11,6 @@ Prints a table; exit status 1 where a run did not end bit-identical, left someth
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
@@ -29,7 +28,7 @@ from typing import Any
 
 import forked
 from encoders import tiny_encoder
-from running import arguments
+from running import arguments, fingerprint
 
 from launch.train import EXIT_LOST
 
@@ -38,8 +37,6 @@ CASES = {**{f"zero{stage}": 2 for stage in range(4)}, "fp32": 1}  # name: ranks
 PLAN = {"training": 11, "saving": 8, "evaluating": 5, "writing": 4, "starting": 2}  # of 30 moments
 END_SECONDS = 15.0  # so soon the other ranks must have ended
 LAUNCHER_SECONDS = 3.0  # before they know each other, only a launcher can tell: it is played by this program
-NOT_COMPARED = ("train.log", ".lock", "config.json", "state.json")  # times, process numbers, the folder's own name
-CHANGING = re.compile(r"time|.*_per_second")
 
 
 @dataclass
@@ -92,27 +89,6 @@ class Bench:
             self.finish(case, self.place / f"{case}-undisturbed")
             self.undisturbed[case] = fingerprint(self.place / f"{case}-undisturbed")
         return self.undisturbed[case]
-
-
-def fingerprint(folder: Path) -> dict[str, str]:
-    """Every file of a run folder by its relative name, with a digest of what must be the same in equal runs."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        if path.name in NOT_COMPARED or path.suffix == ".pt":  # a zip archive; the weights are compared in model/
-            content = b""
-        elif path.name in ("result.json", "metrics.jsonl"):
-            rows = [content] if path.name == "result.json" else content.splitlines()
-            content = json.dumps([steady(json.loads(row)) for row in rows], sort_keys=True).encode()
-        found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
-    return found
-
-
-def steady(record: Any) -> Any:
-    """Without times and speeds."""
-    if isinstance(record, dict):
-        return {key: steady(value) for key, value in record.items() if not CHANGING.fullmatch(key) and key != "timing"}
-    return record
 
 
 def moment_of(folder: Path, last_step: int) -> str:
@@ -236,8 +212,6 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--first_seed", type=int, default=0)
     chosen = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    forked.warm()
     began, rows = time.monotonic(), []
     shared_memory = set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory(prefix="faults-") as place:

@@ -1,4 +1,4 @@
-"""Ranks of a run as forks of one process that has imported everything: torch and DeepSpeed cost 15 s at each start.
+"""Ranks of a run as forks of the process that calls.
 
 What runs in them is launch/train.py's `main`, to the end of the process. A program that uses this must not have
 started a thread or joined a process group, so that tests run it as a program of its own.
@@ -15,25 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import warm  # noqa: F401 - before what imports torch
 from running import free_port
 
 GIVE_UP_SECONDS = 120.0
-
-
-def warm() -> None:
-    """Import what a run imports."""
-    from harness import logs
-
-    logs.quiet_libraries(has_cuda=False)
-    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401 - compiled functions: they import half of torch
-    import scipy.stats  # noqa: F401
-    import sklearn.metrics  # noqa: F401
-    import transformers.models.bert.modeling_bert  # noqa: F401
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: F401
-
-    from launch import failures, record, scoring, settings, train, training  # noqa: F401
-
-    assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose the other threads: set OMP_NUM_THREADS=1"
 
 
 @dataclass

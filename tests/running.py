@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import multiprocessing.forkserver
 import os
 import pickle
+import re
 import signal
 import socket
+import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +26,8 @@ SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
     "--recipe", "biobert-v1.1", "--learning_rate", "1e-3", "--max_seq_length", "64", "--wandb_mode", "disabled",
     "--per_gpu_train_batch_size", "8", "--per_gpu_eval_batch_size", "64", "--precision", "fp32",
 )  # fmt: skip
+NOT_COMPARED = ("train.log", ".lock", "config.json", "state.json")  # times, process numbers, the folder's own name
+CHANGING = re.compile(r"time|.*_per_second")
 
 
 def clean_environment() -> dict[str, str]:
@@ -86,14 +93,31 @@ def run_on_ranks(world: int, lines: Sequence[Sequence[str]], folder: Path) -> li
     """Rank 0's results of several runs, one after another, on `world` processes; an exception stands for itself."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    answers = folder / "answers.pickle"
-    torch.multiprocessing.spawn(_rank, args=(world, port, [list(line) for line in lines], str(answers)), nprocs=world)
-    results: list[Any] = pickle.loads(answers.read_bytes())
+    try:
+        start_processes(_rank, (dict(os.environ), world, port, [list(line) for line in lines], folder), world)
+    finally:
+        print((folder / "screen.txt").read_text(), end="")
+    results: list[Any] = pickle.loads((folder / "answers.pickle").read_bytes())
     return results
 
 
-def _rank(rank: int, world: int, port: int, lines: list[list[str]], answers: str) -> None:
+def start_processes(function: Callable[..., None], args: tuple[Any, ...], number: int) -> None:
+    """`function(rank, *args)` in `number` processes, forked from one that has imported what a run imports (warm.py)."""
+    multiprocessing.set_forkserver_preload(["warm"])
+    with pytest.MonkeyPatch.context() as patch:  # the server does not get this process's sys.path
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        multiprocessing.forkserver.ensure_running()
+    torch.multiprocessing.start_processes(function, args, number, start_method="forkserver")
+
+
+def _rank(rank: int, environment: dict[str, str], world: int, port: int, lines: list[list[str]], folder: Path) -> None:
+    assert "warm" in sys.modules
+    screen = os.open(folder / "screen.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(screen, 1)  # output and environment are those of the server's start
+    os.dup2(screen, 2)
+    os.environ.clear()
     os.environ.update(
+        environment,
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), LOCAL_WORLD_SIZE=str(world),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
     )  # fmt: skip
@@ -111,8 +135,29 @@ def _rank(rank: int, world: int, port: int, lines: list[list[str]], answers: str
         except Exception as error:
             results.append(f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
     if rank == 0:
-        Path(answers).write_bytes(pickle.dumps(results))
+        (folder / "answers.pickle").write_bytes(pickle.dumps(results))
     distributed.close()
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Every file of a run folder by its relative name, with a digest of what must be the same in equal runs."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.name in NOT_COMPARED or path.suffix == ".pt":  # a zip archive; the weights are compared in model/
+            content = b""
+        elif path.name in ("result.json", "metrics.jsonl"):
+            rows = [content] if path.name == "result.json" else content.splitlines()
+            content = json.dumps([steady(json.loads(row)) for row in rows], sort_keys=True).encode()
+        found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
+    return found
+
+
+def steady(record: Any) -> Any:
+    """Without times and speeds."""
+    if isinstance(record, dict):
+        return {key: steady(value) for key, value in record.items() if not CHANGING.fullmatch(key) and key != "timing"}
+    return record
 
 
 def assert_user_error(call: Callable[[], object], *parts: str) -> None:

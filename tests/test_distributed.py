@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import torch.distributed as dist
-from running import free_port
+from running import free_port, start_processes
 
 from harness import UserError, distributed
 
@@ -271,7 +270,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two real processes saw."""
     folder = tmp_path_factory.mktemp("ranks")
     port = free_port()
-    torch.multiprocessing.spawn(_rank, args=(port, str(folder)), nprocs=2)
+    start_processes(_rank, (port, str(folder)), 2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
 
 

@@ -15,7 +15,7 @@ import huggingface_hub
 import pytest
 import torch.multiprocessing
 from huggingface_hub import constants
-from running import assert_user_error
+from running import assert_user_error, start_processes
 
 from harness import hub, model
 from harness.config import RunConfig
@@ -166,7 +166,7 @@ def on_a_rank(rank: int, place: str, endpoint: str) -> None:
 def test_rank_0_asks_for_all(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     asked.clear()
     endpoint = f"http://127.0.0.1:{server.server_port}"
-    torch.multiprocessing.spawn(on_a_rank, args=(str(tmp_path), endpoint), nprocs=2)
+    start_processes(on_a_rank, (str(tmp_path), endpoint), 2)
     said = {(tmp_path / f"rank-{rank}").read_text() for rank in range(2)}
     assert (
         len(asked) == 1

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from encoders import tiny_encoder
-from faults import fingerprint
-from running import arguments
+from running import arguments, fingerprint
 
 from harness.engine import Engine
 from launch import train

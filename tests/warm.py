@@ -1,0 +1,21 @@
+"""Imports what a run imports, for programs whose forks are runs: torch and DeepSpeed cost seconds at each start."""
+
+import gc
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the other threads
+
+from harness import logs
+
+logs.quiet_libraries(has_cuda=False)
+
+import deepspeed.runtime.zero.muon.original_muon  # noqa: E402, F401 - compiled functions: they import half of torch
+import scipy.stats  # noqa: E402, F401
+import sklearn.metrics  # noqa: E402, F401
+import transformers.models.bert.modeling_bert  # noqa: E402, F401
+from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402, F401
+
+from launch import failures, outcome, record, scoring, settings, train, training  # noqa: E402, F401
+
+assert len(os.listdir("/proc/self/task")) == 1
+gc.freeze()  # else the first collection in a fork copies every page that holds an object
