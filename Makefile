@@ -1,4 +1,6 @@
 # Everything starts from a bare clone: `make demo`, `make test`.
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -6,7 +8,7 @@ INSTALLED := .venv/.installed
 # (tests/conftest.py), where xdist by itself puts files of many tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test cpu-avx2 cpu-default fast check format faults bench bench-gpu
+.PHONY: setup demo test test-most test-slurm cpu-avx2 cpu-default fast check format faults bench bench-gpu
 
 setup: $(INSTALLED)
 
@@ -20,16 +22,25 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python launch/train.py --task mednli
 
-# The tests on the cluster share it, hence one process.
+# Tests on the SLURM cluster share it, hence one process, and mostly wait: all others run beside them.
 test: check
+	$(MAKE) -j 2 test-most test-slurm cpu-avx2 cpu-default
+
+test-most: setup
 	$(PYTEST) -m "not slurm"
-	$(PYTEST) -n 0 -m slurm
-	$(MAKE) -j 2 cpu-avx2 cpu-default
+
+# What is printed beside the tests above comes in one piece.
+AT_ONCE := 2>&1 | { printed=$$(cat); echo "$$printed"; }
+
+test-slurm: setup
+	$(PYTEST) -n 0 -m slurm $(AT_ONCE)
 
 # Engine, loop and resuming as processors with AVX2 alone, and with less, compute: torch reads the variable when loaded.
+# As this one computes they have been tested above.
 cpu-avx2 cpu-default: setup
+	$(BIN)/python -c "import torch; print(torch.backends.cpu.get_cpu_capability().lower())" | grep -qx $(@:cpu-%=%) || \
 	ATEN_CPU_CAPABILITY=$(@:cpu-%=%) $(PYTEST) -n 0 -m "not slow" -k "not end_to_end" tests/test_engine.py \
-		tests/test_mends.py tests/test_checkpoint.py tests/test_train.py
+		tests/test_mends.py tests/test_checkpoint.py tests/test_train.py $(AT_ONCE)
 
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"

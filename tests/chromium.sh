@@ -13,7 +13,8 @@ grep -Eqs '^ID=debian' /etc/os-release || skip "not installed, and its package i
 [[ $(id -u) == 0 ]] || skip "not installed, and only root may: apt-get install chromium"
 log=$(mktemp)
 echo "installing chromium" >&2
-{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends chromium fonts-dejavu-core; } \
-  >"$log" 2>&1 || skip "apt-get could not install it: $(tail -n1 "$log") (log in $log)"
+exec 8>"${TMPDIR:-/tmp}/blue-apt.lock" # tests/slurm_cluster.sh may be installing, too
+{ flock 8 && apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -yq --no-install-recommends \
+  chromium fonts-dejavu-core; } >"$log" 2>&1 || skip "apt-get could not install it: $(tail -n1 "$log") (log in $log)"
 rm -f "$log"
 find_it || skip "installed, but not found"

@@ -67,9 +67,11 @@ install_packages() {
   fi
   echo "installing for: $lacking" >&2
   # mariadb-server-core, not mariadb-server: the programs without the service and its database.
-  if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
+  # The lock: tests/chromium.sh may be installing, too.
+  if ! { flock 8 && apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
       --no-install-recommends -o DPkg::Lock::Timeout=300 munge slurmctld slurmd slurm-client \
-      slurmdbd mariadb-server-core mariadb-client-core; } >"$log" 2>&1 </dev/null 9<&-; then
+      slurmdbd mariadb-server-core mariadb-client-core; } >"$log" 2>&1 </dev/null 9<&- \
+      8>"${TMPDIR:-/tmp}/blue-apt.lock"; then
     skip "apt-get failed: $(grep -m1 '^E:' "$log" || tail -n1 "$log")"
   fi
   lacking=$(missing)
