@@ -4,7 +4,7 @@ Rows: made-up rows of a task, read, made into token ids, trained on for an epoch
 and predictions of the same number of word pieces in examples of one length each. Seconds of this process, the embedded
 encoder, batches of 32.
 
-    python -m benchmarks.scaling [--task mednli] [--rows 500,1000,2000] [--lengths 16,32,64,128,256,512]
+    python -m benchmarks.scaling [--task mednli] [--rows 500,1000,2000] [--lengths 16,32,64,128,256,512] [--pieces 2048]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
 from harness.task import Encoded, Task
 
-BATCH, PIECES, REPEATS = 32, 2048, 3
+BATCH, REPEATS = 32, 3
 
 
 def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -56,9 +56,9 @@ def by_rows(task: Task, trained: engine.Engine, tokenizer: Any, rows: int, folde
     return {"read": read, "tokenise": tokenise, "train": train, "predict": predict}
 
 
-def by_length(trained: engine.Engine, length: int) -> dict[str, float]:
-    """Seconds of a training step and of a prediction of PIECES word pieces in examples of `length`."""
-    draw, count = np.random.default_rng(length), PIECES // length
+def by_length(trained: engine.Engine, length: int, pieces: int) -> dict[str, float]:
+    """Seconds of a training step and of a prediction of `pieces` word pieces in examples of `length`."""
+    draw, count = np.random.default_rng(length), pieces // length
     ids = draw.integers(1000, 20000, (count, length)).tolist()
     encoded = Encoded(ids, [[0] * length] * count, [0] * count)
     batch = collate(encoded, range(count), 0)
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--task", default="mednli")
     for name, default in (("rows", [500, 1000, 2000]), ("lengths", [16, 32, 64, 128, 256, 512])):
         parser.add_argument(f"--{name}", type=lambda text: [int(n) for n in text.split(",")], default=default)
+    parser.add_argument("--pieces", type=int, default=2048, help="of all examples of one length")
     args = parser.parse_args()
     torch.set_num_threads(1)
     logs.quiet_libraries(has_cuda=False)
@@ -97,10 +98,10 @@ def main() -> None:
         tokenizer = model.load_tokenizer(config)
         net = model.build(config, task.head.num_outputs, task.head.per_word)
         trained = engine.build(net, task.head, config, BatchPlan(BATCH, 1, 1, BATCH), 10**4, world)
-        by_length(trained, 64)  # buffers and kernels
+        by_length(trained, 64, args.pieces)  # buffers and kernels
         show("rows", {n: by_rows(task, trained, tokenizer, n, Path(folder) / str(n)) for n in args.rows})
         if task.family == "multiclass":
-            show("word pieces an example", {n: by_length(trained, n) for n in args.lengths})
+            show("word pieces an example", {n: by_length(trained, n, args.pieces) for n in args.lengths})
         distributed.close()
 
 

@@ -25,7 +25,7 @@ from tasks.corpora.records import Options
 from tasks.corpora.sentences import sentences
 from tasks.corpora.tags import words
 
-QUICK, BIG = 12, 400  # damaged copies of each source, and of each task's file
+QUICK, BIG = 12, 150  # damaged copies of each source, and of each task's file
 LONGEST = 10.0  # seconds of processor time for one case: more is a hang
 
 

@@ -122,10 +122,11 @@ def ranks(number: int, line: Sequence[str]) -> list[Program]:
 
 def test_a_rank_that_is_stopped_alone_takes_the_other_with_it(tiny_bert: Path, tmp_path: Path) -> None:
     first, second = ranks(2, arguments("biosses", tiny_bert, tmp_path / "run"))
-    first.wait_for("loading tiny")
+    first.wait_for("tokenising")
     status, err = second.stop(signal.SIGTERM)
     assert (status, err) == (EXIT_STOPPED, "")
-    assert_stopped(first.end(), "stopped with another rank; nothing is lost")
+    in_training = "step 1/" in first.out  # on a busy machine the signal may come so late
+    assert_stopped(first.end(), "stopped at step" if in_training else "stopped with another rank; nothing is lost")
 
 
 def test_a_rank_that_never_comes_is_named_and_ctrl_c_is_heard(tmp_path: Path) -> None:

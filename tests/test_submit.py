@@ -217,12 +217,11 @@ def test_two_nodes(slurm: Slurm, tiny_bert: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slurm
 @pytest.mark.slow
-@pytest.mark.parametrize("nodes", [1, 2])
-def test_a_preempted_run_is_requeued_and_ends_as_one_left_alone(slurm: Slurm, tmp_path: Path, nodes: int) -> None:
-    where = ("--nodes", str(nodes))
+def test_a_preempted_run_is_requeued_and_ends_as_one_left_alone(slurm: Slurm, tmp_path: Path) -> None:
+    """On two nodes: test_cluster_faults.py."""
     whole = long_run(tmp_path, tmp_path / "whole")
-    undisturbed = wait_for_end(slurm, send(slurm, tmp_path, whole, *where), tmp_path / "whole")
-    number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"), *where)
+    undisturbed = wait_for_end(slurm, send(slurm, tmp_path, whole), tmp_path / "whole")
+    number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"))
     wait_for_rows(tmp_path / "run", 4)
     slurm.run("scancel", "--signal=USR2", number)
     result = wait_for_end(slurm, number, tmp_path / "run")
