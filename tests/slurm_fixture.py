@@ -91,7 +91,7 @@ class Slurm:
             if now - started > seconds:
                 self.run("scancel", job, check=False)
                 pytest.fail(f"job {job}: not in {seconds:.0f} s: {what}")
-            time.sleep(0.25)  # what is asked may cost a process
+            time.sleep(0.05)
 
     def tasks(self, job: str) -> dict[int, int]:
         """rank -> process id, of the job's tasks: the nodes share this machine's processes."""
