@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(note)
     if stop_signals.is_first_rank():
         print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
-    gc.disable()  # what is imported stays: to look through it over and over takes an eighth of the start
+    gc.disable()  # what is imported stays: to look through it over and over takes a tenth of the start
     import torch
 
     from harness import logs

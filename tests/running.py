@@ -93,6 +93,7 @@ def run_on_ranks(world: int, lines: Sequence[Sequence[str]], folder: Path) -> li
     """Rank 0's results of several runs, one after another, on `world` processes; an exception stands for itself."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
+    (folder / "screen.txt").write_text("")  # there also where a rank dies before its first line
     try:
         start_processes(_rank, (dict(os.environ), world, port, [list(line) for line in lines], folder), world)
     finally:

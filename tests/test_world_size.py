@@ -18,7 +18,7 @@ from harness.config import BatchPlan, RunConfig, batch_plan
 from harness.data import epoch_steps, steps_per_epoch
 from harness.task import Encoded
 
-CONFIGS = ("fp32", "fp16_zero0", "bf16_zero1", "fp16_zero2", "fp16_zero3")
+CONFIGS = ("fp32", "bf16_autocast", "fp16_zero0", "bf16_zero1", "fp16_zero2", "fp16_zero3")
 
 
 @given(
