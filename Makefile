@@ -12,11 +12,12 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 setup: $(INSTALLED)
 
-# torch first and by itself: its exact version takes the CPU build where the package index offers one.
+# torch first and by itself: its exact version takes the CPU build where the package index offers one. Of the thousands of
+# modules a run imports a few: Python compiles those when first used, pip would compile them all.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
 	touch $@
 
 demo: setup
@@ -51,12 +52,12 @@ faults: setup
 
 # Ours against the original recipe, Hugging Face Trainer with and without DeepSpeed, and accelerate; an hour or two on a CPU.
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
 	$(BIN)/python -m benchmarks.bench --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
 
 # The ten tasks in published sizes, then the peers at batches of 32 and 256; made for one large GPU.
 bench-gpu: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
 	$(BIN)/python -m benchmarks.whole_suite $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue)
 	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60
 	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60 --batch 256

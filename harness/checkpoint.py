@@ -2,18 +2,24 @@
 
 `checkpoints/step-<epoch>-<step>/` holds the engine's files (float32 weights, moments, loss scale, schedule; the same at
 any number of ranks and any ZeRO stage), one rng file a rank, and state.json. It is written under another name and
-renamed when whole and on the disk; state.json lists every file with its size, so that a torn copy is noticed and passed
-over, and says to which model it belongs.
+renamed when whole and on the disk; state.json lists every file with its size and digest, and has a digest itself, so
+that a torn or changed copy is noticed and passed over, and says to which model it belongs.
+
+`checkpoints/best-<digest>.safetensors` holds the weights of the best epoch so far where those are to be reported. A
+state names them by their digest, so that they are of the same life as the scores in it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,12 +27,16 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from harness import UserError
 from harness.distributed import World, barrier, broadcast
+from harness.files import sha256
+from harness.runs import newest_first
 
 logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 TORN = "is not complete"
+OF_ANOTHER_MODEL = "is of another model"
 
 
 class Savable(Protocol):
@@ -55,6 +65,7 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry a finished epoch
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
+    best: dict[str, Any] | None = None  # `epoch`, and `sha256` of its weights: what `save_best` gave
 
     def best_epoch(self) -> int | None:
         """The epoch (from 1) with the highest dev score, the earliest of equals; None without dev scores."""
@@ -83,6 +94,9 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
     if world.is_main:
         files = {str(p.relative_to(aside)): p.stat().st_size for p in sorted(aside.rglob("*")) if p.is_file()}
         content = {"state": dataclasses.asdict(state), "world": world.size, "model": signature, "files": files}
+        content["sha256"] = {name: _sha256(aside / name, anew=True) for name in files}
+        content = json.loads(json.dumps(content))  # as it will be read
+        content["digest"] = _digest(content)
         (aside / STATE).write_text(json.dumps(content), encoding="utf-8")
         for file in (*files, STATE, "."):  # on the disk before it gets its name: power may fail too
             _flush(aside / file)
@@ -118,7 +132,7 @@ def restore_random_numbers(folder: Path, rank: int, steps: int) -> None:
 
 def newest(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
     """(folder, state.json) of the newest checkpoint that is whole and of this model; a warning for each one newer."""
-    for folder in sorted(root.glob("step-*"), reverse=True):
+    for folder in newest_first(root):
         fault = _fault(folder, signature)
         if fault is None:
             return folder, _read(folder)
@@ -128,7 +142,7 @@ def newest(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
 
 def begun(root: Path) -> TrainState | None:
     """The state of the newest whole checkpoint, whatever its model; says nothing of the others. Rank 0 alone."""
-    whole = (folder for folder in sorted(root.glob("step-*"), reverse=True) if _fault(folder, None) is None)
+    whole = (folder for folder in newest_first(root) if _fault(folder, None) is None)
     return next((TrainState(**_read(folder)["state"]) for folder in whole), None)
 
 
@@ -141,25 +155,104 @@ def _fault(folder: Path, signature: str | None) -> str | None:
     """Why a checkpoint cannot be used; None where it can."""
     try:
         content = _read(folder)
-        whole = all((folder / name).stat().st_size == size for name, size in content["files"].items())
-        model = content["model"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        state, model = TrainState(**content["state"]), content["model"]
+        if any((folder / name).stat().st_size != size for name, size in content["files"].items()):
+            return TORN
+        if ("sha256" in content or "digest" in content) and content["digest"] != _digest(content):
+            return _damaged(STATE)
+        written = {folder / name: digest for name, digest in content.get("sha256", {}).items()}  # older ones have none
+        if state.best is not None:
+            written[best_file(folder.parent, state.best)] = state.best["sha256"]
+        for path, digest in written.items():
+            if _sha256(path) != digest:
+                return _damaged(path.name)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return TORN
-    if not whole:
-        return TORN
-    return None if signature in (None, model) else "is of another model"
+    return None if signature in (None, model) else OF_ANOTHER_MODEL
+
+
+def _damaged(name: str) -> str:
+    return f"is damaged ({name} changed after it was written)"
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Of all that state.json says, but for the digest itself."""
+    said = json.dumps({name: value for name, value in content.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(said.encode()).hexdigest()
+
+
+_digests: dict[tuple[int, ...], str] = {}
+
+
+def _sha256(path: Path, anew: bool = False) -> str:
+    """Of a file; one that this process has read before, and that nobody wrote to since, is not read again."""
+    seen = path.stat()
+    key = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    if anew or key not in _digests:
+        _digests[key] = sha256(path)
+    return _digests[key]
 
 
 def prune(root: Path, keep: int, signature: str) -> None:
-    """Remove all but the newest `keep` usable checkpoints, and what is torn or a killed save left behind.
+    """Remove all but the newest `keep` usable checkpoints, and what is damaged or a killed save left behind.
 
     Those of another model are not ours to remove.
     """
-    faults = {folder: _fault(folder, signature) for folder in sorted(root.glob("step-*"), reverse=True)}
+    faults = {folder: _fault(folder, signature) for folder in newest_first(root)}
     usable = [folder for folder, fault in faults.items() if fault is None]
-    torn = [folder for folder, fault in faults.items() if fault == TORN]
-    for folder in usable[keep:] + torn + list(root.glob(".step-*.partial")):
+    useless = [folder for folder, fault in faults.items() if fault not in (None, OF_ANOTHER_MODEL)]
+    for folder in usable[keep:] + useless + list(root.glob(".step-*.partial")):
         shutil.rmtree(folder, ignore_errors=True)
+    _prune_best(root, None)
+
+
+def save_best(root: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> dict[str, Any]:
+    """Write the weights of the best epoch so far, for `TrainState.best`. Rank 0 alone.
+
+    Those that a checkpoint names stay beside them until it is pruned.
+    """
+    from safetensors.torch import save_file
+
+    aside = root / ".step-best.partial"  # a folder, cleared like that of a checkpoint
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(dict(weights), aside / "weights")
+    best = {"epoch": epoch, "sha256": _sha256(aside / "weights", anew=True)}
+    _flush(aside / "weights")
+    os.replace(aside / "weights", best_file(root, best))
+    aside.rmdir()
+    _flush(root)
+    _prune_best(root, best)
+    return best
+
+
+def load_best(root: Path, best: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What `save_best` wrote. Raises UserError where the file has changed since."""
+    from safetensors.torch import load_file
+
+    path = best_file(root, best)
+    if not path.is_file() or _sha256(path) != best["sha256"]:
+        raise UserError(
+            f"{path}: changed or gone since the best epoch's weights were written there; start the same command "
+            "again: it trains from the newest checkpoint that is whole"
+        )
+    return load_file(path)
+
+
+def best_file(root: Path, best: Mapping[str, Any]) -> Path:
+    """Where the weights lie that a state names; its digest in the name, since another life's are others."""
+    return root / f"best-{best['sha256'][:16]}.safetensors"
+
+
+def _prune_best(root: Path, newest: dict[str, Any] | None) -> None:
+    """Remove best weights that no checkpoint names, of whatever model, and that are not the newest."""
+    named = [newest] if newest else []
+    for folder in newest_first(root):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            named.append(_read(folder)["state"].get("best"))
+    kept = {best_file(root, best) for best in named if best}
+    for path in set(root.glob("best-*.safetensors")) - kept:
+        path.unlink(missing_ok=True)
 
 
 def _flush(path: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ SUBMISSION_FILE = "submission.json"
 ATTEMPT_FILE = "attempt.json"
 TASK_FILE = "task.toml"
 SUBMITIT = "submitit"  # of a run that was submitted alone; a suite has one for all its runs, above them
+CHECKPOINT = re.compile(r"step-(\d+)-(\d+)")  # epochs finished, steps in the next; of four and six digits or more
 LOCK_SECONDS = 1.0  # somebody who only looks whether the lock is free has it for a moment
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
 
@@ -74,6 +76,13 @@ class RunFolder:
     def original(self, name: str) -> Path:
         """A result file under the name that the original scripts gave it."""
         return self.path / f"{self.prefix}{name}"
+
+
+def newest_first(checkpoints: Path) -> list[Path]:
+    """The checkpoints in a folder of them, ordered by epoch and step: as text, a longer number may sort before."""
+    named = [(CHECKPOINT.fullmatch(path.name), path) for path in checkpoints.glob("step-*")]
+    numbers = {path: (int(found[1]), int(found[2])) for found, path in named if found}
+    return sorted(numbers, key=lambda path: numbers[path], reverse=True)
 
 
 COMPUTED_FOLDERS = ("checkpoints", "predictions", "model")

@@ -21,7 +21,7 @@ from typing import Any
 
 from harness import UserError
 from harness.files import private
-from harness.runs import RunFolder
+from harness.runs import RunFolder, newest_first
 from launch.train import EXIT_LOST
 
 ATTEMPTS = "BLUE_ATTEMPTS"  # environment: the file; without it nothing is noted
@@ -98,7 +98,8 @@ def main(status: int) -> None:
     path = Path(os.environ[ATTEMPTS])
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     run = next((RunFolder(Path(record["run"])) for record in reversed(records) if "run" in record), None)
-    checkpoint = "" if run is None else max((place.name for place in run.checkpoints.glob("step-*")), default="")
+    saved = [] if run is None else newest_first(run.checkpoints)
+    checkpoint = saved[0].name if saved else ""
     again, why = verdict(status, records, _restart(), checkpoint)
     print(f"{why}: {'requeued' if again else 'not requeued'}", file=sys.stderr, flush=True)
     if again:

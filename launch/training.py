@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import torch
 
-from harness import checkpoint, data, distributed, engine, export, logs, loop, model
+from harness import UserError, checkpoint, data, distributed, engine, export, logs, loop, model
 from harness.checkpoint import TrainState
 from harness.engine import Engine
 from harness.evaluate import Evaluation, evaluate
@@ -38,6 +38,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         stack.callback(_release, trained)
         torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
         state = checkpoint.restore(run.folder.checkpoints, trained, world)
+        _check_best(run, state)
         state.examples_per_step = run.plan.total
         if state.epoch or state.step_in_epoch:
             logger.info("Taken up after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
@@ -61,18 +62,29 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         stack.enter_context(stop.deferred())
         if not loop.fit(training, state):
             raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
-        if config.select == "last":
-            _write_model(run, trained)
+        _write_model(run, trained, state)
         if distributed.agree(bool(stop.requested), world.device):  # of one rank: all leave together
             raise Stopped("stopped before the final scores; the same command goes on from there")
     return state
 
 
 def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
-    if run.config.select == "best_dev" and state.best_epoch() == len(state.history):
-        _write_model(run, trained)
+    if run.world.is_main:
+        run.folder.check_exists()
+    if run.config.select == "best_dev" and state.best_epoch() == state.epoch:
+        weights = trained.weights()
+        state.best = distributed.on_main(lambda: checkpoint.save_best(run.folder.checkpoints, weights, state.epoch))
     if run.world.is_main:
         write(run.folder.dev_results, _dev_results(run, state))
+
+
+def _check_best(run: Run, state: TrainState) -> None:
+    """Raises UserError where a state does not say which weights its best epoch had."""
+    if run.config.select == "best_dev" and (state.best or {}).get("epoch") != state.best_epoch():
+        raise UserError(
+            f"{run.folder.checkpoints}: an older version wrote it, without the weights of the best epoch (--select "
+            "best_dev); remove this folder to train again from the start, or name another --output_dir"
+        )
 
 
 def _dev_results(run: Run, state: TrainState) -> str:
@@ -87,15 +99,17 @@ def _dev_results(run: Run, state: TrainState) -> str:
     return "\n".join(header + [",".join(str(value) for value in line.values()) for line in lines]) + "\n"
 
 
-def _write_model(run: Run, trained: Engine) -> None:
-    """Collective: the master weights are gathered from all ranks."""
-    weights = trained.weights()
-    if run.world.is_main:
-        task = run.task
-        export.save(
-            run.folder.model, trained.module, weights, run.tokenizer, task.labels, task.family, fine_tuned.about(run)
-        )
-    distributed.barrier()
+def _write_model(run: Run, trained: Engine, state: TrainState) -> None:
+    """The last weights, or those that the state names as the best. Collective."""
+    weights = trained.weights() if state.best is None else {}  # gathered from all ranks
+
+    def save() -> None:
+        kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
+        task, tokenizer = run.task, run.tokenizer
+        about = fine_tuned.about(run)
+        export.save(run.folder.model, trained.module, kept, tokenizer, task.labels, task.family, about)
+
+    distributed.on_main(save)
 
 
 def _release(trained: Engine) -> None:

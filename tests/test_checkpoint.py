@@ -8,12 +8,14 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from running import assert_user_error
 
-from harness import checkpoint, distributed
+from harness import checkpoint, distributed, runs
 from harness.checkpoint import TrainState
 from harness.distributed import World
 
@@ -56,6 +58,8 @@ def root(world: World, tmp_path: Path) -> Path:
 
 
 def restored(root: Path, world: World) -> float:
+    """The value that another process would go on with."""
+    checkpoint._digests.clear()
     engine = Tensor()
     checkpoint.restore(root, engine, world)
     return engine.value.item()
@@ -212,6 +216,163 @@ class TestTorn:
         files = json.loads((folder / "state.json").read_text())["files"]
         sizes = {name: (folder / name).stat().st_size for name in ("engine/tensor.pt", "rng-0.pt")}
         assert files == sizes
+
+
+def zeros(path: Path, begin: int = 0, end: int | None = None) -> None:
+    """As a disk does it: of the same size."""
+    content = path.read_bytes()
+    begin, end = begin % len(content), len(content) if end is None else end
+    assert any(content[begin:end])
+    path.write_bytes(content[:begin] + bytes(end - begin) + content[end:])
+
+
+def replace_text(folder: Path, old: str, new: str) -> None:
+    path = folder / "state.json"
+    text = path.read_text()
+    assert old in text and len(old) == len(new)
+    path.write_text(text.replace(old, new))
+
+
+DAMAGES = [
+    pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt", -64), id="zeros at the end"),
+    pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt", 0, 8), id="zeroed header"),
+    pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt"), id="zeros"),
+    pytest.param(lambda folder: zeros(folder / "rng-0.pt", 900, 901), id="one byte of rng"),
+    pytest.param(lambda folder: zeros(folder / "state.json"), id="zeroed state"),
+    pytest.param(lambda folder: replace_text(folder, '"step_in_epoch": 9', '"step_in_epoch": 8'), id="another place"),
+    pytest.param(lambda folder: replace_text(folder, '"epoch"', '"epocH"'), id="a name in the state"),
+    pytest.param(lambda folder: replace_text(folder, '"digest"', '"digesT"'), id="name of the digest"),
+    pytest.param(lambda folder: replace_text(folder, '"sha256": {', '"sha257": {'), id="name of the digests"),
+]
+
+
+class TestDamageOfEqualSize:
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_is_passed_over_with_a_warning(
+        self, damage: Callable[[Path], object], root: Path, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        damage(root / "step-0001-000009")
+        assert restored(root, world) == 2
+        assert [record.levelname for record in caplog.records if "step-0001-000009" in record.message] == ["WARNING"]
+        begun = checkpoint.begun(root)
+        assert begun is not None and (begun.epoch, begun.step_in_epoch) == (1, 0)
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    def test_neither_counts_nor_pushes_out_a_whole_one(
+        self, damage: Callable[[Path], object], root: Path, world: World
+    ) -> None:
+        damage(root / "step-0001-000009")
+        checkpoint._digests.clear()
+        checkpoint.save(root, Tensor(4), TrainState(1, 4), world, keep=1)
+        assert names(root) == ["step-0001-000004"]
+
+    def test_warning_says_which_file(self, root: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        zeros(root / "step-0001-000009" / "engine" / "tensor.pt", 0, 8)
+        restored(root, world)
+        assert "is damaged (tensor.pt changed after it was written) and is passed over" in caplog.text
+
+    def test_same_step_again_replaces_it(self, root: Path, world: World) -> None:
+        zeros(root / "step-0001-000009" / "rng-0.pt", 900, 901)
+        checkpoint._digests.clear()
+        checkpoint.save(root, Tensor(4), TrainState(1, 9), world, keep=9)
+        assert restored(root, world) == 4
+
+    def test_older_versions_wrote_no_digests(self, root: Path, world: World) -> None:
+        path = root / "step-0001-000009" / "state.json"
+        content = json.loads(path.read_text())
+        del content["sha256"], content["digest"], content["state"]["best"]
+        path.write_text(json.dumps(content))
+        assert restored(root, world) == 3
+
+    def test_a_file_is_read_once(self, root: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """They are gigabytes, and several parts of a run ask for the newest checkpoint."""
+        checkpoint._digests.clear()
+        read: list[Path] = []
+        sha256 = checkpoint.sha256
+        monkeypatch.setattr(checkpoint, "sha256", lambda path: read.append(path) or sha256(path))
+        checkpoint.begun(root)
+        checkpoint.newest(root, "a model")
+        assert sorted(path.name for path in read) == ["rng-0.pt", "tensor.pt"]
+        checkpoint.save(root, Tensor(4), TrainState(2), world, keep=1)
+        assert len(read) == len(set(read)) == 8  # of the new one before it got its name, and of those to be pruned
+
+
+class TestOrder:
+    @pytest.mark.parametrize(
+        ("older", "newer"),
+        [
+            ((9_999, 0), (10_000, 0)),
+            ((9_999, 5), (10_000, 3)),
+            ((0, 999_999), (0, 1_000_000)),
+            ((99_999, 1), (100_000, 0)),
+        ],
+    )
+    def test_is_by_number(self, older: tuple[int, int], newer: tuple[int, int], world: World, tmp_path: Path) -> None:
+        checkpoint.save(tmp_path, Tensor(1), TrainState(*older), world, keep=1)
+        checkpoint.save(tmp_path, Tensor(2), TrainState(*newer), world, keep=1)
+        assert names(tmp_path) == ["step-{:04d}-{:06d}".format(*newer)]
+        checkpoint.save(tmp_path, Tensor(1), TrainState(*older), world, keep=2)
+        assert restored(tmp_path, world) == 2
+        begun = checkpoint.begun(tmp_path)
+        assert begun is not None and (begun.epoch, begun.step_in_epoch) == newer
+        assert [path.name for path in runs.newest_first(tmp_path)] == [
+            "step-{:04d}-{:06d}".format(*place) for place in (newer, older)
+        ]
+
+    def test_what_has_another_name_is_not_ours(self, root: Path, world: World) -> None:
+        (root / "step-by-step").mkdir()
+        checkpoint.save(root, Tensor(4), TrainState(2), world, keep=1)
+        assert names(root) == ["step-0002-000000", "step-by-step"]
+        assert restored(root, world) == 4
+
+
+class TestBestWeights:
+    """Beside the checkpoints, bound to them by digest."""
+
+    @pytest.fixture
+    def best(self, root: Path, world: World) -> dict[str, Any]:
+        """Of epoch 2, named by the newest checkpoint."""
+        best = checkpoint.save_best(root, {"w": torch.tensor([5.0])}, 2)
+        checkpoint.save(root, Tensor(4), TrainState(2, best=best), world, keep=2)
+        return best
+
+    def test_come_back(self, best: dict[str, Any], root: Path, world: World) -> None:
+        state = checkpoint.restore(root, Tensor(), world)
+        assert state.best == best and best["epoch"] == 2
+        assert checkpoint.load_best(root, best)["w"].item() == 5
+
+    def test_of_a_later_life_leave_those_of_a_checkpoint_alone(self, best: dict[str, Any], root: Path) -> None:
+        for value in (6.0, 7.0):
+            later = checkpoint.save_best(root, {"w": torch.tensor([value])}, 2)
+        assert checkpoint.load_best(root, best)["w"].item() == 5
+        assert checkpoint.load_best(root, later)["w"].item() == 7
+        assert len(list(root.glob("best-*"))) == 2  # no more than that on the disk
+
+    def test_go_with_the_last_checkpoint_that_names_them(self, best: dict[str, Any], root: Path, world: World) -> None:
+        later = checkpoint.save_best(root, {"w": torch.tensor([6.0])}, 3)
+        checkpoint.save(root, Tensor(5), TrainState(3, best=later), world, keep=1)
+        assert list(root.glob("best-*")) == [checkpoint.best_file(root, later)]
+
+    @pytest.mark.parametrize("damage", [lambda path: zeros(path, -4), cut, Path.unlink], ids=["changed", "cut", "gone"])
+    def test_a_checkpoint_without_them_is_passed_over(
+        self,
+        damage: Callable[[Path], object],
+        best: dict[str, Any],
+        root: Path,
+        world: World,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        path = checkpoint.best_file(root, best)
+        damage(path)
+        assert restored(root, world) == 3
+        assert "step-0002-000000" in caplog.text
+        assert_user_error(lambda: checkpoint.load_best(root, best), str(path), "start the same command again")
+
+    def test_what_a_kill_left_is_cleared(self, root: Path, world: World) -> None:
+        (root / ".step-best.partial").mkdir()
+        (root / ".step-best.partial" / "weights").write_bytes(b"half")
+        best = checkpoint.save_best(root, {"w": torch.tensor([5.0])}, 1)
+        assert not (root / ".step-best.partial").exists() and checkpoint.load_best(root, best)["w"].item() == 5
 
 
 class TestPrune:

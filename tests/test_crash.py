@@ -63,6 +63,28 @@ def test_crashes_without_progress_come_to_an_end() -> None:
     )
 
 
+def test_newest_checkpoint_is_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 9,999 epochs a run that goes on would otherwise be taken for one that crashes at the same place."""
+    requeued = tmp_path / "scontrol"
+    requeued.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\n")
+    requeued.chmod(0o700)
+    notes, saved = tmp_path / "attempts", tmp_path / "run" / "checkpoints"
+    for name, value in {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "BLUE_ATTEMPTS": notes,
+        "SLURM_JOB_ID": "7",
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(crash, "job_state", lambda: "RUNNING")
+    notes.write_text(json.dumps({"began": 0, "run": str(tmp_path / "run")}) + "\n")
+    names = ["step-9998-999999", "step-9999-000000", "step-10000-000000", "step-10000-999999", "step-10000-1000000"]
+    for name in names:
+        (saved / name).mkdir(parents=True)
+        crash.main(137)
+    assert [record.get("checkpoint") for record in map(json.loads, notes.read_text().splitlines())] == [None, *names]
+    assert (tmp_path / "requeued").read_text() == "requeue 7\n" * len(names)
+
+
 RANK = """
 import os, sys, time
 from pathlib import Path
