@@ -25,7 +25,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, TCPStore
 
-from harness import UserError
+from harness import UserError, files
 
 Value = TypeVar("Value")
 
@@ -222,11 +222,8 @@ def _listen(place: Path, size: int) -> TCPStore:
     host = os.environ.setdefault("MASTER_ADDR", name)
     store = TCPStore(host, 0, size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
     os.environ["MASTER_PORT"] = str(store.port)
-    aside = place.with_name(f"{place.name}.{os.getpid()}.partial")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(f"{host} {store.port}", encoding="utf-8")
-        os.replace(aside, place)  # nobody reads half of it
+        files.write(place, f"{host} {store.port}")
     except OSError as error:
         raise UserError(f"--output_dir {place.parent}: cannot be written ({error.strerror})") from error
     return store

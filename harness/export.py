@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from harness import run_files
+from harness.files import PARTIAL, flush, unfinished
 from harness.fine_tuned import HEAD_FILE, SCHEMA, About
 from harness.model import EncoderWithHead, encoder_of, standard_names
 from harness.standard_head import PROBLEM_TYPES
@@ -36,9 +39,12 @@ def save(
     """
     from transformers import dynamic_module_utils
 
-    aside = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    run_files.check_model(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}*{PARTIAL}"):
+        if unfinished(left.name) == folder.name:  # a process was killed here
+            shutil.rmtree(left, ignore_errors=True)
+    aside = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
     settings = copy.deepcopy(model.encoder.config)
     settings.num_labels = model.classifier.out_features
     if labels:
@@ -65,13 +71,17 @@ def save(
         "standard_class": standard,
         **({} if about is None else about.to_dict()),
     }
-    (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
     (aside / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed here
+    written = sorted(path for path in aside.rglob("*") if path.is_file())
+    head["files"] = [str(path.relative_to(aside)) for path in written]  # what may be removed again
+    (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+    for path in (*written, aside / HEAD_FILE, aside):  # result.json, which comes later, says that they are there
+        flush(path)
+    old = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
     if folder.exists():
         folder.replace(old)
     aside.replace(folder)
+    flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -2,28 +2,68 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import os
+import re
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
 
 from harness import UserError
 
+PARTIAL = ".partial"  # ends the name of what is being written, or was by a process that was killed
 
-def write(path: Path, text: str) -> None:
-    """A whole file or none: a reader never meets half of it."""
+
+def write(path: Path, text: str, *, durable: bool = False) -> None:
+    """A whole file or none: a reader never meets half of it, and of two writers each has a file of its own meanwhile.
+
+    `durable`: it is on the disk, under its name, when this returns.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    with open(aside, "w", encoding="utf-8", opener=private) as file:
-        file.write(text)
-    os.replace(aside, path)
+    handle, aside = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)  # never one that is there, nor a link
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            if durable:
+                file.flush()
+                os.fsync(handle)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise
+    if durable:
+        flush(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or a folder's list of names, is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def unfinished(name: str) -> str | None:
+    """The name that a writer who was killed would have given to a file of this name; None for any other file."""
+    found = re.fullmatch(rf"\.(.+?)(\.[a-z0-9_]{{8}})?{re.escape(PARTIAL)}", name)
+    return found[1] if found else None
 
 
 def private(path: str, flags: int) -> int:
-    """An `opener` for files that only their owner may read, whatever the umask."""
-    return os.open(path, flags, 0o600)
+    """An `opener` for files that only their owner may read, whatever the umask. It follows no link: somebody else may
+    have put one there."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            error.strerror = f"{os.path.basename(path)} is a symbolic link"
+        raise
 
 
 def sha256(path: Path) -> str:

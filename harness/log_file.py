@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
 import sys
 from pathlib import Path
+
+from harness.files import private
 
 
 def open_private(path: Path) -> logging.Handler:
     """A handler that appends to `path`, with times; a file that it makes is readable by its owner only."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))  # whatever the umask
     handler = _LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     return handler
@@ -20,6 +21,11 @@ class _LogFile(logging.FileHandler):
     """A log that cannot be written any more is no reason to end a run, nor to fill the screen: one warning, no more."""
 
     broken = False
+
+    def _open(self) -> io.TextIOWrapper:
+        handle = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=private)
+        assert isinstance(handle, io.TextIOWrapper)
+        return handle
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -6,10 +6,12 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -20,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import UserError, files
+from harness import UserError, files, lease, run_files
 from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -35,6 +37,9 @@ LOCK_SECONDS = 1.0  # somebody who only looks whether the lock is free has it fo
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
 
 
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """Paths of one run. `prefix` stands before the original result files' names."""
@@ -47,6 +52,7 @@ class RunFolder:
     metrics = property(lambda self: self.path / METRICS_FILE)
     log = property(lambda self: self.path / "train.log")
     lock = property(lambda self: self.path / ".lock")
+    lease = property(lambda self: self.path / ".lease")  # where the file system has no locks
     wandb_id = property(lambda self: self.path / WANDB_ID_FILE)
     wandb = property(lambda self: self.path / "wandb")
     checkpoints = property(lambda self: self.path / "checkpoints")
@@ -87,6 +93,7 @@ def newest_first(checkpoints: Path) -> list[Path]:
 
 COMPUTED_FOLDERS = ("checkpoints", "predictions", "model")
 OWN_FOLDERS = (*COMPUTED_FOLDERS, "wandb")
+INPUTS = ("model_name_or_path", "config_name", "tokenizer_name", "data_dir", "task_file", "ds_config")  # that are paths
 UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
 OWN_FILES = (
     "config.json",
@@ -99,7 +106,8 @@ OWN_FILES = (
     WANDB_ID_FILE,
     "result.json",
 )
-RECORD = {*OWN_FILES, ".lock", "wandb", SUBMITIT, "code"} - {"result.json", METRICS_FILE}  # of starts
+NOT_UNDER_LOCK = {SUBMISSION_FILE, ATTEMPT_FILE}  # written by whoever submits or watches the run
+RECORD = {*OWN_FILES, ".lock", ".lease", "wandb", SUBMITIT, "code"} - {"result.json", METRICS_FILE}  # of starts
 ORIGINAL_FILES = (
     "dev_results.txt",
     "eval_results.txt",
@@ -135,7 +143,7 @@ def prepare(config: RunConfig, claimed: Claimed = lambda _: None) -> dict[str, A
         if use.how == "take over":
             _clear_failed_start(folder, keep_config=use.unreadable)
         if use.how != "go on" or config.do_train:
-            files.write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n")
+            files.write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n", durable=True)
         folder.predictions.mkdir(exist_ok=True)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -164,16 +172,22 @@ def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, 
         before, fault = _stored(folder)
         if before is not None and before.identity() == config.identity():
             result = _result(folder) if folder.result.is_file() else None
+            if config.do_train and not folder.result.is_file():  # else nothing is replaced
+                _check_inputs(folder, config, before)
+                run_files.check_replaceable(folder.path, anew=False)
             return Use("go on", before), result if result is not None and _covers(result, config) else None
         abandoned = (fault is None or fault.ours) and only_started(folder)
     except OSError as error:
         raise _not_writable(folder, error) from error
+    _check_inputs(folder, config, before)
     if abandoned or (before is not None and config.overwrite_output_dir):
         if owner := claimed(folder.path):
             raise UserError(
                 f"--output_dir {folder.path}: belongs to a submitted run ({owner}); wait for it, or: "
                 f"python launch/submit.py cancel {folder.path}"
             )
+        if not abandoned:
+            run_files.check_replaceable(folder.path, anew=True)
         how = "take over" if abandoned else "replace"
         return Use(how, before, unreadable=fault is not None and not fault.is_json), None
     if fault is not None:
@@ -186,7 +200,36 @@ def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, 
         )
     if folder.checkpoints.exists() or folder.result.exists():
         raise UserError(f"--output_dir {folder.path}: holds a run without its config.json; name another folder")
+    for name in (*OWN_FILES, *COMPUTED_FOLDERS, *(f"{folder.prefix}{name}" for name in ORIGINAL_FILES)):
+        if os.path.lexists(folder.path / name):
+            raise UserError(
+                f"--output_dir {folder.path}: holds a {name} that no run wrote, and a run writes one; name another"
+            )
     return Use("make"), None
+
+
+def _check_inputs(folder: RunFolder, config: RunConfig, before: RunConfig | None) -> None:
+    check_inputs(folder, {f"--{name}": getattr(config, name) for name in INPUTS}, before)
+
+
+def check_inputs(folder: RunFolder, inputs: Mapping[str, str | None], before: RunConfig | None = None) -> None:
+    """Raises UserError where a file or folder that is read lies in the run folder, among what a run replaces.
+
+    `inputs`: flag -> what it names; a name that is no path here is one of the hub. `before`: the run that lies there,
+    whose own copy of a task's definition is as good as any other.
+    """
+    place = folder.path
+    for flag, name in inputs.items():
+        if not name or not os.path.lexists(name):
+            continue
+        path = Path(name)
+        if before is not None and flag == "--task_file" and path.absolute() == folder.task_file.absolute():
+            continue
+        if path.absolute().is_relative_to(place.absolute()) or path.resolve().is_relative_to(place.resolve()):
+            raise UserError(
+                f"{flag} {name}: lies in the run's own --output_dir {place}, where its files may be replaced; "
+                "name another --output_dir"
+            )
 
 
 def only_started(folder: RunFolder) -> bool:
@@ -231,16 +274,15 @@ def hold(folder: RunFolder, stack: ExitStack) -> str:
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
-        handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8"))
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    _lock(folder, handle)
-    try:
+        _check_plain(folder)
+        handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8", opener=files.private))
+        _lock(folder, handle, stack)
         os.ftruncate(handle.fileno(), 0)
         # Not through the buffer, whose failure would come a second time when the file is closed.
         os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         for claim in folder.path.glob(f"{FAILURE_FILE}*"):
             claim.unlink(missing_ok=True)
+        run_files.clear_unfinished(folder.path, set(OWN_FILES) - NOT_UNDER_LOCK)
     except OSError as error:
         raise _not_writable(folder, error) from error
     for unfinished in Path(folder.checkpoints).glob(".step-*.partial"):  # a full disk may be full of it
@@ -248,34 +290,67 @@ def hold(folder: RunFolder, stack: ExitStack) -> str:
     return secrets.token_hex(4)
 
 
-def _lock(folder: RunFolder, handle: TextIO) -> None:
+def _check_plain(folder: RunFolder) -> None:
+    """Raises UserError where what is opened by its name and written in place is a link, or a pipe."""
+    for path in (folder.lock, folder.lease, folder.metrics, folder.log):
+        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(
+                f"--output_dir {folder.path}: {path.name} in it is a link or no plain file, and a run would write into "
+                "it; remove it, or name another folder"
+            )
+
+
+def _lock(folder: RunFolder, handle: TextIO, stack: ExitStack) -> None:
+    """By flock; by a lease where there is none, or where another machine saw none and has one. Raises OSError too."""
     until = time.monotonic() + LOCK_SECONDS
-    while True:
+    locked = False
+    while not locked:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
+            locked = True
+        except BlockingIOError as error:
             if time.monotonic() < until:
                 time.sleep(LOCK_SECONDS / 10)
                 continue
             handle.seek(0)
             owner = handle.read().strip() or "another process"
-            raise UserError(
-                f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder"
-            ) from error
+            raise _in_use(folder, owner) from error
+        except OSError as error:
+            if error.errno not in lease.NO_FLOCK:
+                raise
+            break
+    if locked and not os.path.lexists(folder.lease):
+        return
+    try:
+        lease.take(folder.lease, stack)
+    except lease.InUse as other:
+        raise _in_use(folder, str(other)) from None
+
+
+def _in_use(folder: RunFolder, owner: str) -> UserError:
+    return UserError(f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder")
 
 
 def holder(folder: RunFolder) -> str | None:
-    """Who has the folder's lock, as `process N on HOST`; None where nobody has."""
+    """Who has the folder's lock or lease, as `process N on HOST`; None where nobody has."""
+    leased = lease.holder(folder.lease)
     try:
-        with open(folder.lock, encoding="utf-8") as handle:
+        with open(folder.lock, encoding="utf-8", opener=files.private) as handle:
+            if leased is not None:
+                return handle.read().strip() or leased
             try:
                 fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 return handle.read().strip() or "another process"
     except OSError:  # no lock, or a file system that has none
         pass
-    return None
+    return leased
+
+
+def log_lease(folder: RunFolder) -> None:
+    """Say so where a lease keeps the folder. On every rank, whose level decides."""
+    if (kept := lease.account(folder.lease)) is not None:
+        logger.warning("folder  %s: %s", folder.path, kept)
 
 
 def _not_writable(folder: RunFolder, error: OSError) -> UserError:
@@ -342,9 +417,8 @@ def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tup
 
 
 def _remove(folder: RunFolder, prefix: str) -> None:
-    """The files of a run, and nothing else that may lie beside them."""
-    for name in OWN_FOLDERS:
-        shutil.rmtree(folder.path / name, ignore_errors=True)
+    """The files of a run, and nothing else that may lie beside them or among them."""
+    run_files.remove(folder.path)
     # config.json goes last: as long as anything of the run is left, the folder is known as that run's.
     for name in [f"{prefix}{name}" for name in ORIGINAL_FILES] + list(reversed(OWN_FILES)):
         (folder.path / name).unlink(missing_ok=True)
@@ -352,7 +426,7 @@ def _remove(folder: RunFolder, prefix: str) -> None:
 
 def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """The last file of a run: its existence means finished."""
-    files.write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n")
+    files.write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n", durable=True)
 
 
 def versions() -> dict[str, str]:

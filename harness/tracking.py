@@ -208,7 +208,7 @@ def _run_id(folder: Path) -> str:
     In a sweep it is the id that the agent gives: by that one the sweep knows the run.
     """
     path, swept = folder / WANDB_ID_FILE, sweep_run()
-    if swept is not None or not path.exists():
+    if swept is not None or path.is_symlink() or not path.exists():
         write(path, (swept[1] if swept else secrets.token_hex(6)) + "\n")
     return path.read_text(encoding="utf-8").strip()
 

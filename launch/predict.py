@@ -244,7 +244,8 @@ def _output(path: Path | None) -> Iterator[TextIO]:
             yield sys.stdout
             return
         is_new = not _is_stream(path)
-        with open(path, "x" if is_new else "w", encoding="utf-8", opener=files.private) as file:
+        opener = files.private if is_new else None  # /dev/stdout is a link
+        with open(path, "x" if is_new else "w", encoding="utf-8", opener=opener) as file:
             try:
                 yield file
             except UserError:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from harness import checkpoint, runs, tracking
+from harness import checkpoint, run_files, runs, tracking
 from harness.checkpoint import TrainState
 from harness.data import steps_per_epoch
 from harness.evaluate import Evaluation
@@ -99,7 +98,7 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
     card.write(run.folder, run.config, result)
     runs.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
-        shutil.rmtree(run.folder.checkpoints, ignore_errors=True)
+        run_files.remove(run.folder.path, "checkpoints")
     outcome.show(result)
     return result
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 from harness import runs
+from harness.files import PARTIAL
 
 ROOT = Path(__file__).resolve().parent.parent  # a checkout, or the folder that packages are installed in
 PACKAGES = ("launch", "harness", "tasks", "ds_configs")  # what a run reads of this project
@@ -30,7 +31,8 @@ def snapshot(home: Path) -> Path:
     target = snapshot_folder(home)
     if target.is_dir():
         return target
-    aside = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(PARTIAL, f".{target.name}.", target.parent))
     for path in _sources():
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, aside / path)

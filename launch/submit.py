@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness import UserError, flags, runs
 from harness.config import RunConfig
+from harness.runs import RunFolder
 from launch import board, commands, local_jobs, outcome, plans, request, settings, slurm_jobs, suites
 from launch.job import TrainJob
 from launch.plans import Plan
@@ -99,7 +100,10 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
     except UserError as error:
         faults += str(error).splitlines()
     try:
-        configs, notes = suites.expand(_suite(options), rest)
+        expanded, notes = suites.expand(_suite(options), rest)
+        for config in expanded:
+            runs.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
+        configs = expanded
         for note in notes:
             print(note, file=sys.stderr)
     except UserError as error:

@@ -51,6 +51,7 @@ def run(config: RunConfig) -> dict[str, Any]:
             return finished
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)
+        runs.log_lease(folder)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         parts = assembly.build(config, world, folder)
         gc.enable()  # which `main` disabled: nearly all is imported

@@ -17,6 +17,7 @@ import traceback
 from typing import Any
 
 from harness import runs
+from harness.files import private
 from launch.job import TrainJob
 from launch.train import EXIT_FAILED, EXIT_STOPPED
 
@@ -56,7 +57,7 @@ def _write_to(log: str) -> None:
     """All that the run and its libraries print goes to the end of that file."""
     sys.stdout.flush()
     sys.stderr.flush()
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from encoders import KINDS, tiny_encoder
+from running import assert_user_error
 from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
@@ -18,7 +19,7 @@ from transformers import (
 )
 
 import tasks
-from harness import UserError, export, model
+from harness import UserError, export, files, model
 from harness.config import RunConfig
 from harness.fine_tuned import HEAD_FILE
 from harness.task import Batch
@@ -194,16 +195,40 @@ class TestFolder:
     def test_replaced_whole(self, tiny_bert: Path, tmp_path: Path) -> None:
         built, tokenizer = build(tiny_bert, "pooler")
         folder = save(tmp_path / "model", built, tokenizer)
-        (folder / "stray").touch()
         # What a process killed half-way leaves must not be in the way.
-        for name in (".model.partial", ".model.old"):
+        for name in (".model.partial", ".model.abcd_123.partial"):
             (tmp_path / name).mkdir()
             (tmp_path / name / "rest").touch()
         built, tokenizer = build(tiny_bert, "mean", outputs=5)
         save(folder, built, tokenizer, labels=())
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
-        assert not (folder / "stray").exists()
         assert model.load(folder).model.classifier.out_features == 5
+
+    def test_it_lists_its_files(self, tiny_bert: Path, tmp_path: Path) -> None:
+        folder = save(tmp_path / "model", *build(tiny_bert, "pooler"))
+        listed = json.loads((folder / HEAD_FILE).read_text())["files"]
+        assert sorted([*listed, HEAD_FILE]) == sorted(str(p.relative_to(folder)) for p in folder.rglob("*"))
+
+    @pytest.mark.parametrize("stray", ["added_tokens.json", "inner/notes.txt", "linked"])
+    def test_of_somebody_else_nothing_is_replaced(self, stray: str, tiny_bert: Path, tmp_path: Path) -> None:
+        built, tokenizer = build(tiny_bert, "pooler")
+        folder = save(tmp_path / "model", built, tokenizer)
+        if stray == "linked":
+            (folder / stray).symlink_to(tiny_bert)
+        else:
+            files.write(folder / stray, "mine")
+        before = sorted(tmp_path.rglob("*"))
+        assert_user_error(lambda: save(folder, built, tokenizer), f"model/{stray} in it is not of the run", "move it")
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_links_in_the_way_are_not_followed(self, tiny_bert: Path, tmp_path: Path) -> None:
+        theirs = tmp_path / "theirs"
+        theirs.mkdir()
+        (tmp_path / "run").mkdir()
+        for name in (".model.partial", ".model.old"):
+            (tmp_path / "run" / name).symlink_to(theirs)
+        save(tmp_path / "run" / "model", *build(tiny_bert, "pooler"))
+        assert list(theirs.iterdir()) == []
 
     def test_a_failure_leaves_the_old_one(
         self, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

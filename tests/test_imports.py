@@ -19,10 +19,11 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["log_file", "files", "stop_signals"],
-    ["logs", "task", "config", "dropout"],
-    ["synonyms"],
-    ["distributed", "runs", "flags", "ds_config", "attention", "fine_tuned"],
+    ["files", "stop_signals"],
+    ["log_file", "lease"],
+    ["logs", "task", "config", "dropout", "fine_tuned"],
+    ["synonyms", "run_files"],
+    ["distributed", "runs", "flags", "ds_config", "attention"],
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
     ["pretrained"],
     ["tokenizer"],

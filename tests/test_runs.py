@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -43,15 +44,34 @@ def other(config: RunConfig, **changes: Any) -> RunConfig:
     return dataclasses.replace(config, **changes)
 
 
-def fill(folder: RunFolder, prefix: str = "") -> None:
-    """Every file that a run may leave."""
-    for name in runs.OWN_FOLDERS:
-        files.write(folder.path / name / "inner" / "file", "x")
-    for name in set(runs.OWN_FILES) - {"config.json", "result.json"}:
+def fill(folder: RunFolder, prefix: str = "") -> list[Path]:
+    """Every file that a run may leave, in folders whose records list them; returns those files."""
+    wandb, step = "wandb/offline-run-20260101_000000-abc123", "checkpoints/step-0001-000000"
+    inner = [
+        *(f"{wandb}/{name}" for name in ("run-abc123.wandb", "run-abc123.wandb.synced", "logs/debug-core.log")),
+        *(f"{wandb}/files/{name}" for name in ("requirements.txt", "wandb-summary.json", "media/table/x.table.json")),
+        *("wandb/rows_closed", "wandb/debug.log", "wandb/artifacts/staging/tmpab/x"),
+        *(f"{step}/{name}" for name in ("engine.safetensors", "rng-0.pt", "of-later/new")),
+        "checkpoints/step-0002-000000/engine.json",  # torn: without a list
+        "checkpoints/.step-0003-000000.partial/engine.safetensors",
+        "checkpoints/best-0123456789abcdef.safetensors",
+        *("predictions/dev.tsv", "predictions/test_probabilities.tsv", "predictions/.dev.tsv.abcd1234.partial"),
+        *(f"model/{name}" for name in ("config.json", "model.safetensors", "code.py", ".README.md.abcd1234.partial")),
+    ]
+    lists = {
+        "model/harness_head.json": {"files": ["config.json", "model.safetensors", "code.py", "README.md"]},
+        f"{step}/state.json": {"files": {"engine.safetensors": 1, "rng-0.pt": 1, "of-later/new": 1}},
+    }
+    for name in (set(runs.OWN_FILES) - {"config.json", "result.json"}) | {f"{prefix}{n}" for n in runs.ORIGINAL_FILES}:
         files.write(folder.path / name, "x")
-    for name in runs.ORIGINAL_FILES:
-        files.write(folder.path / f"{prefix}{name}", "x")
+    files.write(folder.wandb_id, "abc123\n")
+    for name in inner:
+        files.write(folder.path / name, "x")
+    for name, content in lists.items():
+        files.write(folder.path / name, json.dumps(content))
+    (folder.wandb / "latest-run").symlink_to(wandb.removeprefix("wandb/"))
     runs.write_result(folder, RESULT)
+    return [path for path in folder.path.rglob("*") if not path.is_dir()]
 
 
 class TestPrepare:
@@ -256,11 +276,78 @@ class TestOverwrite:
         runs.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert list(path.glob("old_*")) == []
 
-    @pytest.mark.parametrize("name", ["thesis.tex", "data/train.tsv", "my_eval_results.txt", "model.txt"])
+    @pytest.mark.parametrize(
+        "name",
+        ["thesis.tex", "data/train.tsv", "my_eval_results.txt", "model.txt", "predictions/my.tsv",
+         "predictions/a/dev.tsv", "checkpoints/notes", "checkpoints/best/x", "wandb/notes",
+         "wandb/offline-run-20260101_000000-other/run-other.wandb",
+         "wandb/offline-run-20260101_000000-abc123/files/notes", ".thesis.tex.abcd1234.partial"],
+    )  # fmt: skip
     def test_foreign_file_survives(self, config: RunConfig, folder: RunFolder, name: str) -> None:
-        files.write(folder.path / name, "x")
+        """And of the run's own files none, however near."""
+        own = fill(folder)
+        files.write(folder.path / name, "mine")
         runs.prepare(other(config, seed=99, overwrite_output_dir=True))
-        assert (folder.path / name).read_text() == "x"
+        assert (folder.path / name).read_text() == "mine"
+        assert [path for path in own if os.path.lexists(path)] == [folder.config]
+
+    @pytest.mark.parametrize("resumed", [False, True])
+    @pytest.mark.parametrize("name", ["model/notes", "model/a/config.json", "checkpoints/step-0001-000000/notes"])
+    def test_foreign_file_in_what_is_replaced_whole(
+        self, config: RunConfig, folder: RunFolder, name: str, resumed: bool
+    ) -> None:
+        fill(folder)
+        folder.result.unlink()
+        files.write(folder.path / name, "mine")
+        before = sorted(folder.path.rglob("*"))
+        line = config if resumed else other(config, seed=99, overwrite_output_dir=True)
+        assert_user_error(lambda: runs.prepare(line), f"{name} in it is not of the run there", "move it away")
+        assert sorted(folder.path.rglob("*")) == before
+
+    def test_a_model_without_our_list_is_somebody_elses(self, config: RunConfig, folder: RunFolder) -> None:
+        for name in ("config.json", "model.safetensors", "vocab.txt"):
+            files.write(folder.model / name, "an encoder's")
+        assert_user_error(
+            lambda: runs.prepare(other(config, seed=99, overwrite_output_dir=True)), "model/config.json in it is not of"
+        )
+
+    def test_a_model_of_an_older_version(self, config: RunConfig, folder: RunFolder) -> None:
+        for name in ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "README.md"):
+            files.write(folder.model / name, "x")
+        files.write(folder.model / "harness_head.json", "{}")
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert not folder.model.exists()
+
+    @pytest.mark.parametrize("top", ["model", "checkpoints"])
+    def test_links_are_not_followed(self, config: RunConfig, folder: RunFolder, tmp_path: Path, top: str) -> None:
+        files.write(tmp_path / "theirs" / "harness_head.json", "{}")
+        (folder.path / top).symlink_to(tmp_path / "theirs")
+        assert_user_error(
+            lambda: runs.prepare(other(config, seed=99, overwrite_output_dir=True)), f"{top} in it is not of the run"
+        )
+        assert (tmp_path / "theirs" / "harness_head.json").read_text() == "{}"
+
+    def test_lists_cannot_name_what_lies_elsewhere(self, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+        files.write(tmp_path / "victim", "x")
+        files.write(folder.path / "thesis.tex", "x")
+        names = ["../thesis.tex", "../../victim", str(tmp_path / "victim")]
+        files.write(folder.model / "harness_head.json", json.dumps({"files": names}))
+        files.write(folder.checkpoints / "step-0001-000000" / "state.json", json.dumps({"files": names}))
+        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        assert (tmp_path / "victim").exists() and (folder.path / "thesis.tex").exists()
+
+    @pytest.mark.parametrize(
+        "name", ["train.log", "model/config.json", "predictions/x", "task.toml", "test_results.txt"]
+    )
+    def test_of_no_run_at_all_nothing_is_replaced(self, config: RunConfig, name: str) -> None:
+        files.write(Path(config.output_dir) / name, "mine")
+        files.write(Path(config.output_dir) / "thesis.tex", "mine")
+        assert_user_error(
+            lambda: runs.prepare(other(config, overwrite_output_dir=True)), f"holds a {name.split('/')[0]} that no run"
+        )
+        assert sorted(path.name for path in Path(config.output_dir).iterdir()) == sorted(
+            [name.split("/")[0], "thesis.tex"]
+        )
 
     def test_settings_go_last(self, config: RunConfig, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
         """Killed on the way, the folder must not look like anything but the old run."""
@@ -282,6 +369,62 @@ class TestOverwrite:
         perfect = [Prediction(e.label, score) for e, score in zip(examples, scores, strict=True)]
         written = known.files(split, examples, perfect, known.metric(examples, perfect))
         assert written and set(written) <= set(runs.ORIGINAL_FILES)
+
+
+class TestInputsInTheRunFolder:
+    """What a run reads must not lie among what it replaces."""
+
+    @pytest.mark.parametrize("how", ["make", "take over", "replace", "go on"])
+    @pytest.mark.parametrize("flag", runs.INPUTS)
+    def test_are_refused_before_anything_is_touched(
+        self, config: RunConfig, flag: str, how: str, tmp_path: Path
+    ) -> None:
+        folder = RunFolder(Path(config.output_dir))
+        files.write(folder.path / "theirs" / "config.json", "{}")
+        link = tmp_path / "link"
+        link.symlink_to(folder.path / "theirs")
+        for value in (folder.path / "theirs", link):
+            line = other(config, **{flag: str(value)}, overwrite_output_dir=True)
+            if how in ("take over", "replace", "go on"):
+                before = line if how == "go on" else other(config, seed=99)
+                files.write(folder.config, json.dumps(before.to_dict()))
+            if how == "replace":
+                files.write(folder.metrics, "{}\n")
+            kept = sorted(folder.path.rglob("*"))
+            assert_user_error(
+                lambda line=line: runs.prepare(line), f"--{flag} {value}: lies in the run's own", "name ano"
+            )
+            assert sorted(folder.path.rglob("*")) == kept
+
+    def test_relative_and_linked_names_of_the_folder(
+        self, config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        files.write(tmp_path / "run" / "enc" / "config.json", "{}")
+        (tmp_path / "alias").symlink_to("run")
+        for output, model in (("run", "alias/enc"), ("alias", "run/enc"), ("run/../run", "./run/enc"), ("run", "run")):
+            line = other(config, output_dir=output, model_name_or_path=model, overwrite_output_dir=True)
+            assert_user_error(lambda line=line: runs.prepare(line), f"--model_name_or_path {model}: lies in")
+
+    @pytest.mark.parametrize("changes", [{"do_train": False}, {}])
+    def test_of_a_run_that_replaces_nothing_are_taken(self, config: RunConfig, changes: dict[str, Any]) -> None:
+        """One that is finished, or only scores."""
+        line = other(config, model_name_or_path=f"{config.output_dir}/model", **changes)
+        folder = RunFolder(Path(config.output_dir))
+        files.write(folder.config, json.dumps(line.to_dict()))
+        files.write(folder.model / "config.json", "{}")
+        if not changes:
+            runs.write_result(folder, RESULT)
+        assert runs.prepare(line) == (None if changes else RESULT)
+
+    def test_a_runs_own_copy_of_its_task_is_none(self, config: RunConfig, folder: RunFolder) -> None:
+        files.write(folder.task_file, "x")
+        assert runs.prepare(other(config, task_file=str(folder.task_file))) is None
+
+    def test_beside_it_or_around_it_they_may_lie(self, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
+        files.write(tmp_path / "run-data" / "x", "x")
+        line = other(config, data_dir=str(tmp_path), config_name=str(tmp_path / "run-data"), overwrite_output_dir=True)
+        assert runs.prepare(line) is None
 
 
 class TestLock:
@@ -340,6 +483,77 @@ class TestFiles:
         with pytest.raises(KeyboardInterrupt):
             files.write(tmp_path / "b.txt", "two")
         assert (tmp_path / "b.txt").read_text() == "one"
+
+    def test_threads_that_write_one_file(self, tmp_path: Path) -> None:
+        path, texts, faults = tmp_path / "b.txt", ("one" * 5000, "two" * 7000), []
+        files.write(path, texts[0])
+
+        def work(text: str) -> None:
+            try:
+                for _ in range(300):
+                    files.write(path, text)
+                    assert path.read_text() in texts
+            except BaseException as error:
+                faults.append(error)
+
+        threads = [threading.Thread(target=work, args=(text,)) for text in texts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert faults == [] and [found.name for found in tmp_path.iterdir()] == ["b.txt"]
+
+    def test_processes_that_write_one_file(self, tmp_path: Path) -> None:
+        path, texts = tmp_path / "b.txt", ("one" * 5000, "two" * 7000)
+        code = "import sys, pathlib; from harness import files\n"
+        code += "for _ in range(300): files.write(pathlib.Path(sys.argv[1]), sys.argv[2])"
+        started = [subprocess.Popen([sys.executable, "-c", code, str(path), text]) for text in texts]
+        while any(process.poll() is None for process in started):
+            assert not path.exists() or path.read_text() in texts
+        assert [process.returncode for process in started] == [0, 0]
+        assert [found.name for found in tmp_path.iterdir()] == ["b.txt"]
+
+    def test_links_that_somebody_planted_overwrite_nothing(self, tmp_path: Path) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("kept")
+        for name in ("b.txt", ".b.txt.partial"):
+            (tmp_path / name).symlink_to(victim)
+        files.write(tmp_path / "b.txt", "new")
+        assert victim.read_text() == "kept" and (tmp_path / "b.txt").read_text() == "new"
+        assert not (tmp_path / "b.txt").is_symlink()
+
+    @pytest.mark.parametrize("name", [".lock", ".lease", "metrics.jsonl", "train.log"])
+    def test_links_in_a_run_folder_are_refused(self, folder: RunFolder, tmp_path: Path, name: str) -> None:
+        victim = tmp_path / "victim"
+        victim.write_text("kept")
+        (folder.path / name).unlink(missing_ok=True)
+        (folder.path / name).symlink_to(victim)
+        with ExitStack() as stack:
+            assert_user_error(lambda: runs.hold(folder, stack), str(folder.path), name, "link")
+        assert runs.holder(folder) is None and victim.read_text() == "kept"
+
+    def test_pipe_in_the_place_of_the_lock(self, folder: RunFolder) -> None:
+        os.mkfifo(folder.lock)
+        with ExitStack() as stack:
+            assert_user_error(lambda: runs.hold(folder, stack), ".lock in it is a link or no plain file")
+
+    def test_what_killed_writers_left_goes_where_it_is_ours(self, folder: RunFolder) -> None:
+        ours = [".config.json.abcd1234.partial", ".result.json.partial", "predictions/.dev.tsv.abcd1234.partial"]
+        theirs = [".thesis.tex.abcd1234.partial", "result.json.partial", ".attempt.json.abcd1234.partial"]
+        for name in (*ours, *theirs):
+            (folder.path / name).write_text("x")
+        (folder.path / ".train.log.partial").symlink_to(folder.config)
+        with ExitStack() as stack:
+            runs.hold(folder, stack)
+            assert [name for name in (*ours, *theirs) if (folder.path / name).exists()] == theirs
+            assert (folder.path / ".train.log.partial").is_symlink()
+
+    @pytest.mark.parametrize(
+        ("name", "meant"),
+        [(".a.json.abcd_123.partial", "a.json"), (".a.json.partial", "a.json"), ("a.json.partial", None), (".a", None)],
+    )
+    def test_unfinished(self, name: str, meant: str | None) -> None:
+        assert files.unfinished(name) == meant
 
     def test_result_holds_no_nan(self, folder: RunFolder) -> None:
         with pytest.raises(ValueError, match="JSON compliant"):

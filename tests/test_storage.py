@@ -214,6 +214,44 @@ def test_folder_that_is_taken_away(
     assert "Taken up after 0 epochs and 10 steps" in capsys.readouterr().out
 
 
+def test_encoder_in_the_output_folder(
+    model: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a folder of no run, or of a run with another encoder: nothing in it is touched."""
+    for output in (tmp_path / "no-run", Path(shutil.copytree(undisturbed, tmp_path / "run"))):
+        encoder = Path(shutil.copytree(model, output / "model", dirs_exist_ok=True))
+        (encoder / "notes.txt").write_text("mine")
+        before = fingerprint(output)
+        assert train.main(command(encoder, output, "--overwrite_output_dir")) == 2
+        assert one_error(capsys).startswith(
+            f"error: --model_name_or_path {encoder}: lies in the run's own --output_dir"
+        )
+        assert {name: digest for name, digest in fingerprint(output).items() if name != ".lock"} == {
+            name: digest for name, digest in before.items() if name != ".lock"
+        }
+
+
+def test_a_run_is_replaced_by_another_and_strangers_files_stay(
+    model: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Path(shutil.copytree(undisturbed, tmp_path / "run"))
+    theirs = [
+        output / name for name in ("notes.txt", "wandb/notes.txt", "predictions/notes.txt", "checkpoints/notes.txt")
+    ]
+    for path in theirs:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (output / "model" / "added_tokens.json").write_text("{}")
+    other = command(model, output, "--seed", "99", "--max_steps", "1", "--overwrite_output_dir")
+    assert train.main(other) == 2
+    assert "model/added_tokens.json in it is not of the run there" in one_error(capsys)
+    assert (output / "result.json").read_bytes() == (undisturbed / "result.json").read_bytes()
+    (output / "model" / "added_tokens.json").unlink()
+    assert train.main(other) == 0
+    assert [path.read_text() for path in theirs] == ["mine"] * 4
+    assert saved(output) == ["notes.txt", "step-0001-000000"]
+
+
 @pytest.mark.slow
 def test_folder_that_is_removed(
     model: Path, undisturbed: Path, tmp_path: Path, at_step: Any, capsys: pytest.CaptureFixture[str]

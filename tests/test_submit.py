@@ -111,6 +111,13 @@ class TestWithoutACluster:
         error = capsys.readouterr().err
         assert said in error and error.startswith("error: ") and len(error.splitlines()) == 1
 
+    def test_suite_file_in_the_folder_of_its_run(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        suite = tmp_path / "mednli" / "m" / "seed-12" / "suite.toml"
+        suite.parent.mkdir(parents=True)
+        suite.write_text('tasks = ["mednli"]\nmodels = ["m"]\nseeds = 1\n')
+        assert submit.main(["--suite", str(suite), "--data_dir", "/d", "--output_dir", str(tmp_path), "--print"]) == 2
+        assert f"--suite {suite}: lies in the run's own --output_dir {suite.parent}" in capsys.readouterr().err
+
     def test_job_pickles_and_a_requeued_one_is_the_same(self, tmp_path: Path) -> None:
         config, _ = settings.parse(["--task", "mednli", "--output_dir", str(tmp_path)])
         sent = TrainJob(config.to_dict())
