@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from harness import UserError, ds_config, masters, mends
+from harness import UserError, ds_config, masters, mends, private_names
 from harness.compiled import compile_layers
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
@@ -227,12 +227,13 @@ class Engine:
 def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:
     """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
 
-    Raises UserError where the settings do not fit (see `read_config`).
+    Raises UserError where the settings do not fit (see `read_config`), or the libraries.
     """
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
     _spare_compilers(world)
+    private_names.check()
     precision, settings = read_config(config, world)
     if world.size > 1 and ds_config.stage(settings) == 3:
         model.layout = model.layout.in_one_pass()

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import files
+from harness import files, processes
 
 NO_FLOCK = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)  # nobody else has the lock
 RENEW_SECONDS = 5.0
@@ -57,7 +57,7 @@ class Owner:
             return True
         except (OSError, OverflowError):
             return False
-        started = _started(self.process)
+        started = processes.start(self.process)
         return bool(started) and started != self.started
 
 
@@ -66,7 +66,7 @@ def take(path: Path, stack: ExitStack) -> None:
 
     An owner whose machine is not this one may have been killed: to find out takes up to SILENT_SECONDS.
     """
-    here = Owner(os.getpid(), _started(os.getpid()), os.uname().nodename, _space(), secrets.token_hex(8))
+    here = Owner(os.getpid(), processes.start(os.getpid()), os.uname().nodename, _space(), secrets.token_hex(8))
     text = json.dumps(asdict(here))
     try:
         _create(path, text)
@@ -201,13 +201,4 @@ def _space() -> str:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        return ""
-
-
-def _started(process: int) -> str:
-    """When a process of this machine began; "ended" of one that nobody has waited for, "" where it cannot be told."""
-    try:
-        fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return "ended" if fields[0] in "ZX" else fields[19]
-    except (OSError, IndexError):
         return ""

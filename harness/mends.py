@@ -13,11 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from harness import private_names
 from harness.distributed import World
 
 
 def mend(inner: Any, world: World) -> None:
-    """Mend DeepSpeed's engine in place, by ZeRO stage and precision."""
+    """Mend DeepSpeed's engine in place, by ZeRO stage and precision. Raises UserError where it is not as we know it."""
+    private_names.check_engine(inner)
     optimizer = inner.optimizer
     if keeps_halves_apart(inner):
         # It allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the first.

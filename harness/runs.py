@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import UserError, files, lease, run_files
+from harness import UserError, files, lease, processes, run_files
 from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -279,7 +279,7 @@ def hold(folder: RunFolder, stack: ExitStack) -> str:
         _lock(folder, handle, stack)
         os.ftruncate(handle.fileno(), 0)
         # Not through the buffer, whose failure would come a second time when the file is closed.
-        os.write(handle.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
+        os.write(handle.fileno(), processes.this_one().encode())
         for claim in folder.path.glob(f"{FAILURE_FILE}*"):
             claim.unlink(missing_ok=True)
         run_files.clear_unfinished(folder.path, set(OWN_FILES) - NOT_UNDER_LOCK)
@@ -328,11 +328,13 @@ def _lock(folder: RunFolder, handle: TextIO, stack: ExitStack) -> None:
 
 
 def _in_use(folder: RunFolder, owner: str) -> UserError:
-    return UserError(f"--output_dir {folder.path}: in use by {owner}; wait for it, or name another folder")
+    return UserError(
+        f"--output_dir {folder.path}: in use by {processes.shown(owner)}; wait for it, or name another folder"
+    )
 
 
 def holder(folder: RunFolder) -> str | None:
-    """Who has the folder's lock or lease, as `process N on HOST`; None where nobody has."""
+    """Who has the folder's lock or lease, as `process N started S on HOST`; None where nobody has."""
     leased = lease.holder(folder.lease)
     try:
         with open(folder.lock, encoding="utf-8", opener=files.private) as handle:

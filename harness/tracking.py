@@ -10,6 +10,8 @@ import contextlib
 import logging
 import math
 import os
+import pwd
+import re
 import secrets
 import shlex
 import shutil
@@ -234,7 +236,7 @@ def _start(folder: Path, mode: Mode, config: Mapping[str, Any], identity: Tracke
         resume="allow",
         dir=folder,
         mode=mode,
-        config=dict(config),
+        config=_without_home(config, _homes()),
         settings=settings,
         project=identity.project,
         entity=identity.entity,
@@ -244,6 +246,25 @@ def _start(folder: Path, mode: Mode, config: Mapping[str, Any], identity: Tracke
         notes=identity.notes,
         job_type=identity.job_type,
     )
+
+
+def _homes() -> re.Pattern[str]:
+    """The user's home folder in a text, by each of its paths; in a container $HOME is often another one."""
+    homes = {os.path.expanduser("~")}
+    with contextlib.suppress(KeyError):  # a user without an entry
+        homes.add(pwd.getpwuid(os.getuid()).pw_dir)
+    homes |= {os.path.realpath(home) for home in homes}
+    paths = sorted((re.escape(home.rstrip("/")) for home in homes if home.strip("/")), key=len, reverse=True)
+    return re.compile(rf"(?<![\w.~-])(?:{'|'.join(paths)})(?![\w.-])" if paths else "(?!)")
+
+
+def _without_home(value: Any, homes: re.Pattern[str]) -> Any:
+    """A value of the configuration with `~` for the user's home: a wandb project is often read by others."""
+    if isinstance(value, Mapping):
+        return {_without_home(name, homes): _without_home(item, homes) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_home(item, homes) for item in value]
+    return homes.sub("~", value) if isinstance(value, str) else value
 
 
 def _open(folder: Path, mode: str | None, config: Mapping[str, Any], identity: TrackerIdentity) -> wandb.Run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from harness.config import nearest
 
 RUNTIMES = ("pyxis", "apptainer")
 ALWAYS_PASSED = ("HOME", "PATH", "USER", "LANG")  # beside what `environment` names
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters; a line break begins another line of the batch script
 EXCLUSIVE = (("cpus_per_task", "cpus_per_gpu"), ("mem_gb", "mem_per_gpu_gb"))
 
 
@@ -65,6 +67,8 @@ class Profile:
                 faults.append(f"{name} = {value!r}: must be a list of {what}")
             elif name == "additional_parameters" and not isinstance(value, dict):
                 faults.append(f"{name} = {value!r}: must be a table of sbatch options")
+            else:
+                faults += _control_characters(name, value)
         faults += [f"{one}, {other}: give one of the two" for one, other in EXCLUSIVE if {one, other} <= values.keys()]
         runtime = values.get("container_runtime", RUNTIMES[0])
         if isinstance(runtime, str) and runtime not in RUNTIMES:
@@ -127,6 +131,14 @@ class Profile:
         outer = [path for path in paths if not any(other != path and path.is_relative_to(other) for other in paths)]
         own = [mount if ":" in mount else f"{mount}:{mount}" for mount in self.container_mounts]
         return list(dict.fromkeys([*own, *(f"{path}:{path}" for path in outer)]))
+
+
+def _control_characters(name: str, value: Any) -> list[str]:
+    """Faults of a value that would break a line of the batch script; shell lines may have several lines."""
+    words = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
+    allowed = "\n\t" if name == "setup" else ""
+    found = [word for word in words if isinstance(word, str) and set(CONTROL.findall(word)) - {*allowed}]
+    return [f"{name}: {word!r} has a control character, which no line of a batch script can hold" for word in found]
 
 
 def _is_list_of_text(value: Any) -> bool:

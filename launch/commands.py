@@ -10,16 +10,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from harness import UserError, logs, runs
+from harness import UserError, logs, processes, runs
 from harness.config import RunConfig, nearest
 from harness.runs import RunFolder
 from launch import board, request, states, submission, suite_record
 from launch.cluster import Profile
 from launch.request import Request
-from launch.states import RunState
+from launch.states import Queued, RunState
 from launch.submission import Submission
 from launch.train import EXIT_STOPPED
 
@@ -91,47 +91,62 @@ def _status(found: Sequence[RunState], as_json: bool) -> int:
 def _cancel(found: Sequence[RunState]) -> int:
     """Queued runs leave the queue; running ones are asked to stop at a checkpoint. Exit status 0 all asked, else 1."""
     refused = False
+    slurm = states.queue(state.job for state in found)
     for state in found:
         if state.state not in ("queued", "running"):
             print(f"{state.folder}: {state.state}, nothing to cancel")
             continue
-        sent = submission.read_submission(state.folder)
-        if sent is not None:  # read by the job: a stop that was asked for is not followed by a requeue
-            dataclasses.replace(sent, cancelled=True).write(state.folder)
-        said = _cancel_job(state) if state.job else _cancel_process(state)
-        print(f"{state.folder}: {said or 'asked to stop at its next step'}")
-        refused |= said is not None and not said.startswith("taken")
+        try:
+            print(f"{state.folder}: {_ask_to_stop(state, slurm)}")
+        except (UserError, OSError, subprocess.TimeoutExpired) as error:
+            print(f"{state.folder}: cannot be asked to stop: {error}")
+            refused = True
     return int(refused)
 
 
-def _cancel_job(state: RunState) -> str | None:
-    """What to tell; None where the run was asked to stop. A job that waits has nothing to save."""
-    waits = state.state == "queued"
-    command = ["scancel", *([] if waits else ["--signal=USR2"]), state.job]
-    try:
+def _ask_to_stop(state: RunState, slurm: Mapping[str, Queued] | None) -> str:
+    """What to tell. Raises UserError where no job or process is certain to be this run's."""
+    sent = submission.read_submission(state.folder)
+    waits, job, process = state.state == "queued", "", 0
+    if slurm is None and state.job and runs.holder(RunFolder(state.folder)) is None:
+        raise UserError(f"squeue does not answer here, so nothing tells whether job {state.job} is this run's")
+    if slurm and state.job in slurm and not slurm[state.job].has_ended:
+        job = state.job
+        # Ids are used again, and folders are copied and edited.
+        if sent is None or not sent.sent_from(state.folder, slurm[job].script):
+            raise UserError(f"job {job}, which its submission.json names, was not submitted for this folder")
+    elif not waits:
+        process = _process_of(state)
+    if sent is not None:  # read by the job: a stop that was asked for is not followed by a requeue
+        dataclasses.replace(sent, cancelled=True).write(state.folder)
+    if job:
+        # A job that waits has nothing to save.
+        command = ["scancel", *([] if waits else ["--signal=USR2"]), job]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"cannot be asked to stop: {error}"
-    if done.returncode != 0:
-        return f"cannot be asked to stop: {' '.join(done.stderr.split())}"
-    return f"taken out of the queue (job {state.job})" if waits else None
-
-
-def _cancel_process(state: RunState) -> str | None:
-    """The same on this machine."""
-    if state.state == "queued":
-        return "taken out of the queue"
-    owner = states.process_of(runs.holder(RunFolder(state.folder)) or "")
-    if owner is None:
-        return "has just ended"
-    process, node = owner
-    if node != os.uname().nodename:
-        return f"cannot be asked to stop: runs on {node}, cancel it there"
-    try:
+        if done.returncode != 0:
+            raise UserError(" ".join(done.stderr.split()))
+    elif process:
         os.kill(process, signal.SIGTERM)
-    except OSError as error:
-        return f"cannot be asked to stop: {error}"
-    return None
+    if waits:
+        return f"taken out of the queue{f' (job {job})' if job else ''}"
+    return "asked to stop at its next step"
+
+
+def _process_of(state: RunState) -> int:
+    """The process of this machine that has the run's lock. Raises UserError where it may be another."""
+    paths = RunFolder(state.folder)
+    text = runs.holder(paths)
+    if text is None:
+        raise UserError("it has just ended")
+    owner = processes.owner(text)
+    if owner is None:
+        raise UserError("its lock does not say by which process it is held")
+    process, start, node = owner
+    if node != os.uname().nodename:
+        raise UserError(f"it runs on {node}, cancel it there")
+    if processes.start(process) != start or not processes.has_open(process, paths.lock):
+        raise UserError(f"process {process}, which its lock names, is another one's by now")
+    return process
 
 
 def _logs(found: Sequence[RunState], options: argparse.Namespace) -> int:
@@ -178,7 +193,9 @@ def _requeue(found: Sequence[RunState], start: Start) -> int:
         if state.state not in ("stopped", "failed"):
             print(f"{state.folder}: {state.state}, left alone")
         elif sent is None:
-            print(f"{state.folder}: was not submitted; the command that started it goes on", file=sys.stderr)
+            damaged = RunFolder(state.folder).submission.exists()
+            what = "its submission.json cannot be read" if damaged else "was not submitted"
+            print(f"{state.folder}: {what}; the command that started it goes on", file=sys.stderr)
         else:
             key = json.dumps([sent.request, sent.work_dir], sort_keys=True)
             again.setdefault(key, []).append((state, sent))

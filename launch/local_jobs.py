@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from harness import runs
+from harness import processes, runs
 from harness.config import RunConfig
 from launch import submission
 from launch.board import Board, Row
@@ -187,7 +187,7 @@ def run(
     rows = []
     for number, config in enumerate(configs):
         job = str(process) if len(configs) == 1 else f"{process}_{number}"
-        sent = Submission("local", job, str(logs), os.uname().nodename, submission.process_start(process),
+        sent = Submission("local", job, str(logs), os.uname().nodename, processes.start(process),
                           str(Path.cwd()), request.to_dict())  # fmt: skip
         submission.forget(Path(config.output_dir))
         sent.write(Path(config.output_dir))

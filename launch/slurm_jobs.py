@@ -6,13 +6,14 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import UserError, runs
 from harness.config import RunConfig
 from launch import submission
+from launch.cluster import CONTROL
 from launch.job import TrainJob, setup_lines, teardown_lines
 from launch.request import Request
 from launch.snapshot import snapshot, snapshot_folder
@@ -27,7 +28,10 @@ def home(configs: Sequence[RunConfig]) -> Path:
 
 
 def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is told; what the profile leaves open is the cluster's own default."""
+    """What submitit's SlurmExecutor is told; what the profile leaves open is the cluster's own default.
+
+    Raises UserError where a value would break its line of the batch script.
+    """
     profile, first, place = request.profile, configs[0], home(configs)
     name = f"{first.task}-{first.model_label}-{first.seed}" if len(configs) == 1 else first.wandb_group or "blue"
     values: dict[str, Any] = {
@@ -54,7 +58,20 @@ def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> di
         ],
         "additional_parameters": {"requeue": True, **profile.sbatch_options(request.gpus_per_node)},
     }
+    _check_lines(values, place)
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_lines(values: Mapping[str, Any], place: Path) -> None:
+    """Every `#SBATCH` line, wherever its value comes from: submitit quotes a line break, which SLURM does not know."""
+    named = {"job_name": "the job's name, of task, model and --wandb_group,"}
+    options = {name: value for name, value in values.items() if name not in ("setup", "teardown", "srun_args")}
+    lines = [(named.get(name, f"sbatch's {name}"), value) for name, value in options.items()]
+    lines += [word for name, value in options["additional_parameters"].items()
+              for word in ((f"sbatch's {name!r}", name), (f"sbatch's {name!r}", value))]  # fmt: skip
+    for name, value in [("--output_dir", str(place)), *lines]:
+        if isinstance(value, str) and CONTROL.search(value):
+            raise UserError(f"{name} {value!r}: has a control character, which no batch script can hold; rename it")
 
 
 def _mounts(configs: Sequence[RunConfig], code: Path) -> list[Path]:
@@ -81,10 +98,14 @@ def _python(request: Request, configs: Sequence[RunConfig], code: Path) -> str:
     return request.profile.python(_mounts(configs, code), code) or shlex.quote(sys.executable)
 
 
-def fault() -> str | None:
-    """Why nothing can be sent from this machine."""
+def fault(request: Request, configs: Sequence[RunConfig]) -> str | None:
+    """Why the runs cannot be sent, or nothing from this machine."""
     if shutil.which("sbatch") is None:
         return "--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local"
+    try:
+        parameters(request, configs, snapshot_folder(home(configs)))
+    except UserError as error:
+        return str(error)
     return None
 
 

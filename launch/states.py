@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import UserError, runs
+from harness import UserError, processes, runs
 from harness.config import RunConfig
 from harness.files import folder_fault
 from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
@@ -59,6 +59,12 @@ class Queued:
     state: str  # PENDING, RUNNING, COMPLETING, ...
     node: str
     reason: str
+    script: str = ""  # the batch script that was submitted
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will come of it any more."""
+        return self.state in ENDED
 
 
 def find(places: Sequence[str]) -> list[Path]:
@@ -148,15 +154,15 @@ def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
     if not wanted:
         return {}
     # All of this user's: one id that squeue has forgotten would be an error for all of them.
-    command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r"]
+    command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r|%o"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode != 0:
         return None
-    rows = [line.strip().split("|") for line in done.stdout.splitlines()]
-    return {row[0]: Queued(*row[1:4]) for row in rows if len(row) == 4 and row[0] in wanted}
+    rows = [line.strip().split("|", 4) for line in done.stdout.splitlines()]
+    return {row[0]: Queued(*row[1:]) for row in rows if len(row) >= 4 and row[0] in wanted}
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
@@ -185,7 +191,7 @@ def _read(folder: Path, sent: submission.Submission | None, slurm: Mapping[str, 
         return state("broken", fault) if fault else state("finished")
     owner = runs.holder(paths)
     if owner is not None:
-        return state("running", "" if job else owner, node or owner.rpartition(" on ")[2])
+        return state("running", "" if job else processes.shown(owner), node or owner.rpartition(" on ")[2])
     if (waiting := _submitted(sent, attempt, slurm)) is not None:
         return state(*waiting)
     if fault:
@@ -210,7 +216,7 @@ def _submitted(
         return None
     if sent.cluster == "slurm":
         job = None if slurm is None else slurm.get(sent.job)
-        if job is not None and job.state not in ENDED:
+        if job is not None and not job.has_ended:
             waits = job.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
             return ("queued", job.reason, "") if waits else ("running", "", job.node)
         runs_still = attempt is not None and attempt.state == "running"
@@ -249,13 +255,7 @@ def _waits_here(sent: submission.Submission) -> bool:
     """Whether a queue of this machine still has the run before it."""
     if sent.cluster != "local" or sent.node != os.uname().nodename:
         return False
-    return bool(sent.started) and submission.process_start(int(sent.job.split("_")[0])) == sent.started
-
-
-def process_of(owner: str) -> tuple[int, str] | None:
-    """(process, machine) of a lock's owner, where it says so."""
-    found = re.fullmatch(r"process (\d+) on (\S+)", owner)
-    return (int(found.group(1)), found.group(2)) if found else None
+    return bool(sent.started) and processes.start(int(sent.job.split("_")[0])) == sent.started
 
 
 def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +19,9 @@ from typing import Any
 
 from harness import UserError, files
 from harness.preemption import Stopped
-from harness.runs import RunFolder
+from harness.runs import SUBMITIT, RunFolder
+
+JOB = re.compile(r"[1-9]\d*(_\d+|\+\d+)?", re.ASCII)  # of an array's run 123_4, of a heterogeneous job 123+1
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,25 @@ class Submission:
     def write(self, folder: Path) -> None:
         """Into the run folder."""
         files.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    def is_well_formed(self) -> bool:
+        """Whether its values are of the kinds that this program writes: `job` goes to SLURM's commands as a word."""
+        texts = (self.cluster, self.job, self.logs, self.node, self.started, self.work_dir)
+        return (
+            all(isinstance(text, str) and "\0" not in text for text in texts)
+            and JOB.fullmatch(self.job) is not None
+            and isinstance(self.request, dict)
+            and isinstance(self.cancelled, bool)
+        )
+
+    def sent_from(self, folder: Path, script: str) -> bool:
+        """Whether a job of that batch script does the run in `folder`: a copied or edited file may name any job.
+
+        A submission's scripts lie in its `logs`, which is in the run's folder or in one above it.
+        """
+        logs = os.path.realpath(self.logs)
+        own = (os.path.realpath(place / SUBMITIT) for place in (folder, *folder.parents))
+        return logs == os.path.realpath(Path(script).parent) and logs in own
 
 
 @dataclass(frozen=True)
@@ -58,12 +80,13 @@ def forget(folder: Path) -> None:
 
 
 def read_submission(folder: Path) -> Submission | None:
-    """None for a run that was not submitted, or where the file cannot be read."""
+    """None for a run that was not submitted, or where the file cannot be read or is none of ours."""
     values = _values(RunFolder(folder).submission)
     try:
-        return None if values is None else Submission(**values)
+        sent = None if values is None else Submission(**values)
     except TypeError:
         return None
+    return sent if sent is not None and sent.is_well_formed() else None
 
 
 def read_attempt(folder: Path) -> Attempt | None:
@@ -140,11 +163,3 @@ def job_id() -> str:
     """The SLURM job that this process belongs to, as submitit writes it; "" outside one."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
-
-
-def process_start(process: int) -> str:
-    """When a process of this machine began, in the kernel's ticks; "" where there is none, or no /proc."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""

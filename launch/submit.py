@@ -117,11 +117,12 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
 
 def show(where: Request, plan: Plan) -> int:
     """What would be started, and as what; then what is missing. Exit status 2 where anything is."""
+    on_slurm = where.cluster == "slurm" and plan.wanted
+    script = slurm_jobs.sbatch_text(where, plan.wanted) if on_slurm else ""  # first: a name may be refused
     if len(plan.wanted) > 1 or where.cluster != "slurm":
         for config in plan.wanted:
             print(config.output_dir, file=sys.stderr if where.cluster == "slurm" else sys.stdout)
-    if where.cluster == "slurm" and plan.wanted:
-        print(slurm_jobs.sbatch_text(where, plan.wanted), end="")
+    print(script, end="")
     for text in plan.notes:
         print(text, file=sys.stderr)
     plan.refuse()
@@ -135,7 +136,7 @@ def start(where: Request, configs: Sequence[RunConfig]) -> int:
 
 def carry_out(where: Request, plan: Plan) -> int:
     """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
-    if plan.left and where.cluster == "slurm" and (fault := slurm_jobs.fault()):
+    if plan.left and where.cluster == "slurm" and (fault := slurm_jobs.fault(where, plan.left)):
         plan.faults.insert(0, fault)
     plan.refuse()
     plan.make_folders()

@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import assert_user_error, refused
 
 from harness import UserError
-from launch import submit
+from launch import slurm_jobs, submit
 from launch.cluster import Profile
+from launch.request import Request
+from launch.settings import parse
 
 
 def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], profile: str, *words: str) -> str:
@@ -109,6 +112,65 @@ def test_shares_of_a_gpu_and_of_a_cpu_process(tmp_path: Path, capsys: pytest.Cap
     text = script(tmp_path, capsys, profile.split("[")[0], "--gpus_per_node", "0", "--tasks_per_node", "3")
     assert "#SBATCH --cpus-per-task=8\n" in text and "#SBATCH --mem=30GB\n" in text and "gpu" not in text
     assert "--cpus-per-task=8" in command(text)
+
+
+INJECTED = "gpu\\n#SBATCH --uid=0"  # as TOML writes a line break
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f'{name} = "{INJECTED}"' for name in ("partition", "account", "qos", "constraint", "container")),
+        'container_python = "python\\r"',
+        f'container_mounts = ["/a", "{INJECTED}"]',
+        f'environment = ["{INJECTED}"]',
+        'environment = ["A=\\u001b[2J"]',
+        f'[additional_parameters]\ncomment = "{INJECTED}"',
+        f'[additional_parameters]\n"{INJECTED}" = "x"',
+        'partition = "gpu\\u0000"',
+        'partition = "gpu\\u0085"',
+        'setup = ["module load \\u001b"]',
+    ],
+)
+def test_no_value_of_a_profile_breaks_a_line(line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cluster.toml").write_text(line)
+    words = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(tmp_path / "run"), "--print"]
+    err, out = refused(submit.main, capsys, *words, "--profile", tmp_path / "cluster.toml")
+    name = line.split("\n")[0].split(" = ")[0].strip("[]")
+    assert err.startswith(f"error: --profile {tmp_path}/cluster.toml: {name}: ") and "control character" in err
+    assert err.rstrip("\n").isprintable() and out == []
+
+
+def test_shell_lines_may_have_several_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = script(tmp_path, capsys, 'setup = ["""\nif true; then\n\texport A=1\nfi"""]\n')
+    assert "\nif true; then\n\texport A=1\nfi\n" in text
+
+
+@pytest.mark.parametrize("words", [("--output_dir", "runs/a\n#SBATCH --uid=0"), ("--model_name_or_path", "/a/b\tc"),
+                                   ("--wandb_group", "a\x1bb", "--seeds", "2")])  # fmt: skip
+@pytest.mark.parametrize("printing", [True, False])
+def test_no_path_or_name_breaks_a_line(
+    words: tuple[str, ...], printing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\ntouch sent\n")
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    monkeypatch.setattr("launch.preflight.check", lambda where, configs: ([], []))  # there is no such model
+    line = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", "runs/a", "--cluster", "slurm", *words]
+    err, out = refused(submit.main, capsys, *line, *(["--print"] if printing else []))
+    assert "control character" in err and err.rstrip("\n").isprintable() and out == []
+    assert [path.name for path in tmp_path.iterdir()] == ["bin"]
+
+
+def test_a_request_of_a_run_folder_breaks_no_line(tmp_path: Path) -> None:
+    """`requeue` reads it from submission.json, which no flag has checked."""
+    config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(tmp_path / "run")])
+    for values in ({"nodes": "2\n#"}, {"profile": {"qos": "a\nb"}}, {"profile": {"additional_parameters": {"a\n": 1}}}):
+        request = Request.from_dict({"cluster": "slurm", "profile": {}, **values})
+        assert_user_error(lambda request=request: slurm_jobs.sbatch_text(request, [config]), "control character")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,7 +17,7 @@ from typing import Any
 import pytest
 from running import assert_user_error
 
-from harness import files, runs
+from harness import files, processes, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
 from launch import commands, request, settings, states, submission, submit
@@ -93,7 +95,7 @@ class TestState:
 
     def test_in_a_queue_of_this_machine(self, tmp_path: Path) -> None:
         me = os.getpid()
-        sent = Submission("local", f"{me}_3", "/logs", HERE, submission.process_start(me))
+        sent = Submission("local", f"{me}_3", "/logs", HERE, processes.start(me))
         assert state_of(made(tmp_path / "run", sent)) == ("queued", f"in the queue of process {me}")
         gone = dataclasses.replace(sent, started="1")  # the number is another process's now
         assert state_of(made(tmp_path / "other", gone, Attempt("stopped", "at step 3"))) == ("stopped", "at step 3")
@@ -156,7 +158,7 @@ class TestFailedStart:
 
     def test_a_queue_of_this_machine_keeps_its_folders(self, tmp_path: Path) -> None:
         me = os.getpid()
-        sent = Submission("local", f"{me}_3", "/logs", HERE, submission.process_start(me))
+        sent = Submission("local", f"{me}_3", "/logs", HERE, processes.start(me))
         folder = made(tmp_path / "run", sent)
         corrected, _ = parse(["--task", "mednli", "--model_name_or_path", "other", "--output_dir", str(folder)])
         assert_user_error(lambda: settings.prepare(corrected), f"queued, in the queue of process {me}")
@@ -249,16 +251,130 @@ def test_cancel_asks_the_process_that_has_the_lock(tmp_path: Path, capsys: pytes
     assert "asked to stop at its next step" in said and "stopped, nothing to cancel" in said
 
 
-def test_a_cancelled_run_is_marked_so_that_its_job_does_not_come_back(tmp_path: Path) -> None:
-    squeue(tmp_path, "echo '77_1|RUNNING|node3|None'")
-    (tmp_path / "bin" / "scancel").write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/asked\n')
+NO_OWNERS = (
+    "process {victim} on {host}",
+    "process {victim} started {start} on {host}",
+    "process {victim} started 1 on {host}",
+    "process {mine} started {start} on {host}",
+    "process {victim} started {start} on another.host",
+    "process 0 started 0 on {host}",
+    "process 1 started 0 on {host}",
+    "process -1 started 0 on {host}",
+    "process {victim} started  on {host}",
+    "{victim}",
+    "",
+)
+
+
+@pytest.mark.parametrize("text", NO_OWNERS)
+def test_a_lock_that_names_another_process_ends_none(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The lock is held, and its text is anybody's: a process is asked to stop only if it has the lock open."""
+    folder = made(tmp_path / "run")
+    asked: list[int] = []
+    with subprocess.Popen(["sleep", "60"]) as victim, open(RunFolder(folder).lock, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        values = {"victim": victim.pid, "mine": os.getpid(), "start": processes.start(victim.pid), "host": HERE}
+        lock.write(text.format(**values))
+        lock.flush()
+        monkeypatch.setattr(os, "kill", lambda process, number: asked.append(process))
+        status = submit.main(["cancel", str(folder)])
+        monkeypatch.undo()
+        victim.kill()
+    assert status == 1 and asked == []
+    said = capsys.readouterr().out
+    assert said.startswith(f"{folder}: cannot be asked to stop: ") and said.count("\n") == 1
+
+
+def scancel(tmp_path: Path) -> Path:
+    """Writes down what it is asked."""
+    (tmp_path / "bin" / "scancel").write_text(f'#!/bin/sh\necho "$@" >>{tmp_path}/asked\n')
     (tmp_path / "bin" / "scancel").chmod(0o755)
-    folder = made(tmp_path / "run", SENT, Attempt("running"))
+    return tmp_path / "asked"
+
+
+JOBS = (
+    "--user=root",
+    "-1",
+    "0",
+    "",
+    "77 78",
+    "77,78",
+    "77_[1-9]",
+    "77_1\n",
+    "77_*",
+    "\u0667\u0667",
+    "all",
+    77,
+    None,
+    ["77"],
+)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@pytest.mark.parametrize("answer", ["cat ids", "exit 1"])
+def test_what_is_no_job_id_reaches_no_command(
+    job: Any, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = scancel(tmp_path)
+    folder = made(tmp_path / "run", dataclasses.replace(SENT, job=job), Attempt("running"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids").write_text(f"{job}|RUNNING|node3|None|{tmp_path}/run/submitit/a.sh\n")
+    squeue(tmp_path, answer)
+    for command in ("cancel", "requeue", "status"):
+        submit.main([command, str(folder)])
+    assert not asked.exists() and submission.read_submission(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("logs", "script"),
+    [
+        ("other/submitit", "other/submitit/77_submission.sh"),  # a copy of a folder of another run, which still runs
+        ("run/submitit", "other/submitit/77_submission.sh"),
+        ("other/submitit", "run/submitit/77_submission.sh"),
+        ("run/submitit", "(null)"),  # salloc
+        ("run/submitit", "."),
+        ("run", "run/77_submission.sh"),
+    ],
+)
+def test_a_job_of_another_folder_is_left_alone(
+    logs: str, script: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = scancel(tmp_path)
+    folder = made(tmp_path / "run", dataclasses.replace(SENT, logs=str(tmp_path / logs)), Attempt("running"))
+    place = script if script == "(null)" else str(tmp_path / script)
+    squeue(tmp_path, f"echo '77_1|RUNNING|node3|None|{place}'")
+    assert submit.main(["cancel", str(folder)]) == 1
+    assert "job 77_1, which its submission.json names, was not submitted for this" in capsys.readouterr().out
+    squeue(tmp_path, "exit 1")
+    assert submit.main(["cancel", str(folder)]) == 1 and "squeue does not answer" in capsys.readouterr().out
+    assert not asked.exists() and not submission.is_cancelled(folder)
+
+
+def test_a_run_that_goes_on_here_is_asked_though_it_was_a_job_before(tmp_path: Path) -> None:
+    asked = scancel(tmp_path)
+    folder = made(tmp_path / "run", dataclasses.replace(SENT, logs=str(tmp_path / "run/submitit")), Attempt("failed"))
+    for answer in (f"echo '77_1|FAILED|node3|None|{folder}/submitit/77_submission.sh'", "exit 1"):
+        squeue(tmp_path, answer)
+        with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
+            runs.hold(RunFolder(folder), stack)
+            before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+            stack.callback(signal.signal, signal.SIGTERM, before)
+            submit.main(["cancel", str(folder)])
+    assert not asked.exists()
+
+
+def test_a_cancelled_run_is_marked_so_that_its_job_does_not_come_back(tmp_path: Path) -> None:
+    asked, logs = scancel(tmp_path), tmp_path / "submitit"
+    squeue(tmp_path, f"echo '77_1|RUNNING|node3|None|{logs}/77_submission.sh'")
+    folder = made(tmp_path / "run", dataclasses.replace(SENT, logs=str(logs)), Attempt("running"))
     assert submit.main(["cancel", str(folder)]) == 0
-    assert (tmp_path / "asked").read_text() == "--signal=USR2 77_1\n" and submission.is_cancelled(folder)
-    squeue(tmp_path, "echo '77_1|PENDING||Priority'")
+    assert asked.read_text() == "--signal=USR2 77_1\n" and submission.is_cancelled(folder)
+    asked.unlink()
+    squeue(tmp_path, f"echo '77_1|PENDING||Priority|{logs}/.submission_file_1.sh'")
     assert submit.main(["cancel", str(folder)]) == 0
-    assert (tmp_path / "asked").read_text() == "77_1\n"  # nothing to save yet
+    assert asked.read_text() == "77_1\n"  # nothing to save yet
     submission.forget(folder)
     assert not submission.is_cancelled(folder)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from encoders import tokenizer_for
 from running import arguments, cut, run
+from safetensors.torch import save
 
 import tasks
 from harness import data, features
@@ -99,17 +104,121 @@ def test_nothing_stale_is_read(tmp_path: Path) -> None:
     assert features.encode(other, sample("chemprot"), tokenizer, 32, tmp_path).labels and len(calls) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, None])
-def test_a_torn_file_is_made_anew(content: bytes | None, tmp_path: Path) -> None:
+FAMILY = "from made_up.inner import encode\n\n\ndef features(rows, tokenizer, length):\n    return encode(rows)\n"
+INNER = """from harness.task import Encoded
+
+
+def encode(rows):
+    return Encoded([[ID]] * len(rows), None, [0] * len(rows))
+"""
+
+
+def test_code_that_is_called_by_the_familys_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As tasks/encoding.py is by the families: another version of it makes other ids of the same text."""
+    package, rows = tmp_path / "made_up", sample("mednli")
+    package.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    (package / "__init__.py").write_text("")
+    (package / "family.py").write_text(FAMILY)
+    for expected in (7, 8, 7):
+        (package / "inner.py").write_text(INNER.replace("ID", str(expected)))
+        for name in [name for name in sys.modules if name.partition(".")[0] == "made_up"]:
+            monkeypatch.delitem(sys.modules, name)
+        importlib.invalidate_caches()
+        shutil.rmtree(package / "__pycache__", ignore_errors=True)  # goes by size and second
+        make = importlib.import_module("made_up.family").features
+        for _ in range(2):
+            assert features.encode(make, rows, tokenizer_for("bert"), 32, tmp_path / "kept").input_ids[0] == [expected]
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+@pytest.mark.parametrize("package", ["transformers", "python", "tokenizers"])
+def test_versions_count(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make, calls = counted("mednli")
+    rows, tokenizer = sample("mednli"), tokenizer_for("bert")
+    features.encode(make, rows, tokenizer, 32, tmp_path)
+    if package == "transformers":
+        monkeypatch.setattr(features.metadata, "version", lambda name: "99.0" if name == "transformers" else "0")
+    elif package == "python":
+        monkeypatch.setattr(sys, "version", "4.0")
+    else:
+        monkeypatch.setattr(features.tokenizers, "__version__", "99.0")
+    features.encode(make, rows, tokenizer, 32, tmp_path)
+    assert len(calls) == 2
+
+
+def test_a_tokenizers_own_code_and_settings_count(tmp_path: Path) -> None:
+    make, calls = counted("mednli")
+    rows = sample("mednli")
+    other = tokenizer_for("bert")
+    other.split_special_tokens = True
+    derived = tokenizer_for("bert")
+    derived.__class__ = type("Derived", (type(derived),), {"__module__": __name__})
+    for number, tokenizer in enumerate((tokenizer_for("bert"), other, derived), 1):
+        features.encode(make, rows, tokenizer, 32, tmp_path)
+        assert len(calls) == number
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+def header(content: bytes) -> int:
+    return 8 + int.from_bytes(content[:8], "little")
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda content: b"",
+    "noise": lambda content: b"\xff" * 100,
+    "truncated": lambda content: content[:-5],
+    "longer": lambda content: content + b"x",
+    "zeros": lambda content: bytes(len(content)),
+    "zeros from the body on": lambda content: content[: header(content)] + bytes(len(content) - header(content)),
+    "zeros at the end": lambda content: content[:-4096] + bytes(4096),
+    "a bit of the body": lambda content: flipped(content, header(content) + 3),
+    "the last bit": lambda content: flipped(content, len(content) - 1),
+    "a type in the header": lambda content: content.replace(b'"I32"', b'"F32"'),
+    "a name in the header": lambda content: content.replace(b'"labels"', b'"labelz"'),
+    "the digest": lambda content: content.replace(b'"sha256":"', b'"sha256":"0', 1)[: len(content)],
+    "another schema": lambda content: save({"input_ids": torch.zeros(500, 2, dtype=torch.int32)}),
+    "half precision": lambda content: save({"input_ids": torch.zeros(500, 2, dtype=torch.bfloat16)}),
+    "no tensors": lambda content: save({}),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_made_anew(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, calls = counted("mednli")
     rows, tokenizer = sample("mednli"), tokenizer_for("bert")
     whole = features.encode(make, rows, tokenizer, 32, tmp_path)
     (file,) = tmp_path.iterdir()
-    file.write_bytes(file.read_bytes()[:-5] if content is None else content)
-    again = features.encode(make, rows, tokenizer, 32, tmp_path)
-    assert len(calls) == 2 and again.input_ids == whole.input_ids
+    content = file.read_bytes()
+    damaged = DAMAGE[kind](content)
+    assert damaged != content
+    file.write_bytes(damaged)
+    for _ in range(2):
+        again = features.encode(make, rows, tokenizer, 32, tmp_path)
+        assert len(calls) == 2
+        assert [np.asarray(row).tolist() for row in again.input_ids] == whole.input_ids and again.labels == whole.labels
+    assert file.read_bytes() == content and caplog.text.count("made anew") == 1
+
+
+def test_files_of_the_same_name_with_fewer_rows_and_things_that_are_no_files(tmp_path: Path) -> None:
+    make, calls = counted("mednli")
+    rows, tokenizer = sample("mednli"), tokenizer_for("bert")
+    features.encode(make, [*rows, rows[0]], tokenizer, 32, tmp_path)
+    (longer,) = tmp_path.iterdir()
     features.encode(make, rows, tokenizer, 32, tmp_path)
-    assert len(calls) == 2
+    (file,) = (path for path in tmp_path.iterdir() if path != longer)
+    file.write_bytes(longer.read_bytes())
+    assert len(features.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows) and len(calls) == 3
+    target = tmp_path / "target"
+    target.write_text("somebody's")
+    for put in (os.mkfifo, lambda place: place.symlink_to(target), lambda place: place.mkdir()):
+        file.unlink()
+        put(file)
+        assert len(features.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows)
+    assert target.read_text() == "somebody's"
 
 
 def test_several_at_once(tmp_path: Path) -> None:

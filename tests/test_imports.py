@@ -19,7 +19,7 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["files", "stop_signals"],
+    ["files", "stop_signals", "processes", "private_names"],
     ["log_file", "lease"],
     ["logs", "task", "config", "dropout", "fine_tuned"],
     ["synonyms", "run_files"],

@@ -450,7 +450,7 @@ class TestLock:
         for _ in range(2):
             with ExitStack() as stack:
                 runs.hold(folder, stack)
-        assert folder.lock.read_text().startswith(f"process {os.getpid()} on ")
+        assert folder.lock.read_text().startswith(f"process {os.getpid()} started ")
 
     def test_folder_is_made(self, tmp_path: Path) -> None:
         with ExitStack() as stack:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pwd
 import shlex
 import signal
 import time
@@ -41,6 +42,25 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 def build(folder: Path, mode: str | None = "offline", resumed_step: int = 0) -> Tracker:
     config = {"task": "mednli", "learning_rate": 5e-5, "data": "SAMPLE DATA"}
     return tracking.build(folder, is_main=True, mode=mode, config=config, identity=IDENTITY, resumed_step=resumed_step)
+
+
+def test_the_configuration_names_no_home(own_home: Path, tmp_path: Path) -> None:
+    """Nor does it by the name in the user database, or behind links; other paths stay."""
+    (tmp_path / "link").symlink_to(own_home)
+    entry = pwd.getpwuid(os.getuid()).pw_dir
+    config = {
+        "output_dir": f"{own_home}/runs/a",
+        "data_dir": str(own_home),
+        "task_file": f"{entry}/task.toml" if len(entry) > 1 else None,
+        "own_task": {"files": [f"{own_home}/x", (f"file://{own_home}/y", 3)]},
+        "notes": f"from {own_home}/a:{own_home}/b, not {own_home}2/c or /mnt{own_home}/d",
+        "model": "/scratch/models/bert",
+    }
+    tracking.build(tmp_path / "run", is_main=True, mode="offline", config=config, identity=IDENTITY).close("finished")
+    kept = wandb_offline.header(tmp_path / "run")["config"]
+    assert (kept["output_dir"], kept["data_dir"], kept["model"]) == ("~/runs/a", "~", config["model"])
+    assert kept["task_file"] in (None, "~/task.toml") and kept["own_task"] == {"files": ["~/x", ["file://~/y", 3]]}
+    assert kept["notes"] == f"from ~/a:~/b, not {own_home}2/c or /mnt{own_home}/d"
 
 
 def train(tracker: Tracker, scores: dict[int, float], steps_per_epoch: int = 2) -> None:

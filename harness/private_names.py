@@ -1,0 +1,121 @@
+"""What we use of DeepSpeed, transformers and torch beside their public interfaces, and the versions it was tried with.
+
+A private name may go, or mean something else, in any version. One that goes is not always an error where it is used:
+a function that is put in the place of another under a name that nobody calls changes nothing, and gradients are wrong
+without a word. So all names are looked up before training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import operator
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Any
+
+from harness import UserError
+
+TRIED = {"torch": "2.13", "deepspeed": "0.19.8", "transformers": "5.23"}  # with all that comes behind a further dot
+
+# Module, or class in a module that is imported in any run -> its names. Left out is what makes a start faster alone:
+# deepspeed.ops.__compatible_ops__ (_spare_compilers in harness/engine.py) is computed when it is read.
+NAMES: dict[str, Sequence[str]] = {
+    "torch": ("_foreach_copy_", "_foreach_mul_", "_foreach_norm"),
+    "torch.cpu": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
+    "torch._C._distributed_c10d": ("HashStore", "TCPStore"),
+    "transformers:AutoModel": ("_model_mapping",),
+    "transformers:PreTrainedModel": ("_can_set_attn_implementation",),
+    "transformers:PreTrainedConfig": ("_attn_implementation",),
+    "transformers.masking_utils": ("sdpa_mask",),
+    "transformers.integrations.sdpa_attention": ("sdpa_attention_forward",),
+    "transformers.initialization": ("no_init_weights",),
+    "transformers.dynamic_module_utils": ("custom_object_save",),
+    "transformers.utils.hub": ("cached_file", "extract_commit_hash"),
+    "deepspeed.runtime.compiler": ("compile",),
+    "deepspeed.runtime.torch_autocast": ("TORCH_AUTOCAST_INITIALIZED",),
+    "deepspeed.runtime.engine:DeepSpeedEngine": (
+        *("buffered_allreduce_fallback", "clip_fp32_gradients", "gradient_clipping", "get_global_grad_norm"),
+        *("is_gradient_accumulation_boundary", "gradient_accumulation_steps", "was_step_applied", "destroy"),
+    ),
+}
+# Of an engine, which has them once it is built.
+ENGINE = ("module", "optimizer", "lr_scheduler", "global_steps", "skipped_steps", "micro_steps", "_global_grad_norm")
+LINKED = ("_hp_optimizer_states_linked", "_lazy_init_hp_params_optimizer_state", "update_lp_params", "optimizer")
+# The class of its optimizer -> names of that; there are no other classes that we know how to read.
+OPTIMIZERS: dict[str, Sequence[str]] = {
+    "AdamW": (),
+    "FP16_UnfusedOptimizer": (
+        *("fp16_groups", "fp32_groups", "loss_scale", "loss_scale_config.cur_scale", "clip_grad", "overflow"),
+        *("_skip_invalid_grad_norm", "_update_scale", "_global_grad_norm", "optimizer"),
+    ),
+    "BF16_Optimizer": (*LINKED, "get_grads_for_reduction"),
+    "DeepSpeedZeroOptimizer": (
+        *(*LINKED, "check_overflow", "get_grad_norm_direct", "dp_process_group", "device", "loss_scaler.cur_scale"),
+    ),
+    "DeepSpeedZeroOptimizer_Stage3": (
+        *("fp16_partitioned_groups", "fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat", "unflatten"),
+        *("get_full_hp_param", "set_local_hp_param", "checkpoint_event_prologue", "checkpoint_event_epilogue"),
+        *("loss_scaler.cur_scale", "optimizer"),
+    ),
+}
+# And names of its parameters, by which the way of keeping them is known.
+FLAT = ("_hp_mapping", "get_full_hp_param", "set_full_hp_param")
+PARAMETERS: dict[str, Sequence[str]] = {
+    "BF16_Optimizer": FLAT,
+    "DeepSpeedZeroOptimizer": FLAT,
+    "DeepSpeedZeroOptimizer_Stage3": ("ds_id", "ds_tensor", "ds_shape"),
+}
+
+logger = logging.getLogger("harness.engine")
+
+
+def check() -> None:
+    """One warning for versions that were not tried. Raises UserError where one of NAMES is missing."""
+    others = [
+        f"{name} {metadata.version(name)} (tried: {tried})"
+        for name, tried in TRIED.items()
+        if not re.match(rf"{re.escape(tried)}(?![\d])", metadata.version(name))
+    ]
+    if others:
+        logger.warning("This program was not tried with %s.", ", ".join(others))
+    for path, names in NAMES.items():
+        module, _, inner = path.partition(":")
+        try:
+            owner = importlib.import_module(module)
+            owner = getattr(owner, inner) if inner else owner
+        except (ImportError, AttributeError) as error:
+            raise _missing(path.replace(":", ".")) from error
+        _check_names(owner, names, path.replace(":", "."))
+
+
+def check_engine(inner: Any) -> None:
+    """The same of DeepSpeed's engine, its optimizer and its parameters."""
+    _check_names(inner, ENGINE, "deepspeed's engine")
+    kinds = [kind.__name__ for kind in type(inner.optimizer).__mro__]
+    kind = next((name for name in kinds if name in OPTIMIZERS), None)
+    if kind is None:
+        raise UserError(
+            f"--ds_config: deepspeed {metadata.version('deepspeed')} keeps weights in {kinds[0]} for these settings, "
+            f"which cannot be read; take a JSON of ds_configs/, or install deepspeed {TRIED['deepspeed']}"
+        )
+    _check_names(inner.optimizer, OPTIMIZERS[kind], f"deepspeed's {kind}")
+    trained = next(parameter for parameter in inner.module.parameters() if parameter.requires_grad)
+    _check_names(trained, PARAMETERS.get(kind, ()), f"parameters under deepspeed's {kind}")
+
+
+def _check_names(owner: Any, names: Sequence[str], title: str) -> None:
+    for name in names:
+        try:
+            operator.attrgetter(name)(owner)
+        except AttributeError as error:
+            raise _missing(f"{title}.{name}") from error
+
+
+def _missing(what: str) -> UserError:
+    library = re.split(r"[.':\s]", what.removeprefix("parameters under "))[0]
+    return UserError(
+        f"{library} {metadata.version(library)}: {what} is missing, which training relies on; "
+        f"install a version that was tried ({library} {TRIED[library]})"
+    )
