@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from harness import UserError
 
@@ -37,6 +37,8 @@ def option(
 @dataclass(frozen=True)
 class RunConfig:
     """Every flag of launch/train.py. A value of None means: decided later, by recipe, checkpoint or machine."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}  # harness/records.py
 
     task: str = option(
         "", "task name; `bc5cdr` takes the entity type from the data folder's name", group="task and data"

@@ -35,6 +35,8 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     for section in SECTIONS:
         if not isinstance(settings.get(section, {}), dict):
             raise UserError(f"--ds_config {name}: {section} is {settings[section]!r}; it must be an object of settings")
+    if settings.get("zero_optimization", {}).get("stage", 0) not in (0, 1, 2, 3):
+        raise UserError(f"--ds_config {name}: zero_optimization.stage must be 0, 1, 2 or 3")
     if is_mixed(settings) and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
     halves = {"fp16": settings.get("fp16", {}).get("enabled"), "bf16": settings.get("bf16", {}).get("enabled")}

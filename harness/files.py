@@ -16,6 +16,9 @@ from typing import Any
 from harness import UserError
 
 PARTIAL = ".partial"  # ends the name of what is being written, or was by a process that was killed
+LFS_POINTER = b"version https://git-lfs"  # what a download without Git LFS leaves in a file's place
+LARGEST_SETTINGS = 1_000_000  # bytes of a file that users write
+MOST_DOTS = 300  # in a line: tomllib takes minutes over a key of thousands of dotted parts
 
 
 def write(path: Path, text: str, *, durable: bool = False) -> None:
@@ -72,6 +75,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_json(path: Path) -> Any:
+    """Raises OSError, and ValueError for whatever is no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+
+
 def folder_fault(path: Path) -> str | None:
     """What is wrong with a folder that somebody named, for a message; None where it is there and holds something."""
     try:
@@ -82,21 +93,35 @@ def folder_fault(path: Path) -> str | None:
     return "is a file, not a folder" if path.exists() else "no such folder"
 
 
+def settings_text(path: Path, where: str, remedy: str) -> str:
+    """The text of a file of settings. `where` names file and flag; `remedy` says where to look. Raises UserError."""
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_SETTINGS + 1)
+        if content.startswith(LFS_POINTER):
+            raise UserError(f"{where}: is a Git LFS pointer, not the file; run `git lfs pull` in its folder")
+        if len(content) > LARGEST_SETTINGS:
+            raise UserError(f"{where}: larger than {LARGEST_SETTINGS} bytes, which no settings are; {remedy}")
+        return content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{where}: cannot be read ({reason}); {remedy}") from error
+
+
 def read_settings(path: Path, flag: str, remedy: str) -> dict[str, Any]:
     """The table of a .json file, or of a TOML file of any other name.
 
     `flag` named the file; `remedy` says where to look. Raises UserError where it cannot be read or is no table.
     """
+    text, is_json = settings_text(path, f"{flag} {path}", remedy), path.suffix == ".json"
+    if not is_json and max((line.count(".") for line in text.splitlines()), default=0) > MOST_DOTS:
+        raise UserError(f"{flag} {path}: a line of more than {MOST_DOTS} dots; {remedy}")
     try:
-        text = path.read_text(encoding="utf-8")
-        settings = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{flag} {path}: cannot be read ({reason}); {remedy}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{flag} {path}: not TOML ({error}); {remedy}") from error
+        settings = json.loads(text) if is_json else tomllib.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{flag} {path}:{error.lineno}: not JSON ({error.msg}); {remedy}") from error
+    except ValueError as error:  # of TOML; and numbers of thousands of digits
+        raise UserError(f"{flag} {path}: not {'JSON' if is_json else 'TOML'} ({error}); {remedy}") from error
     except RecursionError:
         raise UserError(f"{flag} {path}: nested too deep; {remedy}") from None
     if not isinstance(settings, dict):

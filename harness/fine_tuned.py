@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import UserError
+from harness.files import read_json
 
 HEAD_FILE = "harness_head.json"  # beside the encoder's config.json
 SCHEMA = 1
@@ -21,7 +22,6 @@ CHECKS: Mapping[str, Callable[[Any], bool]] = {  # of what the head is built of
     "standard_class": lambda value: value is None or isinstance(value, str),
 }
 AUTO_MAP_FILES = ("config.json", "tokenizer_config.json")  # name the Python files that come with a model
-LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def locate(path: Path, flag: str = "") -> Path:
 
 def _is_run(config: Path) -> bool:
     try:
-        values = json.loads(config.read_text(encoding="utf-8"))
+        values = read_json(config)
     except (OSError, ValueError):
         return False
     return isinstance(values, dict) and {"task", "output_dir", "model_name_or_path"} <= values.keys()

@@ -20,6 +20,7 @@ import yaml
 
 from harness import UserError
 from harness.config import RunConfig, check, nearest
+from harness.files import settings_text
 from harness.synonyms import hint
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -187,10 +188,13 @@ def wandb_mode() -> str:
 
 def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        faults.append(f"--config {path}: cannot be read ({reason}); name a YAML file of settings")
+        text = settings_text(Path(path).expanduser(), f"--config {path}", "name a YAML file of settings")
+        content = yaml.safe_load(text)
+    except UserError as error:
+        faults.append(str(error))
+        return {}
+    except RecursionError:
+        faults.append(f"--config {path}: nested too deep; write a line `name: value` for each setting")
         return {}
     except yaml.YAMLError as error:
         where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
@@ -235,14 +239,22 @@ def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[st
         try:
             converted[name] = _value(value, hints[name], fields[name])
         except ValueError as error:
-            faults.append(f"{where}{key} {value}: {error}")
+            faults.append(f"{where}{key} {_shown(value)}: {error}")
     for key in FLAG_VALUES.keys() & values.keys():  # last: the order on the command line does not matter
         name, implied = FLAG_VALUES[key]
         if not isinstance(values[key], bool):
-            faults.append(f"{where}{key} {values[key]}: must be true or false")
+            faults.append(f"{where}{key} {_shown(values[key])}: must be true or false")
         elif values[key] and converted.setdefault(name, implied) != implied:
             faults.append(f"{where}{key} contradicts {name} {converted[name]}: give one of the two")
     return converted
+
+
+def _shown(value: Any) -> str:
+    """In one line. Not lists in lists: by aliases, a few lines of YAML hold more of them than any memory."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if any(isinstance(item, list | dict) for item in items):
+        return f"(a {type(value).__name__} of {len(value)})"
+    return " ".join(str(value).split())
 
 
 def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
@@ -257,6 +269,8 @@ def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
         if not isinstance(value, str | list):
             raise ValueError("must be a list, or text with commas")
         items = value.split(",") if isinstance(value, str) else value
+        if any(isinstance(item, list | dict) for item in items):
+            raise ValueError("must be a list of names")
         result: Any = tuple(str(item).strip() for item in items if str(item).strip())
     elif kind is bool:
         if not isinstance(value, bool):
@@ -282,7 +296,7 @@ def _scalar(value: Any, kind: type) -> Any:
         return os.path.expanduser(str(value)) if str(value).startswith("~") else str(value)
     try:
         number = float(value)
-    except (TypeError, ValueError):  # a TypeError for a date of the YAML file
+    except (TypeError, ValueError, OverflowError):  # a TypeError for a date of the YAML file
         raise ValueError("must be a number") from None
     if not math.isfinite(number):
         raise ValueError("must be a finite number")

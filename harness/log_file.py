@@ -8,13 +8,19 @@ import sys
 from pathlib import Path
 
 from harness.files import private
+from harness.terminal import visible
 
 
 def open_private(path: Path) -> logging.Handler:
     """A handler that appends to `path`, with times; a file that it makes is readable by its owner only."""
     handler = _LogFile(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     return handler
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
 
 
 class _LogFile(logging.FileHandler):

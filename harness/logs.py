@@ -14,18 +14,20 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+import rich.console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from harness import log_file
+from harness.terminal import visible
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.10 has none
@@ -67,6 +69,20 @@ def quiet_libraries(has_cuda: bool) -> None:
     for module in ("torch", "transformers", "deepspeed"):
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"{module}(\.|$)")
+
+
+class Console(rich.console.Console):
+    """rich's console for texts that may come from files: they hold no markup, and no terminal obeys them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render(
+        self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """Segments of control are rich's own; those of text are made visible."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
 class _ErrorsOnly(logging.Filter):
@@ -138,7 +154,7 @@ class _MessageFormatter(logging.Formatter):
     """The message alone; from warnings on, the level before it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = super().format(record)
+        message = visible(super().format(record))
         return f"{record.levelname}: {message}" if record.levelno >= logging.WARNING else message
 
 

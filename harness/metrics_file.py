@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import math
+import os
+import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from harness.files import private, write
+from harness import records
+from harness.files import private
+from harness.records import Row
 from harness.task import Report
 
 Status = Literal["finished", "stopped", "failed"]
@@ -44,33 +48,52 @@ class MetricsFile(Tracker):
 
     def __init__(self, path: Path, resumed_step: int) -> None:
         self.path = path
+        self.last_epoch: int | None = None  # step of the newest epoch's line that an earlier start wrote
         # What came after the checkpoint that the run goes on from will be lived again.
-        self.kept = self._keep(lambda record: record["step"] <= resumed_step)
+        self._keep(lambda row: row.step <= resumed_step)
 
-    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
-        """Drop the lines that are not wanted, and a last one that a kill cut short. Returns the records that stay."""
-        text = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
-        records = []
-        for line in text.splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                records.append(json.loads(line))
-        records = [record for record in records if wanted(record)]
-        kept = "".join(json.dumps(record) + "\n" for record in records)
-        if kept != text:
-            write(self.path, kept)
-        return records
+    def _keep(self, wanted: Callable[[Row], bool]) -> None:
+        """Drop the lines that are not wanted, and those that are none of ours: a kill cuts the last one short."""
+        self.last_epoch, is_whole = None, True
+        for line, row in records.rows(self.path):
+            if row is None or not wanted(row):
+                is_whole = False
+                continue
+            is_whole = is_whole and line.endswith(b"\n")
+            self.last_epoch = row.step if row.kind == "epoch" else self.last_epoch
+        if not is_whole:
+            kept = (line for line, row in records.rows(self.path) if row is not None and wanted(row))
+            self._replace(line.rstrip(b"\n") + b"\n" for line in kept)
 
-    def rows(self) -> int:
+    def _replace(self, lines: Iterable[bytes]) -> None:
+        aside = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.partial")
+        try:
+            with open(aside, "xb", opener=private) as file:
+                file.writelines(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, self.path)
+        finally:
+            aside.unlink(missing_ok=True)
+
+    def rows(self, first: int = 0) -> Iterator[Row]:
+        """What the lines say, from number `first` on, counted from 0."""
+        return (row for _, row in itertools.islice(records.rows(self.path), first, None) if row is not None)
+
+    def count(self) -> int:
         """How many lines there are now."""
-        return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
+        if not self.path.exists():
+            return 0
+        with open(self.path, "rb") as file:
+            return sum(part.count(b"\n") for part in iter(lambda: file.read(2**20), b""))
 
     def log_step(self, step: int, values: Mapping[str, float]) -> None:
         self._append("step", step, None, values)
 
     def log_epoch(self, epoch: float, step: int, values: Mapping[str, float]) -> None:
         # Killed between this line and the checkpoint of the epoch's end, the epoch's evaluation is lived again too.
-        if any(record["kind"] == "epoch" and record["step"] == step for record in self.kept):
-            self.kept = self._keep(lambda record: (record["kind"], record["step"]) != ("epoch", step))
+        if step == self.last_epoch:
+            self._keep(lambda row: (row.kind, row.step) != ("epoch", step))
         self._append("epoch", step, epoch, values)
 
     def _append(self, kind: str, step: int, epoch: float | None, values: Mapping[str, float]) -> None:

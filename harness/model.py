@@ -17,7 +17,8 @@ from torch import nn
 from harness import UserError, pretrained
 from harness.config import RunConfig
 from harness.dropout import exchange
-from harness.fine_tuned import HEAD_FILE, LFS_POINTER, first_line, read_head, refuse_code
+from harness.files import LFS_POINTER
+from harness.fine_tuned import HEAD_FILE, first_line, read_head, refuse_code
 from harness.packing import PADDED, Encoding, Layout, choose
 from harness.pretrained import Source
 from harness.task import PAD_TO, Batch

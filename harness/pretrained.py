@@ -15,7 +15,8 @@ from typing import Any
 
 from harness import UserError
 from harness.config import EMBEDDED, RunConfig, nearest
-from harness.fine_tuned import LFS_POINTER, first_line
+from harness.files import LFS_POINTER
+from harness.fine_tuned import first_line
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from harness import UserError, files, lease, processes, run_files
+from harness import UserError, files, lease, processes, records, run_files
 from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
@@ -361,12 +361,12 @@ def _not_writable(folder: RunFolder, error: OSError) -> UserError:
 
 def _result(folder: RunFolder) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = json.loads(folder.result.read_text(encoding="utf-8"))
-        if isinstance(result["scores"], dict):
-            return result
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{folder.result}:1: not a run's result; remove the file to score the run again")
+        return records.result(folder.result)
+    except UserError as error:
+        reason = str(error).removeprefix(f"{folder.result}: ")
+        raise UserError(
+            f"{folder.result}:1: not a run's result ({reason}); remove the file to score the run again"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -382,7 +382,7 @@ def _stored(folder: RunFolder) -> tuple[RunConfig | None, _Fault | None]:
     """The settings in a folder, or why they cannot be read; twice None where there are none."""
     values: Any = None
     try:
-        values = json.loads(folder.config.read_text(encoding="utf-8"))
+        values = files.read_json(folder.config)
         return RunConfig.from_dict(values), None
     except FileNotFoundError:
         return None, None

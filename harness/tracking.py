@@ -61,9 +61,12 @@ class WandbTracker(Tracker):
     def __init__(self, metrics: MetricsFile, run: wandb.Run) -> None:
         self.metrics, self.run, self.folder = metrics, run, metrics.path.parent
         self.broken = False
-        epochs = [record["values"] for record in metrics.kept if record["kind"] == "epoch"]
-        # Before a resume: a new offline part of the run knows nothing of those epochs.
-        self.earlier = {name: [values[name] for values in epochs if values.get(name) is not None] for name in BEST}
+        # The best before a resume: a new offline part of the run knows nothing of those epochs.
+        self.earlier: dict[str, float] = {}
+        for row in metrics.rows():
+            for name in BEST if row.kind == "epoch" else ():
+                if (value := row.values.get(name)) is not None:
+                    self.earlier[name] = _better(name, self.earlier.get(name, value), value)
         self._guarded(self._define)
         self._guarded(self._catch_up)
 
@@ -88,12 +91,12 @@ class WandbTracker(Tracker):
     def _catch_up(self) -> None:
         """Log again what went down with a killed process, whose wandb writes to disk only now and then: the rows since
         wandb was last closed. Those that did arrive are there twice, the same."""
-        for record in self.metrics.kept[self._rows_closed() :]:
-            values = {name: value for name, value in record["values"].items() if value is not None}
-            if record["kind"] == "step":
-                self._log_step(record["step"], values)
+        for row in self.metrics.rows(self._rows_closed()):
+            values = {name: value for name, value in row.values.items() if value is not None}
+            if row.kind == "step":
+                self._log_step(row.step, values)
             else:
-                self._log_epoch(record["epoch"], record["step"], values)
+                self._log_epoch(row.epoch or 0.0, row.step, values)
 
     def _rows_closed(self) -> int:
         """How many rows of the JSONL file were there when wandb was last closed as it should be."""
@@ -118,10 +121,10 @@ class WandbTracker(Tracker):
             if name.startswith("train/"):  # by its own name it goes before the pattern train/*
                 self.run.define_metric(name, step_metric="epoch")
         self.run.log({**values, "epoch": epoch, "global_step": step})
-        for name, seen in self.earlier.items():
-            if seen and name in values:
-                seen += [values[name]] if math.isfinite(values[name]) else []
-                self.run.summary.update({name: {BEST[name]: max(seen) if BEST[name] == "max" else min(seen)}})
+        for name, best in self.earlier.items():
+            if name in values:
+                self.earlier[name] = _better(name, best, values[name]) if math.isfinite(values[name]) else best
+                self.run.summary.update({name: {BEST[name]: self.earlier[name]}})
 
     def chart(self, split: str, report: Report) -> None:
         def log() -> None:
@@ -147,7 +150,7 @@ class WandbTracker(Tracker):
         if status == "stopped":
             self._guarded(self.run.mark_preempting)
         self._guarded(lambda: self.run.finish(exit_code=0 if status == "finished" else 1))
-        self._guarded(lambda: write(self.folder / "wandb" / ROWS_CLOSED, f"{self.metrics.rows()}\n"))
+        self._guarded(lambda: write(self.folder / "wandb" / ROWS_CLOSED, f"{self.metrics.count()}\n"))
         return self._sync_command()
 
     def _sync_command(self) -> str | None:
@@ -158,6 +161,10 @@ class WandbTracker(Tracker):
         if self.broken and not self.run.offline:
             words = ["--include-online", shlex.quote(self.run.settings.sync_dir), *words]
         return " ".join(["wandb sync", *words]) if words else None
+
+
+def _better(name: str, one: float, other: float) -> float:
+    return max(one, other) if BEST[name] == "max" else min(one, other)
 
 
 @contextlib.contextmanager

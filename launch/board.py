@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from harness import logs
 from harness.config import RunConfig
+from harness.logs import Console
 from launch import states
 from launch.states import Figures
 

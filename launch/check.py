@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import tasks
 from harness import UserError
 from harness.files import folder_fault
+from harness.logs import Console
 from harness.task import SPLITS, Task
 from launch import settings
 from tasks import corpora

@@ -6,15 +6,15 @@ A run scores the head of the model that it names where nothing is to be trained 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tasks
-from harness import UserError, fine_tuned
+from harness import UserError, fine_tuned, records
 from harness.config import RunConfig
+from harness.files import read_json
 from harness.fine_tuned import HEAD_FILE, About
 from harness.runs import RunFolder
 from harness.task import Task
@@ -54,9 +54,9 @@ def describe(folder: Path) -> About | None:
         return None
     found, run = fine_tuned.read(folder), RunFolder(folder.parent)
     try:
-        result = json.loads(run.result.read_text(encoding="utf-8")) if run.result.is_file() else {}
+        result = records.result(run.result) if run.result.is_file() else {}
         if found is None:
-            config = RunConfig.from_dict(json.loads(run.config.read_text(encoding="utf-8")))
+            config = records.config(run.config)
             task = tasks.get(config.task, config.own_task)
             found = _about(config, task, result.get("precision", "fp32"), "given" if config.data_dir else "sample")
         return replace(found, data="sample") if result.get("data") == "sample" else found
@@ -105,7 +105,7 @@ def holds_training(folder: Path, filled: Mapping[str, Any]) -> bool:
     if not (run.checkpoints.exists() or run.model.exists() or run.metrics.exists()):
         return False
     try:
-        before = json.loads(run.config.read_text(encoding="utf-8"))
+        before = read_json(run.config)
         same = all(before[name] == filled[name] for name in ("task", "model_name_or_path"))
         return same and bool(before.get("trained", True))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

@@ -21,7 +21,7 @@ def show(result: Mapping[str, Any]) -> None:
     """The closing table: scores times 100."""
     rows: list[dict[str, str | float]] = []
     for name, values in result["scores"].items():
-        remark = "trained on" if name == "dev" and result["dev_was_trained_on"] else ""
+        remark = "trained on" if name == "dev" and result.get("dev_was_trained_on") else ""
         rows.append(
             {
                 "split": name,

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import UserError, runs
+from harness import UserError, runs, terminal
 from harness.flags import Parser
 from launch.train import EXIT_USER
 
 
+@terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 `check` found something of weight, 2 a mistake of the user's or unreadable data."""
     words = list(sys.argv[1:] if argv is None else argv)

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
 from harness import UserError, files
+from harness.logs import Console
+from harness.terminal import visible
 from launch.reporting import formats, gather, leaderboard, page, significance, workspace
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
@@ -86,7 +87,7 @@ def _write(folder: Path, report: Report) -> list[Path]:
     }
     for name, text in texts.items():
         try:
-            files.write(folder / name, text)
+            files.write(folder / name, visible(text))
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from error
     return [folder / name for name in texts]

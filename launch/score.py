@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import tasks
 from harness import UserError
+from harness.logs import Console
 from harness.task import SPLITS, Task
 from launch import settings
 from launch.reporting.terminal import Parser, guarded

@@ -5,22 +5,22 @@ SLURM's queue is asked where it answers; its accounting never is, since many sit
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from harness import UserError, processes, runs
+from harness import UserError, processes, records, runs
 from harness.config import RunConfig
 from harness.files import folder_fault
 from harness.runs import METRICS_FILE, OWN_FOLDERS, RunFolder
 from launch import submission
 
 TAIL_BYTES = 65536  # of metrics.jsonl: the newest figures stand at its end
+LOG_TAIL_BYTES = 2**20  # of train.log, for the same reason
 NOT_RUNS = (*OWN_FOLDERS, runs.SUBMITIT, "code")  # parts of a run folder
 FAILURE = re.compile(
     r"^\S+ \S+ ERROR The run failed: (.*?)(?: \(rank \d+ of \d+, process .*\))?$", re.M
@@ -45,7 +45,7 @@ class RunState:
 
     folder: Path
     config: RunConfig | None  # None where the settings cannot be read
-    state: str  # queued | running | stopped | failed | finished | broken (settings that cannot be read)
+    state: str  # queued | running | stopped | failed | finished | broken (a file of it cannot be read)
     reason: str = ""
     job: str = ""
     node: str = ""
@@ -103,49 +103,33 @@ def _has_config(folder: Path) -> bool:
 def config_of(folder: Path) -> RunConfig:
     """The settings in a run folder. Raises UserError where there are none (a model's config.json has the same name)."""
     path = RunFolder(folder).config
-    try:
-        return RunConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; without it nobody knows what was run") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); the run must be done again") from None
-    except (TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a run's settings ({error}); the run must be done again") from None
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: missing; without it nobody knows what was run")
+    return records.config(path)
 
 
 def figures(folder: Path) -> Figures:
     """The newest figures of a run."""
     paths = RunFolder(folder)
     epoch = step = dev = None
-    for record in _newest_lines(paths.metrics):
-        step = record.get("step", step)
-        if record.get("kind") == "epoch":
-            epoch, dev = record.get("epoch"), record.get("values", {}).get("dev/score", dev)
+    with contextlib.suppress(UserError):
+        for _, row in records.rows(paths.metrics, _tail(paths.metrics, TAIL_BYTES)):
+            step = step if row is None else row.step
+            if row is not None and row.kind == "epoch":
+                epoch, dev = row.epoch, row.values.get("dev/score", dev)
     try:
-        result = json.loads(paths.result.read_text(encoding="utf-8"))
-        scores = {name: values["score"] for name, values in result["scores"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        scores = {name: values["score"] for name, values in records.result(paths.result)["scores"].items()}
+    except UserError:
         return Figures(epoch, step, dev)
     return Figures(epoch, step, scores.get("dev", dev), scores.get("test"))
 
 
-def _newest_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Records at the end of a JSONL file; the ones that were cut, at either end, are left out."""
+def _tail(path: Path, size: int) -> int:
+    """Where the last `size` bytes of a file begin."""
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-            lines = file.read().splitlines()
+        return max(0, path.stat().st_size - size)
     except OSError:
-        return
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record
+        return 0
 
 
 def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
@@ -183,11 +167,12 @@ def _read(folder: Path, sent: submission.Submission | None, slurm: Mapping[str, 
         config, fault = config_of(folder), ""
     except UserError as error:
         config, fault = None, str(error)
+    fault = fault or _damage(paths)
 
     def state(name: str, reason: str = "", on: str = node) -> RunState:
         return RunState(folder, config, name, reason, job, on, figures(folder))
 
-    if paths.result.is_file():
+    if os.path.lexists(paths.result):
         return state("broken", fault) if fault else state("finished")
     owner = runs.holder(paths)
     if owner is not None:
@@ -206,6 +191,16 @@ def _read(folder: Path, sent: submission.Submission | None, slurm: Mapping[str, 
     if (failure := _logged_failure(paths)) is not None:
         return state("failed", failure)
     return state("stopped", NOT_BEGUN if runs.only_started(paths) else "")
+
+
+def _damage(paths: RunFolder) -> str:
+    """What is wrong with the files beside the settings; empty where nothing is."""
+    try:
+        if os.path.lexists(paths.result):
+            records.result(paths.result)
+    except UserError as error:
+        return f"{error}; the run must be scored again"
+    return submission.fault(paths.path)
 
 
 def _submitted(
@@ -244,7 +239,11 @@ def submitted(folder: Path) -> str | None:
 def _logged_failure(paths: RunFolder) -> str | None:
     """Why the newest start failed, from the run's log; None where it says nothing of the kind."""
     try:
-        log = paths.log.read_text(encoding="utf-8", errors="replace")
+        if not paths.log.is_file():
+            return None
+        with open(paths.log, "rb") as file:
+            file.seek(_tail(paths.log, LOG_TAIL_BYTES))
+            log = file.read().decode("utf-8", errors="replace")
     except OSError:
         return None
     failures = FAILURE.findall(log[max(0, log.rfind(NEWEST_START)) :])
@@ -255,7 +254,7 @@ def _waits_here(sent: submission.Submission) -> bool:
     """Whether a queue of this machine still has the run before it."""
     if sent.cluster != "local" or sent.node != os.uname().nodename:
         return False
-    return bool(sent.started) and processes.start(int(sent.job.split("_")[0])) == sent.started
+    return bool(sent.started) and processes.start(int(re.split("[_+]", sent.job)[0])) == sent.started
 
 
 def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:

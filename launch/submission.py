@@ -10,18 +10,21 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from harness import UserError, files
+from pydantic import Field, TypeAdapter
+
+from harness import UserError, files, records
 from harness.preemption import Stopped
-from harness.runs import SUBMITIT, RunFolder
+from harness.runs import ATTEMPT_FILE, SUBMISSION_FILE, SUBMITIT, RunFolder
 
-JOB = re.compile(r"[1-9]\d*(_\d+|\+\d+)?", re.ASCII)  # of an array's run 123_4, of a heterogeneous job 123+1
+# SLURM's commands are given it as a word. Of an array's run 123_4, of a heterogeneous job 123+1.
+Job = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}([_+][0-9]{1,18})?$")]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # a path or an argument: the system takes no NUL in them
 
 
 @dataclass(frozen=True)
@@ -29,27 +32,17 @@ class Submission:
     """Where a run was sent. `request`: a launch.request.Request's `to_dict`, enough to send it again."""
 
     cluster: str  # slurm | local
-    job: str  # SLURM's id, of an array's run `<array>_<index>`; local: the process of the queue
-    logs: str  # folder of `<job>_<rank>_log.out`
-    node: str  # the machine that it was sent from
-    started: str = ""  # local: when the process of the queue began, since its number may be another's by now
-    work_dir: str = ""
+    job: Job  # SLURM's id, of an array's run `<array>_<index>`; local: the process of the queue
+    logs: Text  # folder of `<job>_<rank>_log.out`
+    node: Text  # the machine that it was sent from
+    started: Text = ""  # local: when the process of the queue began, since its number may be another's by now
+    work_dir: Text = ""
     request: dict[str, Any] = field(default_factory=dict)
     cancelled: bool = False
 
     def write(self, folder: Path) -> None:
         """Into the run folder."""
         files.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
-
-    def is_well_formed(self) -> bool:
-        """Whether its values are of the kinds that this program writes: `job` goes to SLURM's commands as a word."""
-        texts = (self.cluster, self.job, self.logs, self.node, self.started, self.work_dir)
-        return (
-            all(isinstance(text, str) and "\0" not in text for text in texts)
-            and JOB.fullmatch(self.job) is not None
-            and isinstance(self.request, dict)
-            and isinstance(self.cancelled, bool)
-        )
 
     def sent_from(self, folder: Path, script: str) -> bool:
         """Whether a job of that batch script does the run in `folder`: a copied or edited file may name any job.
@@ -73,6 +66,9 @@ class Attempt:
     time: float = 0.0  # of this line, seconds since 1970
 
 
+_FORMS: dict[str, TypeAdapter[Any]] = {SUBMISSION_FILE: TypeAdapter(Submission), ATTEMPT_FILE: TypeAdapter(Attempt)}
+
+
 def forget(folder: Path) -> None:
     """Before a new submission: what was said about earlier ones, a cancellation too, holds no longer."""
     RunFolder(folder).submission.unlink(missing_ok=True)
@@ -81,29 +77,32 @@ def forget(folder: Path) -> None:
 
 def read_submission(folder: Path) -> Submission | None:
     """None for a run that was not submitted, or where the file cannot be read or is none of ours."""
-    values = _values(RunFolder(folder).submission)
-    try:
-        sent = None if values is None else Submission(**values)
-    except TypeError:
-        return None
-    return sent if sent is not None and sent.is_well_formed() else None
+    found: Submission | None = _read(RunFolder(folder).submission)
+    return found
 
 
 def read_attempt(folder: Path) -> Attempt | None:
     """None where no submitted attempt was made."""
-    values = _values(RunFolder(folder).attempt)
+    found: Attempt | None = _read(RunFolder(folder).attempt)
+    return found
+
+
+def _read(path: Path) -> Any:
     try:
-        return None if values is None else Attempt(**values)
-    except TypeError:
+        return records.read(path, _FORMS[path.name])
+    except UserError:
         return None
 
 
-def _values(path: Path) -> dict[str, Any] | None:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return values if isinstance(values, dict) else None
+def fault(folder: Path) -> str:
+    """What is wrong with one of the two files; empty where nothing is, or where there are none."""
+    for path in (RunFolder(folder).submission, RunFolder(folder).attempt):
+        try:
+            if os.path.lexists(path):
+                records.read(path, _FORMS[path.name])
+        except UserError as error:
+            return f"{error}; remove the file, which only tells where the run was sent"
+    return ""
 
 
 def is_cancelled(folder: Path) -> bool:

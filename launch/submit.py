@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import UserError, flags, runs
+from harness import UserError, flags, runs, terminal
 from harness.config import RunConfig
 from harness.runs import RunFolder
 from launch import board, commands, local_jobs, outcome, plans, request, settings, slurm_jobs, suites
@@ -25,6 +25,7 @@ from launch.train import EXIT_STOPPED, EXIT_USER
 from tasks.suites import SUITES
 
 
+@terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or finished, 1 failed, 2 a mistake of the user's, 75 stopped here and ready to go on."""
     words = list(sys.argv[1:] if argv is None else argv)

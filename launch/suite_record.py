@@ -38,7 +38,7 @@ def notes(folders: Sequence[Path]) -> list[str]:
     why: dict[str, dict[str, None]] = {}
     for home in homes:
         for name, entry in _read(home / NAME).items():
-            if not (home / name / "result.json").is_file():
+            if not os.path.isfile(home / name / "result.json"):
                 why.setdefault(str(entry.get("why")), {})[str(entry.get("what"))] = None
     return [f"left out: {', '.join(what)} ({reason})" for reason, what in why.items()]
 
@@ -49,7 +49,7 @@ def _name(home: Path, folder: Path) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["left_out"]
+        entries = files.read_json(path)["left_out"]
         return {str(name): dict(entry) for name, entry in entries.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -5,7 +5,7 @@ python launch/train.py --task mednli          # one device; or deepspeed -q, tor
 
 from __future__ import annotations
 
-from harness import stop_signals
+from harness import stop_signals, terminal
 
 if __name__ == "__main__":
     stop_signals.listen()  # first of all: what is imported below may take its time
@@ -62,6 +62,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
 
 
+@terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank."""
     from harness import UserError

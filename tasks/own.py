@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.files import LFS_POINTER, MOST_DOTS
 from harness.task import Example, Task, UserError
 from tasks import conll, multiclass, multilabel, similarity, tagging
 from tasks.own_keys import FAMILIES, TAG_COLUMNS, check, columns_of, header_of
@@ -31,7 +32,6 @@ from tasks.tables import Layout, locate
 __all__ = ["build", "read", "text", "text_columns"]
 
 LARGEST_FILE = 100_000  # bytes
-MOST_DOTS = 300  # in a line: tomllib takes minutes over a key of thousands of dotted parts
 
 
 def read(path: Path) -> tuple[dict[str, Any], Path | None]:
@@ -43,6 +43,10 @@ def read(path: Path) -> tuple[dict[str, Any], Path | None]:
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"--task_file {where}: larger than {LARGEST_FILE} bytes; name a TOML file, not the data")
         content = path.read_text(encoding="utf-8-sig")
+        if content.startswith(LFS_POINTER.decode()):
+            raise UserError(
+                f"--task_file {where}: is a Git LFS pointer, not the file; run `git lfs pull` in its folder"
+            )
         if max((line.count(".") for line in content.splitlines()), default=0) > MOST_DOTS:
             raise UserError(f"{where}: a line of more than {MOST_DOTS} dots; no key and no value needs so many")
         values = tomllib.loads(content)

@@ -44,6 +44,9 @@ def squeue(tmp_path: Path, script: str) -> None:
     (tmp_path / "bin" / "squeue").chmod(0o755)
 
 
+FINISHED = {"task": "mednli", "model": "m", "seed": 12, "data": "given", "scores": {}}
+
+
 def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None = None) -> Path:
     """A run folder that was prepared, sent and tried."""
     config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(folder)])
@@ -63,7 +66,8 @@ def state_of(folder: Path) -> tuple[str, str]:
 class TestState:
     def test_finished(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run", SENT, Attempt("running"))
-        result = {"scores": {"dev": {"score": 0.9}, "test": {"score": 0.8}}}
+        scores = {"metric": "accuracy", "loss": 1.0, "examples": 4}
+        result = {**FINISHED, "scores": {"dev": {"score": 0.9, **scores}, "test": {"score": 0.8, **scores}}}
         runs.write_result(RunFolder(folder), result)
         (found,) = states.read_all([folder])
         assert (found.state, found.figures.dev, found.figures.test) == ("finished", 0.9, 0.8)
@@ -141,7 +145,7 @@ class TestFailedStart:
         folder = made(tmp_path / "run")
         RunFolder(folder).config.write_text(content)
         state, reason = self.said(folder)
-        assert state == "broken" and reason.startswith(f"{folder}/config.json: not ")
+        assert state == "broken" and reason.startswith(f"{folder}/config.json: ")
         assert submit.main(["status", str(folder)]) == submit.main(["status", "--json", str(folder)]) == 0
 
     def test_a_submission_that_waits_keeps_its_folder(self, tmp_path: Path) -> None:
@@ -389,7 +393,7 @@ def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monk
     made(tmp_path / "all/cancelled", dataclasses.replace(sent, cancelled=True), Attempt("stopped"))
     made(tmp_path / "all/local", Submission("local", "1", "/logs", HERE, "", "", Request("local").to_dict()))
     made(tmp_path / "all/by-hand")
-    runs.write_result(RunFolder(made(tmp_path / "all/finished", sent)), {"scores": {}})
+    runs.write_result(RunFolder(made(tmp_path / "all/finished", sent)), FINISHED)
     started: list[tuple[Request, list[str], str]] = []
 
     def start(where: Request, configs: Sequence[RunConfig]) -> int:

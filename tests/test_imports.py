@@ -19,10 +19,11 @@ SOURCES = {
 }
 TREES = {name: ast.parse(text) for name, text in SOURCES.items()}
 ROWS = [  # a file of harness/ imports only from rows above its own
-    ["files", "stop_signals", "processes", "private_names"],
+    ["terminal", "stop_signals", "processes", "private_names"],
+    ["files"],
     ["log_file", "lease"],
     ["logs", "task", "config", "dropout", "fine_tuned"],
-    ["synonyms", "run_files"],
+    ["synonyms", "records", "run_files"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
     ["pretrained"],

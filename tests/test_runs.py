@@ -21,7 +21,9 @@ from harness.config import RunConfig
 from harness.runs import RunFolder
 from harness.task import Prediction
 
-RESULT = {"scores": {"dev": {"score": 0.5}, "test": {"score": 0.25}}}
+SCORES = {"score": 0.5, "metric": "accuracy", "loss": 1.0, "examples": 4}
+DEV_ALONE = {"task": "mednli", "model": "m", "seed": 12, "data": "given", "scores": {"dev": SCORES}}
+RESULT = {**DEV_ALONE, "scores": {"dev": SCORES, "test": SCORES}}
 
 
 @pytest.fixture
@@ -102,12 +104,12 @@ class TestPrepare:
         assert runs.prepare(config) == RESULT
 
     def test_finished_run_that_lacks_what_is_asked_now_goes_on(self, config: RunConfig, folder: RunFolder) -> None:
-        runs.write_result(folder, {"scores": {"dev": {}}})
+        runs.write_result(folder, DEV_ALONE)
         assert runs.prepare(config) is None
 
     def test_finished_run_is_done_where_less_is_asked(self, config: RunConfig, folder: RunFolder) -> None:
-        runs.write_result(folder, {"scores": {"dev": {}}})
-        assert runs.prepare(other(config, do_predict=False)) == {"scores": {"dev": {}}}
+        runs.write_result(folder, DEV_ALONE)
+        assert runs.prepare(other(config, do_predict=False)) == DEV_ALONE
 
     def test_another_run_is_named_with_what_differs(self, config: RunConfig, folder: RunFolder) -> None:
         with pytest.raises(UserError, match=r"run: holds another run \(its seed is 12, yours 99\)"):
@@ -152,7 +154,7 @@ class TestPrepare:
     @pytest.mark.parametrize("content", ["{", "", "[]", "{}", '{"scores": 1}'])
     def test_broken_result_is_named(self, config: RunConfig, folder: RunFolder, content: str) -> None:
         folder.result.write_text(content)
-        with pytest.raises(UserError, match=r"result\.json:1: not a run's result; remove the file"):
+        with pytest.raises(UserError, match=r"result\.json:1: not a run's result \(.*\); remove the file"):
             runs.prepare(config)
 
     def test_file_in_the_place_of_the_folder(self, config: RunConfig) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import UserError
+from harness.fine_tuned import first_line
 from harness.runs import RunFolder
 from harness.task import Confusion, Scatter, Task
-from launch.reporting.gather import Run
-from tasks import predictions
+from launch.reporting.gather import Run, answers_of
 from tasks.predictions import Answers
 
 BINS = 10
@@ -43,11 +43,18 @@ class Answered:
 
 def answered(run: Run) -> Answered:
     """A finished run's test predictions read and counted; unreadable ones leave a remark."""
-    task = run.definition
     try:
-        answers = predictions.read(task, RunFolder(run.folder).prediction("test"))
+        return _answered(run)
     except UserError as error:
-        return Answered(run, Answers(run.folder, [], [], []), None, (), str(error))
+        remark = str(error)
+    except Exception as error:  # whatever it is, the page shows the other runs
+        remark = f"its test predictions cannot be counted ({type(error).__name__}: {first_line(error)})"
+    return Answered(run, Answers(run.folder, [], [], []), None, (), remark)
+
+
+def _answered(run: Run) -> Answered:
+    task = run.definition
+    answers = answers_of(run)
     report = task.metric(answers.examples, answers.predictions)
     remark = ""
     if run.test_score is not None and abs(report.score - run.test_score) > 1e-9:
@@ -155,9 +162,11 @@ def _probability_bins(task: Task, run: Run, answers: Answers) -> Sequence[Bin | 
     path = RunFolder(run.folder).prediction("test_probabilities")
     rows: list[list[float]] = []
     with contextlib.suppress(OSError, ValueError):
-        lines = path.read_text(encoding="utf-8").splitlines()[1:]
+        lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
         rows = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
     if len(rows) != len(answers.examples) or any(len(row) != len(task.labels) for row in rows):
+        return ()
+    if not all(0 <= cell <= 1 for row in rows for cell in row):
         return ()
     pairs: list[tuple[float, float]] = []
     for example, prediction, row in zip(answers.examples, answers.predictions, rows, strict=True):

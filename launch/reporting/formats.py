@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ NOTHING = "-"
 SIGNIFICANT = 0.05
 MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
 WIDE = 180  # columns of a terminal that holds a row of eleven scores
+FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a spreadsheet computes begins so
+NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}"}
 
@@ -242,9 +245,8 @@ def tex(text: str) -> str:
 # ---- files for programs
 def comma_separated(board: Leaderboard) -> str:
     """One line a score: fractions; `kind` is ours or published, or note for what a suite left out."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"])
+    lines: list[list[Any]] = []
+    lines.append(["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"])
     for row in board.rows:
         for column in board.columns:
             found = row.total if column == "total" else row.cells.get(column)
@@ -254,14 +256,22 @@ def comma_separated(board: Leaderboard) -> str:
             scores = " ".join(repr(runs[seed].test_score) for seed in sorted(runs))
             head = ["ours", row.label, column, repr(found.mean), "" if found.std is None else repr(found.std)]
             seeds = " ".join(map(str, sorted(runs) or row.seeds))
-            writer.writerow([*head, seeds, scores, found.marks, int(board.is_best(column, found.mean))])
+            lines.append([*head, seeds, scores, found.marks, int(board.is_best(column, found.mean))])
     for title, means in published.ROWS.items():
         for column, published_mean in means.items():
             mean, std = round(published_mean.mean / 100, 4), round(published_mean.std / 100, 4)
-            writer.writerow(["published", title, column, mean, std, published.SEEDS, "", "", ""])
+            lines.append(["published", title, column, mean, std, published.SEEDS, "", "", ""])
     for line in board.missing:
-        writer.writerow(["note", line, *[""] * 7])
+        lines.append(["note", line, *[""] * 7])
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([_no_formula(str(cell)) for cell in line] for line in lines)
     return out.getvalue()
+
+
+def _no_formula(cell: str) -> str:
+    """A spreadsheet would compute what begins as a formula; behind an apostrophe it is text. Numbers stay numbers."""
+    is_formula = FORMULA.match(cell) and not all(NUMBER.fullmatch(part) for part in cell.split(" "))
+    return f"'{cell}" if is_formula else cell
 
 
 def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import math
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import UserError
+from harness import UserError, records
 from harness.config import RunConfig
 from harness.files import folder_fault
 from harness.runs import RunFolder
 from harness.task import Task
 from launch import settings, states
 from launch.states import RunState
+from tasks import predictions
+from tasks.predictions import Answers
 from tasks.published import TITLES
 from tasks.recipes import recipe_for
 
@@ -59,7 +60,7 @@ class Run:
         """What its task is called in tables."""
         if self.config is None or self.config.own_task is None:
             return TITLES.get(self.task, self.task)
-        return str(self.config.own_task["title"]) + self.task.removeprefix(self.config.task)
+        return str(self.config.own_task.get("title", self.config.task)) + self.task.removeprefix(self.config.task)
 
     @property
     def row(self) -> tuple[str, str]:
@@ -109,6 +110,14 @@ def find(roots: Sequence[Path]) -> list[Run]:
     return _told_apart([read(folder, known[folder]) for folder in folders])
 
 
+def answers_of(run: Run) -> Answers:
+    """What a finished run answered. Raises UserError."""
+    path = RunFolder(run.folder).prediction("test")
+    if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: is not a file")
+    return predictions.read(run.definition, path)
+
+
 def _told_apart(runs: Sequence[Run]) -> list[Run]:
     """Runs of own tasks that share a name but not their meaning get `<name>#<digest>`: they are not one column."""
     digests = {run.folder: _digest(run.config.own_task) for run in runs if run.config is not None and run.is_own}
@@ -132,12 +141,14 @@ def read(folder: Path, state: RunState | None = None) -> Run:
         return _read(folder, state or states.read_all([folder])[0])
     except UserError as error:
         return Run(folder, "broken", str(error))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:  # whatever it is, the other runs are to be reported
         return Run(folder, "broken", f"{folder}: not a run's files ({type(error).__name__}: {error})")
 
 
 def _read(folder: Path, state: RunState) -> Run:
     paths = RunFolder(folder)
+    if state.state == "broken":
+        raise UserError(state.reason)
     config = states.config_of(folder)
     tasks.get(config.task, config.own_task)
     data = "sample" if config.data_dir is None else "given"
@@ -146,38 +157,20 @@ def _read(folder: Path, state: RunState) -> Run:
         "task": config.task, "model": config.model_name_or_path, "variant": variant(config), "seed": config.seed,
         "config": config, "epochs": epochs, "rates": rates,
     }  # fmt: skip
-    if not paths.result.is_file():
+    if not os.path.lexists(paths.result):
         return Run(folder, state.state, _why_unfinished(state, epochs), data=data, **common)
-    result = _json(paths.result)
+    result = records.result(paths.result)
     _check(result, config, paths.result)
     if result["data"] == "sample":
         data = "sample"
     return Run(folder, "finished", data=data, result=result, **common)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); the run must be done again") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: no JSON object; the run must be done again")
-    return values
-
-
 def _check(result: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """Raises UserError where the result is not that of the folder's config, or holds no finite scores."""
+    """Raises UserError where the result is not that of the folder's config."""
     for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
         if result.get(name) != expected:
             raise UserError(f"{path}: its {name} is {result.get(name)!r}, config.json says {expected!r}")
-    if result.get("data") not in ("given", "sample"):
-        raise UserError(f"{path}: data is {result.get('data')!r}, neither given nor sample")
-    for split, values in result["scores"].items():
-        score = values["score"]
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise UserError(f"{path}: the score of {split} is {score!r}, no number")
-        if not isinstance(values.get("metric"), str) or not isinstance(values.get("examples"), int):
-            raise UserError(f"{path}: {split} lacks its metric or its number of examples")
 
 
 def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
@@ -185,16 +178,14 @@ def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
     names = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
     epochs: dict[float, dict[str, float]] = {}
     rates: dict[str, list[float]] = {"examples": [], "tokens": []}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
-        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
-            record = json.loads(line)
-            values = {name: value for name, value in record["values"].items() if isinstance(value, int | float)}
-            if record["kind"] == "epoch":
-                found = {ours: values[name] for name, ours in names.items() if name in values}
-                epochs[float(record["epoch"])] = {"epoch": float(record["epoch"]), **found}
-            for name, seen in rates.items():
-                if f"train/{name}_per_second" in values:
-                    seen.append(values[f"train/{name}_per_second"])
+    for _, row in records.rows(path):
+        values = {} if row is None else row.values
+        if row is not None and row.kind == "epoch" and row.epoch is not None:
+            found = {ours: value for name, ours in names.items() if (value := values.get(name)) is not None}
+            epochs[float(row.epoch)] = {"epoch": float(row.epoch), **found}
+        for name, seen in rates.items():
+            if (rate := values.get(f"train/{name}_per_second")) is not None:
+                seen.append(rate)
     medians = {name: sorted(seen)[len(seen) // 2] for name, seen in rates.items() if seen}
     return [epochs[key] for key in sorted(epochs)], medians
 

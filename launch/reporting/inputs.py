@@ -11,6 +11,7 @@ from typing import Any
 
 import tasks
 from harness import UserError
+from harness.files import LFS_POINTER
 from harness.task import Example, Task
 from tasks import own
 
@@ -133,6 +134,8 @@ class Reader:
     def _decode(self, line: bytes) -> str:
         if self.number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
+            if line.startswith(LFS_POINTER):
+                raise self.error("a Git LFS pointer, not the file", "run `git lfs pull` in its folder")
         try:
             return line.removesuffix(b"\r").decode("utf-8")
         except UnicodeDecodeError as error:
@@ -141,7 +144,7 @@ class Reader:
     def _from_json(self, text: str) -> Item:
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self.error(f"not JSON ({error})", "one object a line, as line 1 began") from None
         if not isinstance(values, dict):
             raise self.error("no JSON object", f"write {json.dumps(dict.fromkeys(self.form.columns, '...'))}")

@@ -15,10 +15,9 @@ import numpy as np
 import tasks
 from harness import UserError
 from harness.config import nearest
-from harness.runs import RunFolder
-from launch.reporting.gather import Run
+from harness.fine_tuned import first_line
+from launch.reporting.gather import Run, answers_of
 from launch.reporting.leaderboard import Cell, Leaderboard, Row
-from tasks import predictions
 from tasks.units import Units, units
 
 RESAMPLES = 9999
@@ -79,11 +78,12 @@ def _compare_on(task: str, board: Leaderboard, baseline: Cell) -> Iterator[Test]
             yield _test(row.label, task, seeds, pairs)
         except UserError as error:
             yield Test(row.label, task, None, None, seeds, f"not tested: {error}")
+        except Exception as error:  # whatever is wrong with the predictions of one, the others are tested
+            yield Test(row.label, task, None, None, seeds, f"not tested: {type(error).__name__}: {first_line(error)}")
 
 
 def _units(run: Run) -> Units:
-    task = run.definition
-    return units(task, predictions.read(task, RunFolder(run.folder).prediction("test")))
+    return units(run.definition, answers_of(run))
 
 
 def _test(label: str, task: str, seeds: Sequence[int], pairs: Sequence[tuple[Units, Units]]) -> Test:

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 
-from harness import UserError, runs
+from harness import UserError, runs, terminal
 from harness.flags import Parser as Parser  # the commands take both from here
 
 EXIT_USER = 2
 
 
+@terminal.safely()
 def guarded(command: Callable[[], int]) -> int:
     """The exit status of `command`; 2, with one line on stderr, for a mistake of the user's.
 

@@ -1,0 +1,165 @@
+"""The files of a run folder read back: whole and of the right types, or one line that says what is wrong with them.
+
+A kill, a full disk or somebody's editor may have left anything there. Whoever reports on many runs must not fail by one
+of them, so that all who read these files read them here. Names that this version does not know are left as they are in
+result.json; in config.json they are a fault, since they would change what the run means.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness import UserError
+from harness.config import RunConfig
+from harness.terminal import visible
+
+LARGEST = 64 * 2**20  # bytes of a file
+LONGEST_LINE = 2**20  # bytes of a line of metrics.jsonl
+LONGEST_PLACE = 100  # letters of the name of what is wrong
+MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
+Number = Annotated[int | float, Field(ge=-MOST, le=MOST)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+T = TypeVar("T")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Class(_Part):
+    __pydantic_extra__: dict[str, Number | None] = Field(init=False)
+    precision: Number
+    recall: Number
+    f1: Number
+    support: Number
+
+
+class _Scores(_Part):
+    """Of one split."""
+
+    __pydantic_extra__: dict[str, Number | None] = Field(init=False)
+    score: Number
+    metric: str
+    loss: Number
+    examples: Count
+    TP: Count = 0
+    FN: Count = 0
+    per_class: dict[str, _Class] = {}
+    warnings: list[str] = []
+
+
+class _Timing(_Part):
+    __pydantic_extra__: dict[str, Number | None] = Field(init=False)
+    total_seconds: Number = 0.0
+    train_seconds: Number = 0.0
+    evaluation_seconds: Number = 0.0
+
+
+class _Result(_Part):
+    task: str
+    model: str
+    seed: Count
+    data: Literal["given", "sample"]
+    scores: dict[str, _Scores]
+    timing: _Timing = _Timing()
+    world_size: Count = 1
+    examples_per_step: Count | None = None
+    selected: str | None = None
+    best_epoch: Number | None = None
+    dev_was_trained_on: bool = False
+    precision: str = ""
+    recipe: str | None = None
+    empty_splits: list[str] = []
+    versions: dict[str, Any] = {}
+    commit: str | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of metrics.jsonl; values that were no finite numbers are None."""
+
+    kind: Literal["step", "epoch"]
+    step: Count
+    values: dict[str, Number | None]
+    epoch: Number | None = None
+
+
+_CONFIG, _RESULT, _ROW = TypeAdapter(RunConfig), TypeAdapter(_Result), TypeAdapter(Row)
+
+
+def read(path: Path, form: TypeAdapter[T]) -> T:
+    """What a JSON file holds. Raises UserError of one line where it is not of that form, or cannot be read at all."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: is missing" if not os.path.lexists(path) else f"{path}: is not a file")
+        with open(path, "rb") as file:
+            content = file.read(LARGEST + 1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if len(content) > LARGEST:
+        raise UserError(f"{path}: larger than any that a run writes ({LARGEST} bytes)")
+    try:
+        return form.validate_json(content, strict=True)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first_fault(error)}") from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return f"not JSON ({first['ctx']['error']})"
+    # A part of a union, such as int, is none of the file's names.
+    names = [str(part) for part in first["loc"] if part not in ("int", "float")]
+    place = visible(" ".join(".".join(names).split()))
+    place = f"{place[:LONGEST_PLACE]}..." if len(place) > LONGEST_PLACE else place
+    if not names:
+        return "not a JSON object of a run"
+    if first["type"] == "missing":
+        return f"{place} is missing"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{place} is no setting of this version"
+    return f"{place}: {first['msg'].removeprefix('Input ')}"
+
+
+def config(path: Path) -> RunConfig:
+    """The settings of a config.json. Raises UserError; a model's config.json has the same name."""
+    found = read(path, _CONFIG)
+    for setting in fields(RunConfig):
+        value = getattr(found, setting.name)
+        if isinstance(value, int | float) and not abs(value) <= MOST:
+            raise UserError(f"{path}: {setting.name} is no number that a run can have")
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{path}: {setting.name} holds a NUL character")
+    return found
+
+
+def result(path: Path) -> dict[str, Any]:
+    """What a result.json holds: all that readers rely on is of the right type. Raises UserError."""
+    return read(path, _RESULT).model_dump(exclude_unset=True)
+
+
+def rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, Row | None]]:
+    """Each line of a metrics.jsonl from byte `start` on, and what it says: None for one that is none of ours.
+
+    A kill cuts the last line short. Line by line: a long run writes more than memory should hold. Raises UserError.
+    """
+    try:
+        if not os.path.lexists(path):
+            return
+        if not path.is_file():
+            raise UserError(f"{path}: is not a file")
+        with open(path, "rb") as file:
+            file.seek(start)
+            while line := file.readline(LONGEST_LINE):
+                try:
+                    yield line, _ROW.validate_json(line, strict=True)
+                except ValidationError:
+                    yield line, None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
