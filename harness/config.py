@@ -21,16 +21,18 @@ def option(
     choices: Sequence[str] = (),
     least: float | None = None,
     identity: bool = True,
+    by_content: bool = False,
     given: bool = True,
     group: str | None = None,
 ) -> Any:
     """A field of RunConfig. `identity`: two runs that differ in it are different runs, with folders of their own.
 
+    `by_content`: it names something, and that makes the difference, not the name (`harness/fingerprint.py`).
     `given`: a user may set it, by a flag or in a file; else it follows from other settings. `group` opens a group of
     --help, which the fields that follow belong to as well.
     """
     metadata = {"help": help, "choices": tuple(choices), "least": least, "identity": identity, "given": given}
-    metadata["group"] = group
+    metadata |= {"by_content": by_content, "group": group}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -47,7 +49,9 @@ class RunConfig:
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
     trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
-    data_dir: str | None = option(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
+    data_dir: str | None = option(
+        None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample", by_content=True
+    )
     feature_cache: str | None = option(
         None,
         "folder that keeps token ids for the next run, or `none`; default: .features in the data folder",
@@ -60,14 +64,18 @@ class RunConfig:
     do_train: bool | None = option(None, "train (with none of the three do_ flags: all three)", identity=False)
     do_eval: bool | None = option(None, "score the dev split", identity=False)
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)
-    model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", group="model")
+    model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", by_content=True, group="model")
     config_name: str | None = option(
-        None, "folder, file or hub name of the architecture's config, where not the model's"
+        None, "folder, file or hub name of the architecture's config, where not the model's", by_content=True
     )
-    tokenizer_name: str | None = option(None, "folder or hub name of the tokenizer, where it is not the model's")
+    tokenizer_name: str | None = option(
+        None, "folder or hub name of the tokenizer, where it is not the model's", by_content=True
+    )
     cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
     model_type: str | None = option(None, "architecture, where the checkpoint's config.json says none", identity=False)
-    revision: str | None = option(None, "commit, tag or branch of the model on the hub; default: its newest")
+    revision: str | None = option(
+        None, "commit, tag or branch of the model on the hub; default: its newest", by_content=True
+    )
     trust_remote_code: bool = option(False, "run the Python code that comes with a model of an unknown architecture")
     do_lower_case: bool | None = option(None, "lower-case the text; default: as the tokenizer says")
     pooling: str | None = option(
@@ -100,6 +108,7 @@ class RunConfig:
         "auto",
         "arithmetic of the encoder",
         choices=("auto", "fp16", "bf16", "fp32"),
+        by_content=True,
         group="precision and devices",
     )
     packing: str = option(
@@ -110,7 +119,9 @@ class RunConfig:
     compile: bool = option(
         False, "torch.compile the encoder's layers, for long runs on a GPU: a slower start; not under ZeRO-3"
     )
-    ds_config: str | None = option(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
+    ds_config: str | None = option(
+        None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision", by_content=True
+    )
     no_cuda: bool = option(False, "stay on the CPU", identity=False)
     output_dir: str = option(
         "", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False, group="output"
@@ -156,9 +167,14 @@ class RunConfig:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**plain)
 
-    def identity(self) -> dict[str, Any]:
-        """The settings that a run's result depends on: equal identities may share a run folder."""
-        return {f.name: self.to_dict()[f.name] for f in dataclasses.fields(self) if f.metadata["identity"]}
+    def identity(self, inputs: bool = False) -> dict[str, Any]:
+        """The settings that a run's result depends on: equal identities may share a run folder.
+
+        `inputs`: also those that count by what they name, as they were given.
+        """
+        fields = (f for f in dataclasses.fields(self) if f.metadata["identity"])
+        values = self.to_dict()
+        return {f.name: values[f.name] for f in fields if inputs or not f.metadata["by_content"]}
 
     @property
     def model_label(self) -> str:

@@ -21,6 +21,13 @@ from harness.fine_tuned import first_line
 logger = logging.getLogger(__name__)
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+# Of a tokenizer.
+JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
+# Where nothing but these is in a folder, transformers asks for the file that it knows first, by any name.
+VOCABULARIES = (
+    *("vocab.txt", "merges.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
+    *("tokenizer.model", "bpe.codes"),
+)
 OTHER_FRAMEWORKS = {"tf_model.h5": "from_tf", "flax_model.msgpack": "from_flax"}
 # Written beside the weights by the usual training programs.
 NO_WEIGHTS = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state\w*|global_step\w*)\.\w+")

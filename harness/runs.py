@@ -26,6 +26,7 @@ from harness import UserError, files, lease, processes, records, run_files
 from harness.config import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
+FINGERPRINT_FILE = "fingerprint.json"
 WANDB_ID_FILE = "wandb_id"
 FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over from an earlier start means nothing
 SUBMISSION_FILE = "submission.json"
@@ -48,6 +49,7 @@ class RunFolder:
     prefix: str = ""
 
     config = property(lambda self: self.path / "config.json")
+    fingerprint = property(lambda self: self.path / FINGERPRINT_FILE)
     task_file = property(lambda self: self.path / TASK_FILE)
     metrics = property(lambda self: self.path / METRICS_FILE)
     log = property(lambda self: self.path / "train.log")
@@ -97,6 +99,7 @@ INPUTS = ("model_name_or_path", "config_name", "tokenizer_name", "data_dir", "ta
 UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
 OWN_FILES = (
     "config.json",
+    FINGERPRINT_FILE,
     UNREADABLE_CONFIG,
     TASK_FILE,
     SUBMISSION_FILE,
@@ -125,15 +128,27 @@ ORIGINAL_FILES = (
 
 Claimed = Callable[[Path], str | None]
 """(run folder) -> who still has it beside the process with the lock: a submission that is queued or running."""
+Compare = Callable[[RunConfig, RunConfig, bool], str | None]
+"""(settings in the folder, those of now, whether the run is finished) -> why the content that they name makes them
+different runs, as an error; None for the same run."""
 
 
-def prepare(config: RunConfig, claimed: Claimed = lambda _: None) -> dict[str, Any] | None:
+def other_names(before: RunConfig, config: RunConfig, finished: bool = False) -> str | None:
+    """A `Compare` that goes by the names of inputs alone, for runs of which no content is recorded."""
+    if before.identity(inputs=True) == config.identity(inputs=True):
+        return None
+    return _other_run(RunFolder(Path(config.output_dir)), before, config)
+
+
+def prepare(
+    config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names
+) -> dict[str, Any] | None:
     """Make the run folder or take it up again; returns the result where the run is finished, else None.
 
     Called on rank 0 alone. Raises UserError where the folder holds another run or cannot be written.
     """
     folder = RunFolder(Path(config.output_dir), config.result_prefix)
-    use, result = examine(config, claimed)
+    use, result = examine(config, claimed, compare)
     if result is not None:
         return result
     try:
@@ -159,7 +174,9 @@ class Use:
     unreadable: bool = False  # its config.json is no JSON
 
 
-def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, dict[str, Any] | None]:
+def examine(
+    config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names
+) -> tuple[Use, dict[str, Any] | None]:
     """What `prepare` will do with the output folder, and the result where the run is finished. Changes nothing.
 
     Raises UserError where the folder holds another run, or something else, or cannot be written.
@@ -170,12 +187,17 @@ def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, 
             _check_can_be_made(folder)
             return Use("make"), None
         before, fault = _stored(folder)
+        other = None
         if before is not None and before.identity() == config.identity():
             result = _result(folder) if folder.result.is_file() else None
             if config.do_train and not folder.result.is_file():  # else nothing is replaced
                 _check_inputs(folder, config, before)
-                run_files.check_replaceable(folder.path, anew=False)
-            return Use("go on", before), result if result is not None and _covers(result, config) else None
+            result = result if result is not None and _covers(result, config) else None
+            other = compare(before, config, result is not None)
+            if other is None:
+                if config.do_train and not folder.result.is_file():
+                    run_files.check_replaceable(folder.path, anew=False)
+                return Use("go on", before), result
         abandoned = (fault is None or fault.ours) and only_started(folder)
     except OSError as error:
         raise _not_writable(folder, error) from error
@@ -193,7 +215,7 @@ def examine(config: RunConfig, claimed: Claimed = lambda _: None) -> tuple[Use, 
     if fault is not None:
         raise UserError(f"{folder.config}:1: not a run's settings ({fault.reason}); name another --output_dir")
     if before is not None:
-        raise UserError(_other_run(folder, before, config))
+        raise UserError(other or _other_run(folder, before, config))
     if not config.overwrite_output_dir:
         raise UserError(
             f"--output_dir {folder.path}: not empty and not a run of ours; name another, or --overwrite_output_dir"
@@ -239,9 +261,8 @@ def only_started(folder: RunFolder) -> bool:
     """
     for path in folder.path.iterdir():
         if path.name == METRICS_FILE:
-            with open(path, "rb") as lines:
-                if lines.readline().endswith(b"\n"):  # a kill may have cut the first one short
-                    return False
+            if has_line(path):
+                return False
         elif path.name in COMPUTED_FOLDERS:
             if any(not inner.name.endswith(".partial") for inner in path.iterdir()):
                 return False
@@ -250,11 +271,20 @@ def only_started(folder: RunFolder) -> bool:
     return True
 
 
+def has_line(path: Path) -> bool:
+    """Whether a file is there and has a whole line: a kill may have cut the first one short."""
+    try:
+        with open(path, "rb") as lines:
+            return lines.readline().endswith(b"\n")
+    except FileNotFoundError:
+        return False
+
+
 def _clear_failed_start(folder: RunFolder, keep_config: bool) -> None:
     """Remove what says something about the start alone; its log, and whatever wandb has kept of it, stay."""
     if keep_config:
         folder.config.replace(folder.path / UNREADABLE_CONFIG)
-    for name in (TASK_FILE, SUBMISSION_FILE, ATTEMPT_FILE, WANDB_ID_FILE):
+    for name in (FINGERPRINT_FILE, TASK_FILE, SUBMISSION_FILE, ATTEMPT_FILE, WANDB_ID_FILE):
         (folder.path / name).unlink(missing_ok=True)
 
 
@@ -400,7 +430,8 @@ def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:
 
 
 def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:
-    name, theirs, ours = _first_difference(before.identity(), config.identity())
+    inputs = before.identity() == config.identity()
+    name, theirs, ours = _first_difference(before.identity(inputs), config.identity(inputs))
     kept = f"; --task_file {folder.task_file} goes on with its own" if name.startswith("own_task.") else ""
     return (
         f"--output_dir {folder.path}: holds another run (its {name} is {theirs}, yours {ours}); "

@@ -8,16 +8,10 @@ from typing import Any
 
 from harness import UserError, hub, pretrained
 from harness.config import RunConfig
-from harness.pretrained import Source
+from harness.pretrained import JSON_FILES, VOCABULARIES, Source
 
 logger = logging.getLogger(__name__)
 
-JSON_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json")
-# Where nothing but these is in a folder, transformers asks for the file that it knows first, by any name.
-VOCABULARIES = (
-    *("vocab.txt", "merges.txt", "spm.model", "spiece.model", "sentencepiece.bpe.model", "sentencepiece.model"),
-    *("tokenizer.model", "bpe.codes"),
-)
 CAPITALS = 0.01  # part of a vocabulary from which on it is a cased one; a cased BERT's is about a third
 WORDS = ("of", "anemia", "Drug", "2")  # that are tried for blanks
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, engine, features, model, pretrained
+from harness import checkpoint, data, distributed, features, model, pretrained
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -17,7 +17,7 @@ from harness.evaluate import Split
 from harness.fine_tuned import HEAD_FILE
 from harness.runs import RunFolder
 from harness.task import SPLITS, Encoded, Example, Task
-from launch import fine_tuned, settings
+from launch import fine_tuned, inputs, settings
 from launch.settings import SAMPLE_BANNER
 from tasks import recipes
 from tasks.corpora import checks
@@ -40,6 +40,7 @@ class Run:
     splits: dict[str, Split]  # those that are needed and have examples
     data: str  # "given" | "sample"
     model_commit: str | None  # of the hub, that the encoder's files are of
+    trains: bool  # whether there is anything to train: a finished run is only asked for further scores
 
     @property
     def train_splits(self) -> tuple[str, ...]:
@@ -51,11 +52,6 @@ class Run:
         """What rows are filled up with; masked out everywhere."""
         return int(self.tokenizer.pad_token_id or 0)
 
-    @property
-    def trains(self) -> bool:
-        """Whether there is anything to train: a finished run is only asked for further scores."""
-        return bool(self.config.do_train) and not self.folder.result.is_file()
-
     def training_examples(self) -> Encoded:
         """The splits that are trained on, one after another."""
         return data.join([self.splits[name].encoded for name in self.train_splits])
@@ -63,8 +59,9 @@ class Run:
 
 def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
+    config = inputs.as_begun(config, world, folder)
     plan = run_config.batch_plan(config, world.size, _begun_with(folder))
-    precision, _ = engine.read_config(config, world)
+    trains = distributed.on_main(lambda: bool(config.do_train) and not folder.result.is_file())
     task = tasks.get(config.task, config.own_task)
     own_head = None if config.trained else fine_tuned.check(config, task)
     place, kind = settings.find_data(config)
@@ -73,6 +70,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config, task.head.per_word)
+    distributed.on_main(lambda: inputs.record(config, world, folder, settings.needed_splits(config, task)))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = features.place(place, config.feature_cache if kind == "given" else features.NOWHERE)
     splits = {
@@ -81,7 +79,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     }
     made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
     shown = "sample" if made_up else "given"
-    run = Run(config, world, folder, plan, precision, task, tokenizer, splits, shown, pretrained.commit(config))
+    commit = pretrained.commit(config)
+    run = Run(config, world, folder, plan, config.precision, task, tokenizer, splits, shown, commit, trains)
     _announce(run, place)
     return run
 

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness import UserError, logs
+from harness import UserError, fingerprint, logs
 from harness.config import RunConfig
+from harness.fingerprint import Digest
 from harness.runs import RunFolder
-from launch import settings
+from launch import inputs, settings
 
 logger = logging.getLogger("harness.launch")
 
@@ -45,10 +46,24 @@ def show_again(config: RunConfig, result: Mapping[str, Any]) -> None:
     try:
         logger.info("finished before, on %s; nothing is done again (%s)", _date(path), path)
         show(result)
-        for text in gone(config):
-            logger.info("%s is gone now: the scores are of what was there then", text)
+        for text in stale(config):
+            logger.warning("%s", text)
     finally:
         logs.close()
+
+
+def stale(config: RunConfig, digest: Digest = fingerprint.sha256) -> list[str]:
+    """A line for each input of a finished run that is gone, or is not what it was."""
+    lines = [f"{text} is gone now: the scores are of what was there then" for text in gone(config)]
+    try:
+        lines += [
+            f"{text} has changed since the run began: the scores are of what was there then; for those of now, name "
+            "another --output_dir, or start anew with --overwrite_output_dir"
+            for text in inputs.changed(config, digest)
+        ]
+    except UserError as error:
+        lines.append(f"whether the inputs are still those of the run cannot be told: {error}")
+    return lines
 
 
 def _date(path: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from harness import UserError, runs
 from harness.config import RunConfig
 from harness.runs import RunFolder
-from launch import preflight, settings, slurm_jobs, states, suite_record
+from launch import inputs, preflight, settings, slurm_jobs, states, suite_record
 from launch.preflight import Missing
 from launch.request import Request
 from launch.states import RunState
@@ -70,7 +70,7 @@ def make(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool
             (plan.busy if _is_same(state, config) and len(every) > 1 else plan.faults).append(_whose(state))
             continue
         try:
-            _, result = runs.examine(config)
+            _, result = runs.examine(config, compare=_compare)
         except UserError as error:
             plan.faults += str(error).splitlines()
             continue
@@ -96,8 +96,13 @@ def make(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool
     return plan
 
 
+def _compare(before: RunConfig, config: RunConfig, finished: bool) -> str | None:
+    """Of inputs under other names the content; what has changed in its place each run sees by itself when it starts."""
+    return runs.other_names(before, config) and inputs.compare(before, config, finished)
+
+
 def _is_same(state: RunState, config: RunConfig) -> bool:
-    return state.config is not None and state.config.identity() == config.identity()
+    return state.config is not None and state.config.identity(inputs=True) == config.identity(inputs=True)
 
 
 def _whose(state: RunState) -> str:

@@ -16,7 +16,7 @@ from harness.evaluate import Evaluation
 from harness.metrics_file import Status, Tracker
 from harness.preemption import Stopped
 from harness.tracking import TrackerIdentity
-from launch import outcome
+from launch import inputs, outcome
 from launch.assembly import Run
 from launch.reporting import card
 from launch.settings import SAMPLE_BANNER
@@ -140,4 +140,5 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "timing": before.get("timing", timing) if state is None else timing,
         "versions": runs.versions(),
         "commit": runs.commit(),
+        **({"changes": changes} if (changes := inputs.changes(run.folder)) else {}),
     }

@@ -14,7 +14,7 @@ from harness import fine_tuned as harness_fine_tuned
 from harness.config import EMBEDDED, RunConfig
 from harness.runs import RunFolder
 from harness.task import Task
-from launch import fine_tuned, states
+from launch import fine_tuned, inputs, states
 from tasks import own, recipes, tables
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
@@ -170,7 +170,7 @@ def prepare(config: RunConfig, claimed: runs.Claimed = states.submitted) -> dict
 
     A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
     """
-    finished = runs.prepare(config, claimed)
+    finished = runs.prepare(config, claimed, inputs.compare)
     if finished is None and config.own_task is not None:
         files.write(RunFolder(Path(config.output_dir)).task_file, own.text(config.own_task, config.data_dir))
     return finished

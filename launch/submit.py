@@ -8,12 +8,13 @@ python launch/submit.py status runs
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import UserError, flags, runs, terminal
+from harness import UserError, fingerprint, flags, runs, terminal
 from harness.config import RunConfig
 from harness.runs import RunFolder
 from launch import board, commands, local_jobs, outcome, plans, request, settings, slurm_jobs, suites
@@ -150,6 +151,9 @@ def carry_out(where: Request, plan: Plan) -> int:
     before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []
     if before and (where.cluster != "local" or not plan.left):
         rows = [(config, "finished", "finished before") for config in before]
+        digest = functools.cache(fingerprint.sha256)  # runs share models
+        for text in dict.fromkeys(text for config in before for text in outcome.stale(config, digest)):
+            print(text, file=sys.stderr)
         board.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
     if not plan.left:
         return 0

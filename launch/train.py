@@ -41,6 +41,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     os.umask(runs.OWNER_ONLY)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     world = distributed.init(config.no_cuda, shared=folder.path)
+    config = distributed.broadcast(config)  # parsed with a look at folders, which may be another on another rank
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         start = distributed.on_main(lambda: runs.hold(folder, stack))

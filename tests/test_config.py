@@ -42,7 +42,7 @@ def test_every_setting_says_what_it_means(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 13}, {"train_splits": ("train",)}, {"max_steps": 7}, {"precision": "fp32"}, {"data_dir": "d"}]
+    "change", [{"seed": 13}, {"train_splits": ("train",)}, {"max_steps": 7}, {"own_task": {"name": "t"}}]
 )
 def test_what_a_result_depends_on_makes_another_run(change: dict[str, Any]) -> None:
     assert dataclasses.replace(VALID, **change).identity() != VALID.identity()
@@ -63,6 +63,12 @@ def test_what_a_result_depends_on_makes_another_run(change: dict[str, Any]) -> N
 )
 def test_what_a_result_does_not_depend_on_makes_the_same_run(change: dict[str, Any]) -> None:
     assert dataclasses.replace(VALID, **change).identity() == VALID.identity()
+
+
+@pytest.mark.parametrize("name", ["data_dir", "model_name_or_path", "tokenizer_name", "revision", "ds_config"])
+def test_what_names_an_input_counts_by_its_content(name: str) -> None:
+    other = dataclasses.replace(VALID, **{name: "other"})
+    assert other.identity() == VALID.identity() and other.identity(inputs=True) != VALID.identity(inputs=True)
 
 
 def test_model_label_is_the_name_without_its_path() -> None:

@@ -28,6 +28,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
     ["pretrained"],
     ["tokenizer"],
+    ["fingerprint"],
     ["model", "standard_head"],
     ["compiled"],
     ["engine", "checkpoint", "export", "tracking"],

@@ -275,7 +275,7 @@ def test_the_command_repeats_the_run(tmp_path: Path) -> None:
     words = shlex.split(gather.command(run))
     assert words[:4] == ["deepspeed", "--num_gpus", "2", "launch/train.py"]
     config, _ = settings.parse(words[4:])
-    assert run.config is not None and config.identity() == run.config.identity()
+    assert run.config is not None and config.identity(inputs=True) == run.config.identity(inputs=True)
     assert config.output_dir == str(folder)
 
 

@@ -207,8 +207,8 @@ def _differences(config: RunConfig, recipe: str | None) -> dict[str, Any]:
         "output_dir": "unused",
     }
     given |= {"recipe": recipe, "data_dir": config.data_dir, "own_task": config.own_task}
-    usual = RunConfig(**settings.complete(given)).identity()
-    own = config.identity()
+    usual = RunConfig(**settings.complete(given)).identity(inputs=True)
+    own = config.identity(inputs=True)
     return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
 
 
