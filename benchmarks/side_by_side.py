@@ -20,6 +20,7 @@ from torch import nn
 import tasks
 from benchmarks.bench import model_folder
 from benchmarks.peers import plain_loop
+from benchmarks.peers.original_adam import OriginalAdamW
 from harness import distributed, engine, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
@@ -78,7 +79,7 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
 def plain_step(task: Task, plain: plain_loop.Network, tokenizer: Any, config: RunConfig) -> Any:
     """examples -> (loss, gradient norm) of a step of the plain loop."""
     args = argparse.Namespace(chunks=1, length=config.max_seq_length, precision=config.precision)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=config.learning_rate, eps=1e-8, weight_decay=0.0)
+    optimizer = OriginalAdamW(plain.parameters(), lr=config.learning_rate, eps=config.adam_epsilon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / TOTAL)
 
     def step(examples: list[Any]) -> tuple[float, float]:

@@ -43,7 +43,7 @@ class RunConfig:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}  # harness/records.py
 
     task: str = option(
-        "", "task name; `bc5cdr` takes the entity type from the data folder's name", group="task and data"
+        "", "task name; `bc5cdr` takes the entity type from the data folder's name or files", group="task and data"
     )
     task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,40 @@ def forward_as_trained(
     return forward
 
 
+class OriginalAdam:
+    """Makes torch's AdamW, fused and at any ZeRO stage, the one of the original (transformers 2.5.1), to rounding.
+
+    That one added epsilon before the second moment was corrected for bias, and decayed the weights after the update;
+    with m, v the moments and c1, c2 = 1 - beta ** t at Adam's t-th step:
+
+        original    p = (1 - lr * decay) * (p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps))
+        torch       p = (1 - lr * decay) * p - lr / c1 * m / (sqrt(v / c2) + eps)
+
+    So torch's does the original's with eps / sqrt(c2) for eps, lr * (1 - lr * decay) for lr and decay / (1 - lr *
+    decay) for decay. They are set for the step alone: schedule, metrics and checkpoints see the run's own.
+    """
+
+    def __init__(self, adam: torch.optim.Optimizer) -> None:
+        """After DeepSpeed's initialisation, which may take a step of its own."""
+        self.steps = 0  # taken so far: Adam's own count is on the device, which reading it would wait for
+        self._own: list[dict[str, float]] = []
+        adam.register_step_pre_hook(self._before)
+        adam.register_step_post_hook(self._after)
+
+    def _before(self, adam: torch.optim.Optimizer, *_: Any) -> None:
+        """Under ZeRO this is called several times a step, each time with a part of the parameters."""
+        self._own = [{name: group[name] for name in ("lr", "eps", "weight_decay")} for group in adam.param_groups]
+        for group in adam.param_groups:
+            kept = 1 - group["lr"] * group["weight_decay"] or 1e-12  # at 0 nothing is left of a weight, nor of a step
+            group["lr"] *= kept
+            group["weight_decay"] /= kept
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (self.steps + 1))
+
+    def _after(self, adam: torch.optim.Optimizer, *_: Any) -> None:
+        for group, own in zip(adam.param_groups, self._own, strict=True):
+            group.update(own)
+
+
 class Engine:
     """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
 
@@ -116,6 +151,7 @@ class Engine:
         self._scales_loss = mends.keeps_halves_apart(inner)
         self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
         self._skipped_in_a_row = 0
+        self._adam = OriginalAdam(masters.of(inner).adam)
 
     @property
     def module(self) -> EncoderWithHead:
@@ -144,7 +180,9 @@ class Engine:
         self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
         if ends_step:
-            self._skipped_in_a_row = 0 if self.inner.was_step_applied() else self._skipped_in_a_row + 1
+            applied = self.inner.was_step_applied()
+            self._adam.steps += applied
+            self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
         if self._skipped_in_a_row > MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
             raise FloatingPointError(SCALE_AT_MINIMUM)
         return loss.detach()
@@ -196,6 +234,7 @@ class Engine:
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
         with safe_open(folder / TENSORS, framework="pt") as file:
             masters.write_all(self.inner, counters["adam_steps"], file.get_tensor)
+        self._adam.steps = counters["adam_steps"]
         inner, scaler = self.inner, self._loss_scaler()
         inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]
         inner.micro_steps = inner.global_steps * inner.gradient_accumulation_steps()

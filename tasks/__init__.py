@@ -31,9 +31,9 @@ TASKS: Mapping[str, Task] = {
 def resolve(name: str, data_dir: Path | None, definition: Definition | None = None) -> str:
     """The name of a task in TASKS, or that of the definition; capitals and hyphens do not matter.
 
-    `bc5cdr`, as the original spelled both of its tasks, takes the entity type from the name of the data folder.
-    With a definition the name may be left empty. Raises UserError for a name that is not known or not the
-    definition's, and for `bc5cdr` where the folder does not decide.
+    `bc5cdr`, as the original spelled both of its tasks, takes the entity type from the name of the data folder, else
+    from the mentions in its files. With a definition the name may be left empty. Raises UserError for a name that is
+    not known or not the definition's, and for `bc5cdr` where neither decides.
     """
     plain = name.strip().lower().replace("-", "_")
     if definition is not None:
@@ -46,11 +46,15 @@ def resolve(name: str, data_dir: Path | None, definition: Definition | None = No
     if plain != "bc5cdr":
         raise unknown("task", name, TASKS)
     folder = "" if data_dir is None else data_dir.absolute().name.lower()
-    fitting = [task for kind, task in (("disease", "bc5cdr_disease"), ("chem", "bc5cdr_chem")) if kind in folder]
-    if len(fitting) != 1:
-        reason = "there is no data folder" if data_dir is None else f"the name of the data folder, {folder!r}, does not"
+    kinds = [kind for kind in ("disease", "chem") if kind in folder]
+    if len(kinds) != 1 and data_dir is not None:
+        kinds = [kind for kind in [bc5cdr.kind_in(data_dir)] if kind is not None]
+    if len(kinds) != 1:
+        reason = "there is no data folder"
+        if data_dir is not None:
+            reason = f"neither the name of the data folder, {folder!r}, nor the mentions in its files say"
         raise UserError(f"task {name!r}: disease or chemical? {reason}; use bc5cdr_disease or bc5cdr_chem")
-    return fitting[0]
+    return f"bc5cdr_{kinds[0]}"
 
 
 def get(name: str, definition: Definition | None = None) -> Task:

@@ -256,7 +256,7 @@ class TestHelp:
 
     def test_defaults_values_and_examples(self, text: str) -> None:
         lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  --")}
-        assert "folder's name (t1 | t2)" in text and text.endswith("examples:\n  one\n")
+        assert "folder's name or files (t1 | t2)" in text and text.endswith("examples:\n  one\n")
         assert lines["--max_seq_length"].endswith("[128]") and lines["--warmup_steps"].endswith("[0]")
         assert "(auto | fp16 | bf16 | fp32) [auto]" in lines["--precision"]
         assert "the recipe's" in lines["--learning_rate"] and "[" not in lines["--learning_rate"]

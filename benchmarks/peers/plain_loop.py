@@ -68,11 +68,36 @@ def encode(task: Task, tokenizer: Any, examples: list[Example], length: int) -> 
                     seen.add(word)
                     labels[row, place] = task.labels.index(example.label[word])
         return inputs, labels
-    texts = [[e.texts[k] for e in examples] for k in range(len(examples[0].texts))]
-    inputs = tokenizer(*texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
+    if len(examples[0].texts) == 2:
+        inputs = pairs(tokenizer, examples, length)
+    else:
+        texts = [e.texts[0] for e in examples]
+        inputs = tokenizer(texts, truncation=True, max_length=length, padding=True, return_tensors="pt")
     if task.family == "multiclass":
         return inputs, torch.tensor([task.labels.index(e.label) for e in examples])
     return inputs, torch.tensor([e.label for e in examples], dtype=torch.float32)
+
+
+def pairs(tokenizer: Any, examples: list[Example], length: int) -> Any:
+    """Padded to the longest. Of one that is too long the longer sentence is cut, on a tie the second, as BERT did."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    rows = []
+    for example in examples:
+        sentences = [backend.encode(text, add_special_tokens=False) for text in example.texts]
+        left = [len(sentence) for sentence in sentences]
+        while sum(left) > length - tokenizer.num_special_tokens_to_add(pair=True):
+            left[0 if left[0] > left[1] else 1] -= 1
+        for sentence, kept in zip(sentences, left, strict=True):
+            sentence.truncate(kept)
+        rows.append(backend.post_process(*sentences))
+    values = {
+        "input_ids": [row.ids for row in rows],
+        "token_type_ids": [row.type_ids for row in rows],
+        "attention_mask": [row.attention_mask for row in rows],
+    }
+    return tokenizer.pad({name: values[name] for name in tokenizer.model_input_names}, return_tensors="pt")
 
 
 def loss_of(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
