@@ -123,6 +123,9 @@ class RunConfig:
         None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision", by_content=True
     )
     no_cuda: bool = option(False, "stay on the CPU", identity=False)
+    rendezvous_seconds: float = option(
+        60.0, "how long ranks wait for each other at the start", least=1.0, identity=False
+    )
     output_dir: str = option(
         "", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False, group="output"
     )

@@ -2,8 +2,6 @@
 
 Launchers: the deepspeed launcher and torchrun set RANK, WORLD_SIZE and LOCAL_RANK; srun sets SLURM_*; plain `python`
 sets nothing and is one process, as is one that was typed into the shell of `salloc` or `srun --pty bash`.
-
-Until all ranks are there each waits in Python, where a signal is heard, and says whom it waits for.
 """
 
 from __future__ import annotations
@@ -13,9 +11,7 @@ import logging
 import os
 import pickle
 import re
-import socket
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +19,10 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore, TCPStore
+from torch._C._distributed_c10d import HashStore
 
-from harness import UserError, files
+from harness import UserError
+from harness.rendezvous import Rendezvous
 
 Value = TypeVar("Value")
 
@@ -35,11 +32,7 @@ PEER_IS_GONE = re.compile(  # what gloo, NCCL and the store say
     re.DOTALL,
 )
 TIMEOUT = datetime.timedelta(minutes=30)  # of one collective: rank 0 may write a model or wait for wandb meanwhile
-
-MEETING_SECONDS = 300.0  # ranks wait so long for each other; they start within seconds of each other
-SILENT_SECONDS = 4.0  # of which they wait so long before they say so
-
-logger = logging.getLogger(__name__)
+MEETING_SECONDS = 60.0  # ranks wait so long for each other; they start within seconds of each other
 
 
 @dataclass(frozen=True)
@@ -95,11 +88,11 @@ def unused_tasks(environment: Mapping[str, str]) -> str:
     return "" if tasks == "1" else f"one process, not started by srun: the job's {tasks} tasks are not used"
 
 
-def init(no_cuda: bool = False, shared: Path | None = None) -> World:
+def init(no_cuda: bool = False, shared: Path | None = None, seconds: float = MEETING_SECONDS) -> World:
     """Join the process group (gloo on CPU, nccl on CUDA), once a process; a single process needs no port.
 
     `shared`: a folder that all ranks see; where the launcher gave no port, rank 0 tells there where it listens.
-    Raises UserError where a rank has no device, or does not hear from rank 0.
+    Raises UserError where a rank has no device, or the ranks have not met in `seconds` (harness/rendezvous.py).
     """
     rank, size, local_rank, local_size = from_environment(os.environ)
     cuda = torch.cuda.is_available() and not no_cuda
@@ -119,7 +112,7 @@ def init(no_cuda: bool = False, shared: Path | None = None) -> World:
     for name, value in names.items():
         os.environ.setdefault(name, str(value))
     if not dist.is_initialized():
-        _join("nccl" if cuda else "gloo", rank, size, shared)
+        _join("nccl" if cuda else "gloo", Rendezvous(rank, size, shared, seconds, TIMEOUT))
     return World(rank, size, local_rank, local_size, device)
 
 
@@ -135,112 +128,13 @@ def device_number(local_rank: int, visible: int, environment: Mapping[str, str])
     return 0 if visible == 1 and bound and environment.get("SLURM_GPUS_ON_NODE") != "1" else None
 
 
-def _join(backend: str, rank: int, size: int, shared: Path | None) -> None:
-    if size == 1:
+def _join(backend: str, meeting: Rendezvous) -> None:
+    if meeting.size == 1:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    elif "MASTER_PORT" in os.environ:
-        store = _launchers_store(rank, size)
-        _wait_for_all(store, rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-    elif shared is None:
-        raise UserError("MASTER_PORT: not set by the launcher, and there is no folder in which rank 0 could tell it")
     else:
-        place = shared / meeting_file(os.environ)
-        store = _listen(place, size) if rank == 0 else _look_for(place, size)
-        _wait_for_all(store, rank, size)
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
-        if rank == 0:
-            place.unlink(missing_ok=True)  # every rank has joined
-
-
-def _launchers_store(rank: int, size: int) -> TCPStore:
-    """The store at the address that the launcher gave: torchrun's own, else rank 0's."""
-    host, port = os.environ.setdefault("MASTER_ADDR", "127.0.0.1"), int(os.environ["MASTER_PORT"])
-    if rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        try:
-            return TCPStore(host, port, size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
-        except dist.DistNetworkError as error:
-            raise UserError(
-                f"MASTER_PORT {port}: rank 0 cannot listen there, another run may have it; deepspeed --master_port, "
-                "torchrun --master-port or MASTER_PORT names another"
-            ) from error
-
-    def answers() -> bool:
-        try:
-            socket.create_connection((host, port), timeout=1).close()
-            return True
-        except OSError:
-            return False
-
-    _wait(answers, lambda: f"rank 0 at {host} port {port} (has it been started?)")
-    return TCPStore(host, port, size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
-
-
-def _wait_for_all(store: TCPStore, rank: int, size: int) -> None:
-    """Rank 0 sees whether all are there, and lets them go on together."""
-    everyone = "all ranks"
-    store.set(f"rank {rank}", "")
-    if rank > 0:
-        _wait(lambda: store.check([everyone]), lambda: "rank 0 to hear of all ranks")
-        return
-
-    def missing() -> list[int]:
-        return [other for other in range(size) if not store.check([f"rank {other}"])]
-
-    def awaited() -> str:
-        numbers = ", ".join(map(str, missing()))
-        return f"{len(missing())} of {size} ranks (number {numbers}; have they been started?)"
-
-    _wait(lambda: not missing(), awaited)
-    store.set(everyone, "")
-
-
-def _wait(look: Callable[[], Value], awaited: Callable[[], str]) -> Value:
-    """What `look` finds at last. Raises UserError where that takes MEETING_SECONDS."""
-    started, told = time.monotonic(), False
-    while not (found := look()):
-        waited = time.monotonic() - started
-        if waited > MEETING_SECONDS:
-            raise UserError(f"waited {MEETING_SECONDS:.0f} s for {awaited()}; start all ranks, or run one process")
-        if waited > SILENT_SECONDS and not told:
-            told = True
-            logger.warning("waiting for %s ...", awaited())
-        time.sleep(0.1)
-    return found
-
-
-def meeting_file(environment: Mapping[str, str]) -> str:
-    """Where rank 0 tells its address: a name that no other job, step or restart of the job has."""
-    names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-    return ".".join((".meeting", *(environment.get(name, "0") for name in names), "partial"))
-
-
-def _listen(place: Path, size: int) -> TCPStore:
-    """Rank 0's store, on a port that the system knows to be free; nobody has to guess or to agree on one."""
-    one_machine = os.environ.get("SLURM_STEP_NUM_NODES", "1") == "1"
-    name = "127.0.0.1" if one_machine else os.environ.get("SLURMD_NODENAME", os.uname().nodename)
-    host = os.environ.setdefault("MASTER_ADDR", name)
-    store = TCPStore(host, 0, size, is_master=True, timeout=TIMEOUT, wait_for_workers=False)
-    os.environ["MASTER_PORT"] = str(store.port)
-    try:
-        files.write(place, f"{host} {store.port}")
-    except OSError as error:
-        raise UserError(f"--output_dir {place.parent}: cannot be written ({error.strerror})") from error
-    return store
-
-
-def _look_for(place: Path, size: int) -> TCPStore:
-    def address() -> list[str]:
-        try:
-            os.listdir(place.parent)  # a network file system may else remember for long that the file was not there
-            return place.read_text(encoding="utf-8").split()
-        except OSError:
-            return []
-
-    host, port = _wait(address, lambda: f"rank 0's word in --output_dir {place.parent} (do all nodes see that folder?)")
-    os.environ.setdefault("MASTER_ADDR", host)
-    os.environ["MASTER_PORT"] = port
-    return TCPStore(host, int(port), size, is_master=False, timeout=TIMEOUT, wait_for_workers=False)
+        dist.init_process_group(
+            backend, store=meeting.store(), rank=meeting.rank, world_size=meeting.size, timeout=TIMEOUT
+        )
 
 
 def barrier() -> None:

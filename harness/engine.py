@@ -29,6 +29,9 @@ from harness.model import EncoderWithHead, parameter_groups
 from harness.standard_head import StandardHead
 from harness.task import Batch, Head
 
+# What DeepSpeed raises for settings that it does not like; pydantic's ValidationError is a ValueError.
+REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError)
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
 TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
@@ -290,9 +293,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             config=filled,
             dist_init_required=False,
         )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # DeepSpeed has a dozen kinds for settings that it does not like
+    except REFUSALS as error:  # whatever else happens there is not the settings' fault
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
     mends.mend(inner, world)
     barrier()

@@ -127,7 +127,8 @@ class Board:
         """Where to look, and how to go on."""
         for row in self.rows:
             if row.state == "failed":
-                print(f"{self.name(row)} failed {row.attempts} times: {row.reason}\n    log: {row.log}",
+                times = "once" if row.attempts == 1 else f"{row.attempts} times"
+                print(f"{self.name(row)} failed {times}: {row.reason}\n    log: {row.log}",
                       file=sys.stderr)  # fmt: skip
         if any(row.state in ("stopped", "failed") for row in self.rows):
             print("the same command goes on from the last checkpoints, with what is not finished", file=sys.stderr)

@@ -1,10 +1,12 @@
-"""After a failure under SLURM: a run that lost a rank to a signal, or a node, goes back to the queue.
+"""Whether a job that has ended under SLURM comes back: after a stop at a checkpoint, a killed rank, a dead node.
 
-One that failed by itself does so twice; a mistake of the user's does not.
+A run that failed by itself is tried twice more, unless it would fail the same way again. A job that was requeued three
+times, for whatever reason, and has no newer checkpoint to show for it, stops for good.
 
 SLURM requeues a job by itself only where it finds a node dead before srun has ended. For the rest the batch script asks
-`python -m launch.crash STATUS` with srun's exit status. What it knows is in the file $BLUE_ATTEMPTS, one record a line:
-rank 0 notes that it began, a rank that failed by itself says so, and this program notes each crash.
+`python -m launch.crash STATUS` with srun's exit status, and ends with the status that this program ends with. What it
+knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it began and from which checkpoint, and a rank
+that failed by itself says so.
 """
 
 from __future__ import annotations
@@ -22,14 +24,18 @@ from typing import Any
 from harness import UserError
 from harness.files import private
 from harness.runs import RunFolder, newest_first
-from launch.train import EXIT_LOST
+from launch.train import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED
 
 ATTEMPTS = "BLUE_ATTEMPTS"  # environment: the file; without it nothing is noted
 FATAL = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
 # How srun names the signal that ended a rank depends on its version.
 CRASHED = {EXIT_LOST, *(number for kind in FATAL for number in (kind, 128 + kind))}
-MOST_IN_A_ROW = 3  # crashes without a newer checkpoint
+MOST_REQUEUES = 3  # without a newer checkpoint
 RETRIES = 2  # of a run that failed by itself, before the others go on without it
+FORMS = (  # of records; a line that has none of them was torn, or is of another version
+    {"began": int, "run": str, "checkpoint": str},
+    {"failed": int, "by": str, "error": str, "final": bool},
+)
 
 
 # ---- the ranks
@@ -40,22 +46,30 @@ def noted(run: Path) -> Iterator[None]:
 
     rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
     if rank == "0":
-        _append({"began": _restart(), "run": str(run.absolute())})
+        _append({"began": _restart(), "run": str(run.absolute()), "checkpoint": newest_checkpoint(run)})
     try:
         yield
     except Exception as error:
         if not lost_peer(error):
             said = " ".join(str(error).split()) or type(error).__name__
-            mistake = isinstance(error, UserError)
             by = f"rank {rank} on {os.uname().nodename}"
-            _append({"failed": _restart(), "by": by, "error": said, "mistake": mistake})
+            _append({"failed": _restart(), "by": by, "error": said, "final": is_final(error)})
         raise
 
 
+def is_final(error: BaseException) -> bool:
+    """Whether the same command would fail in the same way: a mistake of the user's, or training that cannot go on."""
+    return isinstance(error, UserError) or bool(getattr(error, "deterministic", False))
+
+
 def _append(record: dict[str, Any]) -> None:
+    """In one write, as a line of its own even where the one before it was cut short."""
     if path := os.environ.get(ATTEMPTS):
-        with open(path, "a", encoding="utf-8", opener=private) as file:
-            file.write(json.dumps(record) + "\n")
+        handle = private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            os.write(handle, f"\n{json.dumps(record)}\n".encode())
+        finally:
+            os.close(handle)
 
 
 def _restart() -> int:
@@ -63,23 +77,71 @@ def _restart() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
 
 
+def newest_checkpoint(run: Path) -> str:
+    """Its name; "" where there is none."""
+    return next((place.name for place in newest_first(RunFolder(run).checkpoints)), "")
+
+
+def no_progress(run: Path) -> str:
+    """Why this job is not to be requeued once more; "" where it may be. For a rank that stopped at a checkpoint."""
+    checkpoint = newest_checkpoint(run)
+    if _requeues_without_progress(_records(), _restart(), checkpoint) < MOST_REQUEUES:
+        return ""
+    return f"requeued {MOST_REQUEUES} times without a newer checkpoint than {checkpoint or 'none'}: not requeued again"
+
+
 # ---- the batch script
-def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint: str) -> tuple[bool, str]:
-    """(whether the job is to be requeued, why). `checkpoint`: the newest one's name now."""
+def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint: str) -> tuple[bool, int, str]:
+    """(whether the job is to be requeued, its exit status, why). `checkpoint`: the newest one's name now."""
     failures = [record for record in records if "failed" in record]
     now = [record for record in failures if record["failed"] == restart]
     if now:
         times = len({record["failed"] for record in failures})
-        again = times <= RETRIES and not any(record["mistake"] for record in now)
-        return again, f"{now[0]['by']} failed: {now[0]['error']}"
-    if status not in CRASHED:
-        return False, f"exit status {status}"
-    before = [record["checkpoint"] for record in records if "crashed" in record]
-    in_a_row = [*before, checkpoint][-MOST_IN_A_ROW:]
+        again = times <= RETRIES and not any(record["final"] for record in now)
+        return again, status, f"{now[0]['by']} failed: {now[0]['error']}"
+    if status not in CRASHED | {EXIT_STOPPED}:
+        return False, status, f"exit status {status}"
+    how = "stopped" if status == EXIT_STOPPED else "crashed"
     at = f"at {checkpoint}" if checkpoint else "before its first checkpoint"
-    if len(in_a_row) == MOST_IN_A_ROW and set(in_a_row) == {checkpoint}:
-        return False, f"crashed {MOST_IN_A_ROW} times {at}; the same command goes on from there"
-    return True, f"crashed {at}"
+    if _requeues_without_progress(records, restart, checkpoint) >= MOST_REQUEUES:
+        return (
+            False,
+            EXIT_NO_PROGRESS,
+            f"{how} {at}, after {MOST_REQUEUES} requeues without a newer one; the same command goes on from there",
+        )
+    return True, status, f"{how} {at}"
+
+
+def _requeues_without_progress(records: list[dict[str, Any]], restart: int, checkpoint: str) -> int:
+    """How often the job was started again since it first began at `checkpoint`, where that is still the newest."""
+    begun = [record for record in records if "began" in record]
+    if begun and begun[-1]["checkpoint"] != checkpoint:
+        return 0
+    since = restart if begun else 0  # no record at all: it never came so far
+    for record in reversed(begun):
+        if record["checkpoint"] != checkpoint:
+            break
+        since = record["began"]
+    return restart - since
+
+
+def _records() -> list[dict[str, Any]]:
+    try:
+        lines = Path(os.environ.get(ATTEMPTS, "")).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    fits = any(all(isinstance(record.get(name), kind) for name, kind in form.items()) for form in FORMS)
+    return record if fits else None
 
 
 def job_state() -> str:
@@ -91,21 +153,21 @@ def job_state() -> str:
         return ""
 
 
-def main(status: int) -> None:
-    """Requeue this job where that may help. One that was cancelled, or that SLURM requeues itself, is left alone."""
+def main(status: int) -> int:
+    """Requeue this job where that may help; returns the job's exit status.
+
+    A job that was cancelled, or that SLURM requeues itself, is left to SLURM.
+    """
     if status == 0 or job_state() != "RUNNING":
-        return
-    path = Path(os.environ[ATTEMPTS])
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    run = next((RunFolder(Path(record["run"])) for record in reversed(records) if "run" in record), None)
-    saved = [] if run is None else newest_first(run.checkpoints)
-    checkpoint = saved[0].name if saved else ""
-    again, why = verdict(status, records, _restart(), checkpoint)
+        return status
+    records = _records()
+    run = next((Path(record["run"]) for record in reversed(records) if "run" in record), None)
+    again, status, why = verdict(status, records, _restart(), "" if run is None else newest_checkpoint(run))
     print(f"{why}: {'requeued' if again else 'not requeued'}", file=sys.stderr, flush=True)
     if again:
-        _append({"crashed": _restart(), "status": status, "checkpoint": checkpoint})
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+    return status
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    sys.exit(main(int(sys.argv[1])))

@@ -20,7 +20,7 @@ from typing import Any
 from harness.config import RunConfig
 from harness.preemption import Stopped
 from launch import crash, submission
-from launch.train import say
+from launch.train import EXIT_NO_PROGRESS, EXIT_STOPPED, say
 
 WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -77,6 +77,8 @@ def _hand_over(folder: Path) -> dict[str, Any]:
     without SLURM's commands, the batch script requeues. Elsewhere, and in a job that someone cancelled or that SLURM
     requeues itself, the stop is the end.
     """
+    from harness import distributed
+
     stopped = {"status": "stopped"}
     if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return stopped
@@ -86,6 +88,10 @@ def _hand_over(folder: Path) -> dict[str, Any]:
             requeue_mark(Path(os.environ["SUBMITIT_FOLDER"]), os.environ["SLURM_JOB_ID"]).touch()
         _leave_at_exit()
         return stopped
+    if why := crash.no_progress(folder):
+        say(why)
+        submission.failed(folder, why)
+        distributed.leave(EXIT_NO_PROGRESS)
     if submission.rank() == 0:
         state = crash.job_state()
         if state in ENDING:
@@ -129,14 +135,10 @@ def requeue_mark(folder: Path, job: str) -> Path:
 
 
 def teardown_lines(folder: Path) -> list[str]:
-    """Shell lines after srun: a stop in a container is followed by a requeue, a failure by crash.py's verdict."""
+    """Shell lines after srun: crash.py decides on a requeue; rank 0 in a container asks for it by the mark."""
     mark = shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID".requeue'
     return [
         "status=$?",
-        f"if [ -e {mark} ]; then",
-        f'  rm {mark} && scontrol requeue "$SLURM_JOB_ID"',
-        'elif [ "$status" -ne 0 ]; then',
-        f'  {shlex.quote(sys.executable)} -m launch.crash "$status"',
-        "fi",
-        'exit "$status"',
+        f"if [ -e {mark} ]; then rm {mark}; status={EXIT_STOPPED}; fi",
+        f'{shlex.quote(sys.executable)} -m launch.crash "$status"',
     ]

@@ -145,7 +145,8 @@ class Queue:
             worker.close()  # a process in which something went wrong is not used again
             attempt = submission.read_attempt(row.folder)
             reason = died or (attempt.reason if attempt is not None else "") or f"exit status {status}"
-            again = status != EXIT_USER and row.attempts <= RETRIES
+            final = not died and attempt is not None and attempt.final
+            again = status != EXIT_USER and not final and row.attempts <= RETRIES
             if again:
                 self.board.change(row, "queued", reason)
                 self.waiting.append(row)

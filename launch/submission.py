@@ -21,6 +21,7 @@ from pydantic import Field, TypeAdapter
 from harness import UserError, files, records
 from harness.preemption import Stopped
 from harness.runs import ATTEMPT_FILE, SUBMISSION_FILE, SUBMITIT, RunFolder
+from launch import crash
 
 # SLURM's commands are given it as a word. Of an array's run 123_4, of a heterogeneous job 123+1.
 Job = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}([_+][0-9]{1,18})?$")]
@@ -64,6 +65,7 @@ class Attempt:
     process: int = 0
     job: str = ""
     time: float = 0.0  # of this line, seconds since 1970
+    final: bool = False  # failed, and would fail in the same way again
 
 
 _FORMS: dict[str, TypeAdapter[Any]] = {SUBMISSION_FILE: TypeAdapter(Submission), ATTEMPT_FILE: TypeAdapter(Attempt)}
@@ -114,8 +116,6 @@ def is_cancelled(folder: Path) -> bool:
 @contextlib.contextmanager
 def recorded(folder: Path) -> Iterator[None]:
     """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
-    from harness.explain import TrainingFailed
-
     main = rank() == 0
     if main:
         _write(folder, "running")
@@ -125,17 +125,33 @@ def recorded(folder: Path) -> Iterator[None]:
         if main:
             _write(folder, "stopped", str(stop))
         raise
-    except (UserError, TrainingFailed) as error:  # all ranks have the same
-        if main:
-            _write(folder, "failed", str(error))
-        raise
     except BaseException as error:
-        text = next(iter(str(error).splitlines()), "")
-        where = "" if main else f"rank {rank()} on {os.uname().nodename}: "
-        _write(folder, "failed", f"{where}{type(error).__name__}: {text}")
+        if _is_the_cause(error):
+            failed(folder, _reason(error), crash.is_final(error))
         raise
     if main:
         _write(folder, "finished")
+
+
+def _is_the_cause(error: BaseException) -> bool:
+    """Whether this rank tells why the run failed: not one that fell with another, whose word it would overwrite."""
+    from launch.failures import SILENT  # with torch
+
+    return not getattr(error, SILENT, rank() > 0)
+
+
+def _reason(error: BaseException) -> str:
+    from harness.explain import TrainingFailed
+
+    if isinstance(error, UserError | TrainingFailed):
+        return str(error)
+    where = "" if rank() == 0 else f"rank {rank()} on {os.uname().nodename}: "
+    return f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def failed(folder: Path, reason: str, final: bool = True) -> None:
+    """Note that the attempt failed. `final`: another one would fail in the same way."""
+    _write(folder, "failed", reason, final)
 
 
 def close(folder: Path, state: str, reason: str) -> None:
@@ -152,8 +168,8 @@ def rank() -> int:
     return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
 
 
-def _write(folder: Path, state: str, reason: str = "") -> None:
-    attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3))
+def _write(folder: Path, state: str, reason: str = "", final: bool = False) -> None:
+    attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
         files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 # What takes longer is imported when the flags are checked.
 EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, stop_signals.EXIT_STOPPED, 76
+EXIT_NO_PROGRESS = 77  # of a SLURM job that is not requeued again, see launch/crash.py
 
 
 def run(config: RunConfig) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     started = time.perf_counter()
     os.umask(runs.OWNER_ONLY)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
-    world = distributed.init(config.no_cuda, shared=folder.path)
+    world = distributed.init(config.no_cuda, folder.path, config.rendezvous_seconds)
     config = distributed.broadcast(config)  # parsed with a look at folders, which may be another on another rank
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())

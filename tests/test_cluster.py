@@ -66,12 +66,8 @@ srun --unbuffered --output RUN/submitit/%j_%t_log.out --kill-on-bad-exit=1 --ope
 
 # teardown
 status=$?
-if [ -e RUN/submitit/"$SLURM_JOB_ID".requeue ]; then
-  rm RUN/submitit/"$SLURM_JOB_ID".requeue && scontrol requeue "$SLURM_JOB_ID"
-elif [ "$status" -ne 0 ]; then
-  PYTHON -m launch.crash "$status"
-fi
-exit "$status"
+if [ -e RUN/submitit/"$SLURM_JOB_ID".requeue ]; then rm RUN/submitit/"$SLURM_JOB_ID".requeue; status=75; fi
+PYTHON -m launch.crash "$status"
 """
 
 

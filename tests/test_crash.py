@@ -12,55 +12,172 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from running import clean_environment, free_port
 
-from launch import crash
-from launch.train import EXIT_LOST
+from harness import UserError
+from harness.config import RunConfig
+from harness.explain import TrainingFailed, explain
+from launch import crash, failures, job, submission
+from launch.train import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def crashed(*checkpoints: str) -> list[dict[str, Any]]:
-    return [
-        {"crashed": number, "status": 137, "checkpoint": checkpoint} for number, checkpoint in enumerate(checkpoints)
-    ]
+def begun(*checkpoints: str) -> list[dict[str, Any]]:
+    """Records of one start after another, each with the newest checkpoint there was."""
+    return [{"began": number, "run": "run", "checkpoint": name} for number, name in enumerate(checkpoints)]
+
+
+def failed(restart: int, final: bool = False) -> dict[str, Any]:
+    return {"failed": restart, "by": "rank 1 on node2", "error": "list index out of range", "final": final}
 
 
 @pytest.mark.parametrize("status", [9, 137, 139, 134, 15, 143, EXIT_LOST])
 def test_a_rank_ended_by_a_signal_or_the_loss_of_another_comes_back(status: int) -> None:
-    assert crash.verdict(status, [], 0, "step-0001-000004") == (True, "crashed at step-0001-000004")
+    assert crash.verdict(status, [], 0, "step-0001-000004") == (True, status, "crashed at step-0001-000004")
 
 
-@pytest.mark.parametrize("status", [1, 2, 75, 126, 127, 255])
+def test_a_run_that_stopped_comes_back() -> None:
+    assert crash.verdict(EXIT_STOPPED, [], 0, "") == (True, EXIT_STOPPED, "stopped before its first checkpoint")
+
+
+@pytest.mark.parametrize("status", [1, 2, 126, 127, 255])
 def test_another_status_does_not_come_back(status: int) -> None:
-    assert crash.verdict(status, [], 0, "step-0001-000004")[0] is False
-
-
-def failed(restart: int, mistake: bool = False) -> dict[str, Any]:
-    return {"failed": restart, "by": "rank 1 on node2", "error": "list index out of range", "mistake": mistake}
+    assert crash.verdict(status, [], 0, "step-0001-000004")[:2] == (False, status)
 
 
 def test_a_rank_that_failed_by_itself_is_tried_twice_more() -> None:
     why = "rank 1 on node2 failed: list index out of range"
-    assert crash.verdict(137, [failed(0)], 0, "") == (True, why)
-    assert crash.verdict(1, [failed(0), failed(2)], 2, "") == (True, why)
-    assert crash.verdict(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, why)
-    assert crash.verdict(137, [failed(0), failed(1), failed(2)], 3, "")[1].startswith("crashed")  # that was before
+    assert crash.verdict(137, [failed(0)], 0, "") == (True, 137, why)
+    assert crash.verdict(1, [failed(0), failed(2)], 2, "") == (True, 1, why)
+    assert crash.verdict(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, 1, why)
+    assert crash.verdict(137, [*begun("", "a", "b", "c"), failed(0), failed(1)], 3, "c")[2].startswith("crashed")
 
 
-def test_a_mistake_of_the_users_does_not_come_back_though_others_were_killed() -> None:
-    assert crash.verdict(137, [failed(0, mistake=True)], 0, "")[0] is False
+def test_what_would_fail_again_does_not_come_back_though_others_were_killed() -> None:
+    assert crash.verdict(137, [failed(0, final=True)], 0, "")[0] is False
 
 
-def test_crashes_without_progress_come_to_an_end() -> None:
-    assert crash.verdict(137, crashed("a", "b", "b"), 3, "c")[0] is True
-    assert crash.verdict(137, crashed("b"), 1, "b")[0] is True
-    again, why = crash.verdict(137, crashed("a", "b", "b"), 3, "b")
-    assert not again and why == "crashed 3 times at b; the same command goes on from there"
-    assert crash.verdict(137, crashed("", ""), 2, "") == (
-        False,
-        "crashed 3 times before its first checkpoint; the same command goes on from there",
-    )
+@pytest.mark.parametrize(
+    ("error", "final"),
+    [
+        (UserError("no such file"), True),
+        (explain(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, RunConfig()), True),
+        (explain(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 3, 1e-5, RunConfig()), True),
+        (explain(Exception("Current loss scale already at minimum"), 3, 1e-5, RunConfig()), True),
+        (TrainingFailed("the disk is full"), False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_runs_are_reproducible_and_so_are_their_failures(error: Exception, final: bool) -> None:
+    assert crash.is_final(error) is final
+
+
+@pytest.mark.parametrize("status", [137, EXIT_LOST, EXIT_STOPPED])
+class TestWithoutProgress:
+    """Crashes and preemptions alike."""
+
+    def test_after_three_requeues_it_ends(self, status: int) -> None:
+        for restart in range(3):
+            assert crash.verdict(status, begun(*["b"] * (restart + 1)), restart, "b")[0] is True
+        again, left_with, why = crash.verdict(status, begun("b", "b", "b", "b"), 3, "b")
+        assert (again, left_with) == (False, EXIT_NO_PROGRESS) and "at b, after 3 requeues without a newer one" in why
+
+    def test_before_the_first_checkpoint(self, status: int) -> None:
+        assert crash.verdict(status, begun("", "", ""), 2, "")[0] is True
+        assert crash.verdict(status, begun("", "", "", ""), 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+
+    def test_one_that_advances_is_never_ended(self, status: int) -> None:
+        names = [f"step-0001-{number:06d}" for number in range(40)]
+        for restart, name in enumerate(names[1:]):
+            assert crash.verdict(status, begun(*names[: restart + 1]), restart, name)[0] is True
+
+    def test_starts_that_ended_before_they_could_be_noted_count(self, status: int) -> None:
+        assert crash.verdict(status, [], 2, "")[0] is True
+        assert crash.verdict(status, [], 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+        assert crash.verdict(status, begun("a", "b"), 3, "b")[0] is True
+        assert crash.verdict(status, begun("a", "b"), 4, "b")[:2] == (False, EXIT_NO_PROGRESS)
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_numbers(tmp_path: Path) -> None:
+    assert crash.newest_checkpoint(tmp_path) == ""
+    for name in ("step-9999-000001", "step-10000-000001", "step-10000-1000000", "step-10000-999999"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    assert crash.newest_checkpoint(tmp_path) == "step-10000-1000000"
+
+
+class TestAttempts:
+    @pytest.fixture(autouse=True)
+    def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setenv(crash.ATTEMPTS, str(tmp_path / "attempts"))
+        return tmp_path / "attempts"
+
+    def test_torn_and_foreign_lines_are_skipped(self, file: Path, tmp_path: Path) -> None:
+        with crash.noted(tmp_path):
+            pass
+        nested = b"[" * 100_000
+        for torn in (b'{"failed": 1, "by": "ra', b"\xff\x00", b"[1, 2]", b'{"failed": "0"}', b'{"began": 3}', nested):
+            with open(file, "ab") as lines:
+                lines.write(torn)
+            with pytest.raises(ZeroDivisionError), crash.noted(tmp_path):
+                1 / 0  # noqa: B018
+        records = crash._records()
+        assert [next(iter(record)) for record in records] == ["began", *["began", "failed"] * 6]
+
+    def test_none_and_a_folder_in_its_place(self, file: Path) -> None:
+        assert crash._records() == []
+        file.mkdir()
+        assert crash._records() == []
+
+    def test_a_rank_asks_before_it_hands_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """The requeue by submitit's own handler, which knows nothing of checkpoints."""
+        monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+        monkeypatch.setattr(job.shutil, "which", lambda name: name)
+        monkeypatch.setattr(crash, "job_state", lambda: "TIMEOUT")
+        for restart in range(4):
+            monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
+            with crash.noted(tmp_path):
+                pass
+            if restart < 3:
+                assert job._hand_over(tmp_path) == {"status": "stopped"}
+        with pytest.raises(SystemExit) as end:
+            job._hand_over(tmp_path)
+        assert end.value.code == EXIT_NO_PROGRESS
+        assert "requeued 3 times without a newer checkpoint" in capsys.readouterr().err
+        attempt = submission.read_attempt(tmp_path)
+        assert attempt is not None and attempt.state == "failed" and "without a newer checkpoint" in attempt.reason
+        (tmp_path / "checkpoints" / "step-0001-000002").mkdir(parents=True)
+        assert job._hand_over(tmp_path) == {"status": "stopped"}
+
+
+class TestReason:
+    """attempt.json is written by the rank that failed first, and by no rank that fell with it."""
+
+    def fail(self, folder: Path, error: BaseException, silent: str | None, monkeypatch: Any, rank: int) -> None:
+        monkeypatch.setenv("RANK", str(rank))
+        if silent is not None:
+            setattr(error, failures.SILENT, silent)
+        with pytest.raises(type(error)), submission.recorded(folder):
+            raise error
+
+    @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+    def test_of_two_ranks(self, order: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        memory = explain(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, RunConfig())
+        assert memory is not None
+        errors = {0: (RuntimeError("Connection closed by peer"), "train.log"), 1: (memory, "")}
+        for rank in order:
+            self.fail(tmp_path, *errors[rank], monkeypatch, rank)
+        attempt = submission.read_attempt(tmp_path)
+        assert attempt is not None and attempt.final and attempt.reason.startswith("out of memory at step 3")
+
+    def test_before_the_ranks_know_each_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for rank, said in ((0, "of rank 0"), (1, "of rank 1")):
+            self.fail(tmp_path, RuntimeError(said), None, monkeypatch, rank)
+        attempt = submission.read_attempt(tmp_path)
+        assert attempt is not None and not attempt.final and attempt.reason == "RuntimeError: of rank 0"
 
 
 def test_newest_checkpoint_is_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +240,7 @@ def test_the_other_rank_ends_in_one_line(end: str, statuses: tuple[int, int], tm
     heard = [process.communicate(timeout=60)[1] for process in ranks]
     assert tuple(process.returncode for process in ranks) == statuses
     assert "Traceback" not in heard[0] and "another rank ended" in heard[0]
-    noted = [json.loads(line) for line in (tmp_path / "attempts").read_text().splitlines()]
+    noted = [json.loads(line) for line in (tmp_path / "attempts").read_text().split("\n") if line]
     failed = [record["error"] for record in noted if "failed" in record]
     assert failed == (["division by zero"] if end == "raise" else [])
     assert (tmp_path / "attempts").stat().st_mode & 0o077 == 0

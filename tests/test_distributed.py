@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -88,92 +85,6 @@ def test_an_srun_in_the_shell_of_another_inherits_its_port() -> None:
 )
 def test_one_process_in_a_job_of_several_tasks_is_said(environment: dict[str, str], said: str) -> None:
     assert said in distributed.unused_tasks(environment) and bool(said) == bool(distributed.unused_tasks(environment))
-
-
-class TestWaiting:
-    """For ranks that come late, or never."""
-
-    @pytest.fixture(autouse=True)
-    def soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(distributed, "MEETING_SECONDS", 1.0)
-        monkeypatch.setattr(distributed, "SILENT_SECONDS", 0.1)
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-
-    def test_the_missing_ones_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
-        store = distributed._launchers_store(0, 4)
-        store.set("rank 2", "")
-        with pytest.raises(UserError, match=r"waited 1 s for 2 of 4 ranks \(number 1, 3; have they been started"):
-            distributed._wait_for_all(store, 0, 4)
-        assert [record.message for record in caplog.records] == [
-            "waiting for 2 of 4 ranks (number 1, 3; have they been started?) ..."
-        ]
-
-    def test_all_go_on_together(self, caplog: pytest.LogCaptureFixture) -> None:
-        store = distributed._launchers_store(0, 3)
-
-        def come(rank: int) -> None:
-            distributed._wait_for_all(distributed._launchers_store(rank, 3), rank, 3)
-
-        with ThreadPoolExecutor() as pool:
-            others = [pool.submit(come, rank) for rank in (1, 2)]
-            time.sleep(0.2)
-            assert not any(other.done() for other in others)
-            distributed._wait_for_all(store, 0, 3)
-            for other in others:
-                other.result(timeout=10)
-
-    def test_rank_0_that_never_comes(self, caplog: pytest.LogCaptureFixture) -> None:
-        with pytest.raises(UserError, match=r"waited 1 s for rank 0 at 127.0.0.1 port \d+ \(has it been started"):
-            distributed._launchers_store(1, 2)
-        assert "waiting for rank 0 at 127.0.0.1" in caplog.text
-
-    def test_a_port_that_is_taken(self) -> None:
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            other.listen()
-            os.environ["MASTER_PORT"] = str(other.getsockname()[1])
-            with pytest.raises(UserError, match=r"MASTER_PORT \d+: rank 0 cannot listen there"):
-                distributed._launchers_store(0, 2)
-
-
-class TestMeeting:
-    """Rank 0 listens where it likes and tells the others in a folder that all see."""
-
-    def test_name_is_that_of_one_start_of_one_step(self) -> None:
-        base = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
-        others = ({"SLURM_JOB_ID": "78"}, {"SLURM_STEP_ID": "1"}, {"SLURM_RESTART_COUNT": "1"})
-        names = {distributed.meeting_file({**base, **other}) for other in ({}, *others)}
-        assert len(names) == 4 and all(name.endswith(".partial") for name in names)
-
-    def test_the_others_find_rank_0(self, tmp_path: Path) -> None:
-        place = tmp_path / "run" / "meeting"
-        store = distributed._listen(place, 2)
-        store.set("who", "rank 0")
-        del os.environ["MASTER_PORT"]
-        assert distributed._look_for(place, 2).get("who") == b"rank 0"
-        assert os.environ["MASTER_PORT"] == str(store.port)
-
-    def test_two_jobs_on_a_machine_do_not_meet(self, tmp_path: Path) -> None:
-        one, other = (distributed._listen(tmp_path / name, 2) for name in ("one", "other"))
-        assert one.port != other.port
-
-    @pytest.mark.parametrize(
-        ("environment", "host"),
-        [({}, "127.0.0.1"), ({"SLURM_STEP_NUM_NODES": "2"}, "localhost"), ({"MASTER_ADDR": "127.0.0.2"}, "127.0.0.2")],
-    )
-    def test_address(self, environment: dict[str, str], host: str, tmp_path: Path) -> None:
-        os.environ.update({**SRUN, "SLURMD_NODENAME": "localhost", **environment})
-        distributed._listen(tmp_path / "meeting", 2)
-        assert (tmp_path / "meeting").read_text().split()[0] == host
-
-    def test_a_folder_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(distributed, "MEETING_SECONDS", 0.3)
-        with pytest.raises(UserError, match=r"waited .* for rank 0's word in --output_dir .* \(do all nodes see"):
-            distributed._look_for(tmp_path / "meeting", 2)
-
-    def test_nowhere_to_meet(self) -> None:
-        with pytest.raises(UserError, match="MASTER_PORT: not set by the launcher"):
-            distributed._join("gloo", 1, 2, None)
 
 
 class TestDevice:

@@ -22,7 +22,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["terminal", "stop_signals", "processes", "private_names"],
     ["files"],
     ["log_file", "lease"],
-    ["logs", "task", "config", "dropout", "fine_tuned"],
+    ["logs", "task", "config", "dropout", "fine_tuned", "rendezvous"],
     ["synonyms", "records", "run_files"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
     ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],

@@ -233,11 +233,11 @@ def test_a_cancelled_run_does_not_come_back(slurm: Slurm, tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "result.json").exists()
 
 
-@pytest.mark.slurm
-@pytest.mark.slow
-def test_sbatch_alone_requeues_a_run_stopped_in_any_phase(slurm: Slurm, tmp_path: Path) -> None:
+def sbatch(slurm: Slurm, tmp_path: Path, nodes: int) -> str:
+    """Submit a long run by slurm/train.sbatch; returns the job's id. Its output is `log`."""
     text = (ROOT / "slurm" / "train.sbatch").read_text()
-    values = {"<partition>": "debug", "<devices a node>": "1", "--nodes=1": "--nodes=2", "--cpus-per-task=8": "-c1"}
+    values = {"<partition>": "debug", "<devices a node>": "1", "--nodes=1": f"--nodes={nodes}",
+              "--cpus-per-task=8": "-c1", "$PWD/blue-": f"{tmp_path}/blue-"}  # fmt: skip
     for name, value in values.items():
         assert name in text
         text = text.replace(name, value)
@@ -245,8 +245,33 @@ def test_sbatch_alone_requeues_a_run_stopped_in_any_phase(slurm: Slurm, tmp_path
     script.write_text(text.replace("#SBATCH --gpus-per-node=1\n", ""))
     line = long_run(tmp_path, tmp_path / "run", "--per_gpu_eval_batch_size", "1")  # so that scoring takes a while
     path = f"{Path(sys.executable).parent}:{slurm.env['PATH']}"
-    number = slurm.run("sbatch", "--parsable", f"--chdir={ROOT}", f"--output={tmp_path}/log", str(script), *line,
-                       PATH=path).strip()  # fmt: skip
+    sent = slurm.run(
+        "sbatch", "--parsable", f"--chdir={ROOT}", f"--output={tmp_path}/log", str(script), *line, PATH=path
+    )
+    return sent.strip()
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_sbatch_alone_ends_a_job_that_makes_no_progress(slurm: Slurm, tmp_path: Path) -> None:
+    number, log = sbatch(slurm, tmp_path, nodes=1), tmp_path / "log"
+    for starts in (1, 2, 3, 4):
+        began = lambda starts=starts: log.exists() and log.read_text().count("starting: ") == starts  # noqa: E731
+        slurm.wait_until(number, began, f"start {starts}", 150)
+        slurm.run("scancel", "--signal=USR2", number)
+    until = time.monotonic() + 60
+    while slurm.state(number) not in ("FAILED", ""):
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.5)
+    said = log.read_text()
+    assert said.count(": requeued") == 3 and said.count("after 3 requeues without a newer one") == 1, said
+    assert slurm.run("sacct", "-nXP", "-o", "State,ExitCode", "-j", number).strip() == "FAILED|77:0"
+
+
+@pytest.mark.slurm
+@pytest.mark.slow
+def test_sbatch_alone_requeues_a_run_stopped_in_any_phase(slurm: Slurm, tmp_path: Path) -> None:
+    number = sbatch(slurm, tmp_path, nodes=2)
     log, phases = tmp_path / "log", ("starting: ", "loading ", "step 1/", "scoring dev")
     for restarts, words in enumerate(phases):
 
