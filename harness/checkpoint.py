@@ -27,9 +27,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from harness import UserError
+from harness import UserError, watchdog
 from harness.distributed import World, barrier, broadcast
-from harness.files import sha256
+from harness.files import flush, sha256
 from harness.runs import newest_first
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,7 @@ class TrainState:
         return max(scored, key=lambda entry: (entry["dev"]["score"], -entry["epoch"]))["epoch"] if scored else None
 
 
+@watchdog.phase("saving")
 def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int) -> None:
     """Write a checkpoint and prune older ones. Collective.
 
@@ -99,11 +100,11 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
         content["digest"] = _digest(content)
         (aside / STATE).write_text(json.dumps(content), encoding="utf-8")
         for file in (*files, STATE, "."):  # on the disk before it gets its name: power may fail too
-            _flush(aside / file)
+            flush(aside / file)
         if (root / name).exists():  # torn or of another model, or it would have been kept above
             shutil.rmtree(root / name)
         os.replace(aside, root / name)
-        _flush(root)
+        flush(root)
         prune(root, keep, signature)
     barrier()
 
@@ -218,10 +219,10 @@ def save_best(root: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> di
     aside.mkdir(parents=True)
     save_file(dict(weights), aside / "weights")
     best = {"epoch": epoch, "sha256": _sha256(aside / "weights", anew=True)}
-    _flush(aside / "weights")
+    flush(aside / "weights")
     os.replace(aside / "weights", best_file(root, best))
     aside.rmdir()
-    _flush(root)
+    flush(root)
     _prune_best(root, best)
     return best
 
@@ -253,15 +254,6 @@ def _prune_best(root: Path, newest: dict[str, Any] | None) -> None:
     kept = {best_file(root, best) for best in named if best}
     for path in set(root.glob("best-*.safetensors")) - kept:
         path.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file, or a folder's list of names, is on the disk."""
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _random_states() -> dict[str, Any]:

@@ -126,6 +126,12 @@ class RunConfig:
     rendezvous_seconds: float = option(
         60.0, "how long ranks wait for each other at the start", least=1.0, identity=False
     )
+    watchdog_minutes: float = option(
+        1.0,
+        "end the run where a rank stands still for so long, ten steps, or the longest pause that ended well; 0: never",
+        least=0.0,
+        identity=False,
+    )
     output_dir: str = option(
         "", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False, group="output"
     )

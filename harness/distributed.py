@@ -19,10 +19,10 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
 from harness import UserError
-from harness.rendezvous import Rendezvous
+from harness.rendezvous import RaisedOnMain, Rendezvous
 
 Value = TypeVar("Value")
 
@@ -33,6 +33,8 @@ PEER_IS_GONE = re.compile(  # what gloo, NCCL and the store say
 )
 TIMEOUT = datetime.timedelta(minutes=30)  # of one collective: rank 0 may write a model or wait for wandb meanwhile
 MEETING_SECONDS = 60.0  # ranks wait so long for each other; they start within seconds of each other
+
+_store: TCPStore | None = None  # of several ranks, once they have met
 
 
 @dataclass(frozen=True)
@@ -132,9 +134,24 @@ def _join(backend: str, meeting: Rendezvous) -> None:
     if meeting.size == 1:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
     else:
-        dist.init_process_group(
-            backend, store=meeting.store(), rank=meeting.rank, world_size=meeting.size, timeout=TIMEOUT
-        )
+        global _store
+        _store = meeting.store()
+        dist.init_process_group(backend, store=_store, rank=meeting.rank, world_size=meeting.size, timeout=TIMEOUT)
+
+
+def shared_store(name: str) -> Store | None:
+    """What ranks tell each other beside collectives, under keys of that name: a connection of its own, since one that
+    waits would keep others from it. None for a single rank."""
+    if _store is None:
+        return None
+    connection = TCPStore(_store.host, _store.port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+    return PrefixStore(name, connection)
+
+
+def begun_collectives() -> int:
+    """How many collectives this rank has begun, over all process groups."""
+    groups: list[Any] = list(dist.distributed_c10d._world.pg_map)
+    return sum(group._get_sequence_number_for_group() for group in groups)
 
 
 def barrier() -> None:
@@ -159,10 +176,6 @@ def broadcast(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
-
-
-class RaisedOnMain(Exception):
-    """The cause of an error that `on_main` hands to the other ranks: it is rank 0's to report."""
 
 
 def on_main(action: Callable[[], Value]) -> Value:

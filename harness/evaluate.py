@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from harness import watchdog
 from harness.config import RunConfig
 from harness.data import collate, evaluation_batches, labels_of
 from harness.distributed import World, gather
@@ -57,12 +58,14 @@ class Evaluation:
 def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, world: World, pad_id: int) -> Evaluation:
     """Predict the split and score it. Collective; every rank computes the same from the gathered logits."""
     started = time.perf_counter()
-    logits = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
-    predictions = [
-        task.align(example, task.head.decode(rows), () if split.encoded.words is None else split.encoded.words[i])
-        for i, (example, rows) in enumerate(zip(split.examples, logits, strict=True))
-    ]
-    report = task.metric(split.examples, predictions)
+    with watchdog.phase("evaluation"):
+        logits = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
+        predictions = [
+            task.align(example, task.head.decode(rows), () if split.encoded.words is None else split.encoded.words[i])
+            for i, (example, rows) in enumerate(zip(split.examples, logits, strict=True))
+        ]
+        watchdog.beat()
+        report = task.metric(split.examples, predictions)
     loss = _loss(logits, split.encoded, task)
     return Evaluation(split.name, report, loss, predictions, time.perf_counter() - started)
 
@@ -76,6 +79,7 @@ def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id:
         for chosen in evaluation_batches(encoded, size, world.rank, world.size):
             batch = collate(encoded, chosen, pad_id)
             passes.append((chosen, batch.units, forward(batch)))
+            watchdog.beat()
     mine: dict[int, np.ndarray] = {}
     for chosen, units, logits in passes:
         rows, ends = logits.float().cpu().numpy(), np.cumsum(units)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from harness import checkpoint
+from harness import checkpoint, watchdog
 from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps, steps_per_epoch
@@ -55,7 +55,8 @@ def fit(run: Training, state: TrainState) -> bool:
     saver = _Saver(run)
     while not is_finished(run, state):
         try:
-            stopped = _train_epoch(run, state, saver)
+            with watchdog.phase("training"):
+                stopped = _train_epoch(run, state, saver)
         except Exception as error:
             failure = explain(error, state.applied_steps, run.engine.figures().lr, run.config)
             if failure is None:
@@ -92,6 +93,7 @@ def _train_epoch(run: Training, state: TrainState, saver: _Saver) -> bool:
             batch = collate(run.train, micro.examples, run.pad_id)
             clock.count(batch.tokens if micro.scale else 0, len(micro.examples) if micro.scale else 0)
             loss = loss + run.engine.micro_step(batch, micro.scale) / run.plan.accumulation
+        watchdog.beat()
         pending.append(loss)
         state.step_in_epoch += 1
         state.applied_steps = run.engine.applied_steps

@@ -6,12 +6,14 @@ line that names the ranks, host, port or folder. torch alone would wait in silen
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
 import os
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +31,10 @@ SILENT_SECONDS = 4.0  # ranks wait so long before they say so
 EVERYONE, COMMAND, TOKEN, UNSHARED = "all ranks", "command", "token", "unshared"  # keys in rank 0's store
 
 logger = logging.getLogger(__name__)
+
+
+class RaisedOnMain(Exception):
+    """The cause of an error that all ranks have alike: it is rank 0's to report."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +89,10 @@ class Rendezvous:
                 return False
 
         self._wait(answers, lambda: f"rank 0 at {host} port {port} (has it been started?)")
-        try:
-            return TCPStore(host, port, self.size, is_master=False, timeout=self._limit, wait_for_workers=False)
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            raise UserError(f"MASTER_PORT {port}: another program answers there on {host}; {another}") from error
+        store = self._connect(host, port)
+        if store is None:
+            raise UserError(f"MASTER_PORT {port}: another program answers there on {host}; {another}")
+        return store
 
     def wait_for_all(self, store: TCPStore) -> None:
         """Rank 0 sees whether all are there, and lets them go on together."""
@@ -161,10 +167,14 @@ class Rendezvous:
         if self.rank == 0:
             file.unlink(missing_ok=True)
         if store.check([unshared]):
-            raise UserError(
+            alike = UserError(
                 f"--output_dir {folder}: {store.get(unshared).decode()} does not see what rank 0 writes there on "
                 f"{host}; name a folder that all nodes share"
             )
+            if self.rank > 0:
+                raise alike from RaisedOnMain("on rank 0")
+            time.sleep(1)  # so that the others read it: the store ends with this process
+            raise alike
 
     def listen(self, place: Path) -> TCPStore:
         """Rank 0's store, on a port that the system knows to be free; nobody has to guess or to agree on one."""
@@ -193,10 +203,25 @@ class Rendezvous:
         host, port = self._wait(address, lambda: f"{where} (do all nodes see that folder?)")
         os.environ.setdefault("MASTER_ADDR", host)
         os.environ["MASTER_PORT"] = port
-        try:
-            return TCPStore(host, int(port), self.size, is_master=False, timeout=self._limit, wait_for_workers=False)
-        except (dist.DistNetworkError, dist.DistStoreError) as error:
-            raise UserError(f"rank 0 at {host} port {port} cannot be reached from {os.uname().nodename}") from error
+        store = self._connect(host, int(port))
+        if store is None:
+            raise UserError(f"rank 0 at {host} port {port} cannot be reached from {os.uname().nodename}")
+        return store
+
+    def _connect(self, host: str, port: int) -> TCPStore | None:
+        """None where no store answers there. In a thread: torch waits for ever where nothing is answered at all."""
+        found: list[TCPStore] = []
+
+        def connect() -> None:
+            with contextlib.suppress(dist.DistNetworkError, dist.DistStoreError):
+                found.append(
+                    TCPStore(host, port, self.size, is_master=False, timeout=self._limit, wait_for_workers=False)
+                )
+
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(self.seconds)
+        return found[0] if found else None
 
     @property
     def _limit(self) -> datetime.timedelta:
@@ -205,7 +230,13 @@ class Rendezvous:
     def _wait(self, look: Callable[[], Value], awaited: Callable[[], str]) -> Value:
         """What `look` finds at last."""
         started, told = time.monotonic(), False
-        while not (found := look()):
+        while True:
+            try:
+                found = look()
+            except dist.DistNetworkError as error:
+                raise UserError("rank 0 has left before all ranks had met; what it says tells why") from error
+            if found:
+                return found
             waited = time.monotonic() - started
             if waited > self.seconds:
                 raise UserError(
@@ -216,7 +247,6 @@ class Rendezvous:
                 told = True
                 logger.warning("waiting for %s ...", awaited())
             time.sleep(0.1)
-        return found
 
 
 def meeting_file(environment: Mapping[str, str]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, features, model, pretrained
+from harness import checkpoint, data, distributed, features, model, pretrained, watchdog
 from harness import config as run_config
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -73,10 +73,11 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     distributed.on_main(lambda: inputs.record(config, world, folder, settings.needed_splits(config, task)))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = features.place(place, config.feature_cache if kind == "given" else features.NOWHERE)
-    splits = {
-        name: Split(name, rows, features.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
-        for name, rows in examples.items()
-    }
+    with watchdog.phase("tokenising"):
+        splits = {
+            name: Split(name, rows, features.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
+            for name, rows in examples.items()
+        }
     made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
     shown = "sample" if made_up else "given"
     commit = pretrained.commit(config)

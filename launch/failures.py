@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import re
+import subprocess
 import sys
 import threading
 import time
@@ -21,12 +22,16 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
-from harness import UserError, log_file
-from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
+from harness import UserError, log_file, processes
+from harness.distributed import TIMEOUT, World, gather, lost_peer
 from harness.explain import TrainingFailed
+from harness.files import private
 from harness.preemption import Stopped, ignored
+from harness.rendezvous import RaisedOnMain
 from harness.runs import RunFolder
+from harness.watchdog import Stuck
 from launch.train import EXIT_FAILED, EXIT_LOST, EXIT_STOPPED, EXIT_USER, say
 
 logger = logging.getLogger("harness.launch")
@@ -37,6 +42,13 @@ REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all 
 FAILED, STOPPED = "failed", "stopped"  # what a claim holds
 STOPPED_TOGETHER = "stopped with another rank; nothing is lost, the same command goes on"
 SILENT = "reported_by_another_rank"  # attribute of an error: the log that tells of the failure, "" for one's own
+
+KILLER = """
+import os, sys, time
+time.sleep(3)
+if open(f"/proc/{sys.argv[1]}/stat").read().rpartition(")")[2].split()[19] == sys.argv[2]:
+    os.kill(int(sys.argv[1]), 9)
+"""
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), (errno.EACCES, errno.EPERM)
 BROKEN = (errno.EIO, errno.ESTALE, errno.EROFS)
@@ -173,6 +185,51 @@ class FirstFailure:
                     os._exit(EXIT_STOPPED)
                 os._exit(EXIT_LOST)
 
+    def end_stuck(self, found: Stuck) -> NoReturn:
+        """End this process, since a rank of the run stands still; say which one."""
+        threading.Timer(GRACE_SECONDS, os._exit, [EXIT_LOST]).start()  # if the log cannot be written
+        if self._claims(lost=True):
+            told = self._stuck(found)
+            self._keep(told, told)
+            print(f"error: {told}", file=sys.stderr, flush=True)
+        if not found.answers:
+            self._kill(*found.ranks)
+        os._exit(EXIT_LOST)
+
+    def _stuck(self, found: Stuck) -> TrainingFailed:
+        who = ", ".join(f"rank {rank} (process {self.peers[rank][1]} on {self.peers[rank][0]})" for rank in found.ranks)
+        if len(found.ranks) == self.world.size > 1:
+            who = f"all {self.world.size} ranks"
+        what = "has not advanced" if found.answers else "shows no sign of life (stopped, or its machine is)"
+        return TrainingFailed(
+            f"{who}: {what} for {found.seconds:.0f} s, in {found.phase}; the same command goes on from the last "
+            f"checkpoint (--watchdog_minutes waits longer). Log, with what the others did: {self.folder.log}"
+        )
+
+    def keep_stack(self, phase: str) -> None:
+        """What the thread that works is doing, at the end of train.log."""
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
+        host, process, _ = self.peers[self.world.rank]
+        head = f"rank {self.world.rank} (process {process} on {host}), in {phase}, most recent call last:\n"
+        with contextlib.suppress(OSError):
+            handle = private(str(self.folder.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.write(handle, (head + "".join(traceback.format_stack(frame))).encode())
+            os.close(handle)
+
+    def _kill(self, rank: int) -> None:
+        """End a rank that was stopped and hears nothing else, where it runs on this machine; one of its peers does so.
+
+        By a program that outlives this one: a launcher is to see first how the others end, and then takes their status.
+        """
+        host, process, space = self.peers[rank]
+        here = [
+            other for other, peer in enumerate(self.peers) if other != rank and space and peer[::2] == (host, space)
+        ]
+        if self.world.rank == min(here, default=-1):
+            command = [sys.executable, "-I", "-S", "-c", KILLER, str(process), processes.start(process)]
+            subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.DEVNULL)  # fmt: skip
+
     def stop_watching(self) -> None:
         """From here on other ranks may leave before this one."""
         self.done.set()
@@ -251,7 +308,7 @@ def report(error: Exception) -> int:
             print(f"error: another rank failed first; {log} tells", file=sys.stderr, flush=True)
         time.sleep(REPORT_SECONDS)
         return status
-    if not hasattr(error, SILENT) and lost_peer(error):
+    if not expected and not hasattr(error, SILENT) and lost_peer(error):
         error, expected = TrainingFailed("another rank ended before the run had begun; see its own message"), True
     text = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     print(text, file=sys.stderr, flush=True)

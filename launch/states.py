@@ -187,7 +187,7 @@ def _read(folder: Path, sent: submission.Submission | None, slurm: Mapping[str, 
         return state(attempt.state, attempt.reason)
     if attempt is not None and attempt.state == "running":
         said = slurm[job].state if slurm and job in slurm else f"process {attempt.process} is gone"
-        return state("failed", f"ended without a word ({said})")
+        return state("failed", _logged_failure(paths, attempt.time) or f"ended without a word ({said})")
     if (failure := _logged_failure(paths)) is not None:
         return state("failed", failure)
     return state("stopped", NOT_BEGUN if runs.only_started(paths) else "")
@@ -236,10 +236,10 @@ def submitted(folder: Path) -> str | None:
     return ", ".join(part for part in (state, f"job {sent.job}" if sent.cluster == "slurm" else "", reason) if part)
 
 
-def _logged_failure(paths: RunFolder) -> str | None:
-    """Why the newest start failed, from the run's log; None where it says nothing of the kind."""
+def _logged_failure(paths: RunFolder, since: float = 0.0) -> str | None:
+    """Why the newest start failed, from the run's log; None where it has said nothing of the kind since then."""
     try:
-        if not paths.log.is_file():
+        if not paths.log.is_file() or paths.log.stat().st_mtime < since:
             return None
         with open(paths.log, "rb") as file:
             file.seek(_tail(paths.log, LOG_TAIL_BYTES))

@@ -35,6 +35,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     from harness import distributed, logs, runs
     from harness.preemption import StopRequest
     from harness.runs import RunFolder
+    from harness.watchdog import Watchdog
     from launch import assembly, outcome, record, scoring, settings, training
     from launch.failures import FirstFailure
 
@@ -55,10 +56,17 @@ def run(config: RunConfig) -> dict[str, Any]:
         stack.callback(logs.close)
         runs.log_lease(folder)
         failures = stack.enter_context(FirstFailure(folder, world, start))
+        watch = stack.enter_context(
+            Watchdog(
+                world, config.watchdog_minutes, compiles=config.compile, begun=distributed.begun_collectives,
+                told=failures, store=distributed.shared_store(start),
+            )
+        )  # fmt: skip
         parts = assembly.build(config, world, folder)
         gc.enable()  # which `main` disabled: nearly all is imported
         tracker = stack.enter_context(record.tracker(parts))
         stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
+        stack.callback(watch.stop)
         state = training.train(parts, tracker, stop) if parts.trains else None
         scores = scoring.score(parts, tracker)
         return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
@@ -66,7 +74,8 @@ def run(config: RunConfig) -> dict[str, Any]:
 
 @terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank."""
+    """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank
+    or stood still."""
     from harness import UserError
     from launch import settings
 

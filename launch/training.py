@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import torch
 
-from harness import UserError, checkpoint, data, distributed, engine, export, logs, loop, model
+from harness import UserError, checkpoint, data, distributed, engine, export, logs, loop, model, watchdog
 from harness.checkpoint import TrainState
 from harness.engine import Engine
 from harness.evaluate import Evaluation, evaluate
@@ -68,6 +68,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     return state
 
 
+@watchdog.phase("saving")
 def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
     if run.world.is_main:
         run.folder.check_exists()
@@ -99,6 +100,7 @@ def _dev_results(run: Run, state: TrainState) -> str:
     return "\n".join(header + [",".join(str(value) for value in line.values()) for line in lines]) + "\n"
 
 
+@watchdog.phase("saving")
 def _write_model(run: Run, trained: Engine, state: TrainState) -> None:
     """The last weights, or those that the state names as the best. Collective."""
     weights = trained.weights() if state.best is None else {}  # gathered from all ranks

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from running import arguments, clean_environment
 
-from harness import UserError, distributed
+from harness import UserError, distributed, rendezvous
 from harness.explain import TrainingFailed
 from harness.preemption import Stopped
 from harness.runs import RunFolder
@@ -150,7 +150,7 @@ class TestReport:
 
     def test_what_another_rank_reports_is_silent(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = UserError("no")
-        error.__cause__ = distributed.RaisedOnMain()
+        error.__cause__ = rendezvous.RaisedOnMain()
         assert failures.report(error) == 2
         assert capsys.readouterr().err == ""
 

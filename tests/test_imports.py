@@ -25,7 +25,7 @@ ROWS = [  # a file of harness/ imports only from rows above its own
     ["logs", "task", "config", "dropout", "fine_tuned", "rendezvous"],
     ["synonyms", "records", "run_files"],
     ["distributed", "runs", "flags", "ds_config", "attention"],
-    ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub"],
+    ["preemption", "explain", "data", "features", "packing", "masters", "mends", "metrics_file", "hub", "watchdog"],
     ["pretrained"],
     ["tokenizer"],
     ["fingerprint"],

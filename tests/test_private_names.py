@@ -21,7 +21,7 @@ from harness import UserError, private_names
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "deepspeed_defaults.json"
 # Of the standard library; of submitit, for --print alone; a mark on tensors of zeros, which change no norm without it.
-OTHERS = {"_exit", "_make_sbatch_string", "_zero_padding"}
+OTHERS = {"_exit", "_current_frames", "_make_sbatch_string", "_zero_padding"}
 TOP_LEVEL = {
     *("prescale_gradients", "gradient_predivide_factor", "gradient_allreduce_op", "managed_gradient_accumulation"),
     *("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),

@@ -26,7 +26,7 @@ def test_the_table_has_the_ten_tasks_and_their_files() -> None:
 
 def test_every_flag_exists() -> None:
     known = set(flags.known_names()) | set(flags.RETIRED)
-    launchers = {"num_gpus", "nproc_per_node", "module", "help", "source", "dev_ids", "accept-license"}
+    launchers = {"num_gpus", "nproc_per_node", "module", "help", "source", "rdzv_conf", "dev_ids", "accept-license"}
     launchers |= {"out", "baseline", "with_text", "predictions", "split", "input"}
     launchers |= {option.removeprefix("--") for option in submit.build_parser()._option_string_actions}
     named = {flag.removeprefix("no-") for flag in re.findall(r"(?<![\w-])--([a-z][a-z_0-9-]+)", README)}

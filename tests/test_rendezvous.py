@@ -77,9 +77,10 @@ class TestWaiting:
             others = [pool.submit(come, number) for number in (1, 2)]
             time.sleep(0.3)
             arrived.set()
-            first.store()
+            store = first.store()  # which must be there as long as others look at it
             for other in others:
                 other.result(timeout=10)
+        del store
         assert list(tmp_path.iterdir()) == []
 
     def test_rank_0_that_never_comes(self, caplog: pytest.LogCaptureFixture) -> None:

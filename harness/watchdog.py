@@ -1,0 +1,262 @@
+"""Ends a run on all ranks where one of them stands still, and says which one, where, and in which phase.
+
+Two signs are watched. A thread of each rank tells the others once a second that its process runs at all: one that was
+stopped, or whose machine froze, falls silent. The thread that works says by `beat` that it advances: one that waits for
+ever does not. Who waits for another one does not advance either: guilty is the rank that has begun the fewest
+collectives, since that is the one that keeps the others waiting.
+
+Time is counted in turns of the watching thread, not by the clock: a job that is suspended as a whole (by SLURM, Ctrl-Z,
+a closed lid) does not age.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import NoReturn, Protocol
+
+from harness.distributed import World
+
+TURN_SECONDS = 1.0
+TEN_STEPS = 10.0  # so many median steps are no alarm, however long a step takes
+FIRST_STEPS = 3  # in which kernels are compiled and tuned, memory is claimed, files are read for the first time
+# Minutes that the working thread may take without a beat, where the phase has no steps by which to know what is usual.
+# Its process must show a sign of life all the same.
+PATIENCE = {"loading": 30.0, "tokenising": 30.0, "first steps": 30.0, "compiling": 30.0, "saving": 10.0}
+WORKING = ("training", "evaluation")  # phases with beats at short intervals
+
+
+class Store(Protocol):
+    """What is used of a torch.distributed.TCPStore; it may block for ever where rank 0's process is stopped."""
+
+    def set(self, key: str, value: str) -> None: ...
+    def check(self, keys: list[str]) -> bool: ...
+    def get(self, key: str) -> bytes: ...
+
+
+class Told(Protocol):
+    """Who acts on what is found."""
+
+    def keep_stack(self, phase: str) -> None:
+        """Write down what the thread that works is doing."""
+
+    def end_stuck(self, found: Stuck) -> NoReturn:
+        """End this process."""
+
+
+@dataclass(frozen=True)
+class Sign:
+    """What a rank tells of itself."""
+
+    turn: int  # of its watching thread
+    phase: str
+    idle: float  # seconds since its working thread's last beat
+    limit: float  # seconds that are allowed there
+    silence: float  # seconds that a rank may tell nothing
+    begun: int  # collectives
+
+    @property
+    def is_late(self) -> bool:
+        return self.idle > self.limit
+
+
+@dataclass(frozen=True)
+class Stuck:
+    """What was found. `answers`: its process runs, but the thread that works does not advance."""
+
+    ranks: tuple[int, ...]
+    phase: str
+    seconds: float
+    answers: bool
+
+
+def judge(signs: Mapping[int, Sign], silent: Mapping[int, float], patience: float) -> Stuck | None:
+    """Which rank keeps the others waiting for too long. `silent`: seconds since each one's sign changed."""
+    for rank, seconds in silent.items():
+        if seconds > patience:
+            phase = signs[rank].phase if rank in signs else "loading"
+            return Stuck((rank,), phase, round(seconds, 1), answers=False)
+    if not signs:
+        return None
+    fewest = min(sign.begun for sign in signs.values())
+    behind = {rank: sign for rank, sign in signs.items() if sign.begun == fewest}
+    if not all(sign.is_late for sign in behind.values()):
+        return None
+    first = behind[min(behind)]
+    return Stuck(tuple(sorted(behind)), first.phase, round(first.idle, 1), answers=True)
+
+
+class Watchdog:
+    """Use as `with Watchdog(...):` on all ranks alike, around what may hang; `beat` and `phase` then speak to it."""
+
+    def __init__(
+        self,
+        world: World,
+        minutes: float,
+        *,
+        compiles: bool,
+        begun: Callable[[], int],
+        told: Told,
+        store: Store | None = None,
+    ) -> None:
+        """`minutes`: without a sign, or a beat in training and evaluation, where steps and pauses are shorter.
+
+        `begun`: how many collectives this rank has begun. `store`: what all ranks share, None for a single one; no
+        other thread may use it.
+        """
+        self.rank, self.size, self.base, self.compiles = world.rank, world.size, 60.0 * minutes, compiles
+        self._begun, self._told, self._store = begun, told, store
+        self.phase = "loading"
+        self._beats = 0  # of the working thread, which alone writes this
+        self.steps = 0  # beats in this phase
+        self._gaps: deque[float] = deque(maxlen=101)  # seconds between beats in training
+        self._longest = 0.0  # pause that ended well
+        self._last = time.monotonic()
+        self._turn = 0
+        self._heard = {self.rank: Sign(0, self.phase, 0.0, self.base, self.base, 0)}
+        self._silent: dict[int, float] = {}
+        self._verdict: Stuck | None = None
+        self._done = threading.Event()
+        self._news = threading.Event()  # another phase
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+
+    def __enter__(self) -> Watchdog:
+        global _current
+        _current = self
+        if self.base > 0:
+            self._thread.start()
+            if self._store is not None:
+                threading.Thread(target=self._talk, args=(self._store,), daemon=True, name="watchdog-talk").start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """From here on nothing is watched."""
+        global _current
+        self._done.set()
+        self._news.set()
+        if _current is self:
+            _current = None
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(TURN_SECONDS)
+
+    # ---- the thread that works
+    def beat(self) -> None:
+        """It advances."""
+        now = time.monotonic()
+        gap, self._last = now - self._last, now
+        if self.steps > FIRST_STEPS and self.phase == "training":
+            self._gaps.append(gap)
+        self._beats += 1
+        self.steps += 1
+
+    def enter(self, name: str) -> None:
+        """Another phase begins."""
+        self.beat()
+        self.phase, self.steps = name, FIRST_STEPS + 1 if name == "evaluation" and self._gaps else 0
+        self._news.set()
+
+    # ---- the threads beside it
+    def limits(self) -> tuple[float, float]:
+        """Seconds that a rank may take for a beat in this phase, and to show a sign of life."""
+        usual = TEN_STEPS * statistics.median(self._gaps) if self._gaps else 0.0
+        silence = max(self.base, usual, self._longest)
+        phase = self.phase if self.phase not in WORKING or self.steps > FIRST_STEPS else "first steps"
+        if phase in WORKING and self.compiles:  # for each new shape
+            phase = "compiling"
+        return max(silence, 60.0 * PATIENCE.get(phase, 0.0)), silence
+
+    def _watch(self) -> None:
+        beats, idle, paused, before = -1, 0.0, False, time.monotonic()
+        while not self._done.wait(TURN_SECONDS):
+            now = time.monotonic()
+            passed, before = min(now - before, 2 * TURN_SECONDS), now  # more: this process was stopped, too
+            if beats != self._beats:
+                if paused:
+                    self._longest = max(self._longest, idle)
+                beats, idle = self._beats, 0.0
+            else:
+                idle += passed
+            paused = self.phase == "saving" or (self.phase in WORKING and self.steps > FIRST_STEPS)
+            limit, silence = self.limits()
+            self._turn += 1
+            mine = Sign(self._turn, self.phase, round(idle, 1), limit, silence, self._begun())
+            self._heard[self.rank] = mine
+            for rank in range(self.size) if self.rank == 0 else (0,):
+                self._silent[rank] = 0.0 if rank == self.rank else self._silent.get(rank, 0.0) + passed
+            found = self._verdict
+            if found is None and self.rank == 0:
+                found = judge(self._heard, self._silent, silence)
+            elif found is None:  # of the others each sees rank 0 alone, which sees all of them
+                found = judge({}, self._silent, silence)
+                if found is not None and 0 in self._heard:
+                    found = dataclasses.replace(found, phase=self._heard[0].phase)
+            if found is not None:
+                self._verdict = found  # rank 0 lets the others know, while the store is there
+                # In a thread of its own: the log may lie where nothing can be written any more.
+                writer = threading.Thread(target=self._told.keep_stack, args=(self.phase,), daemon=True)
+                writer.start()
+                writer.join(3 * TURN_SECONDS)
+                others_hear = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0
+                if not self._done.wait(others_hear):
+                    self._told.end_stuck(found)
+                return
+
+    def _talk(self, store: Store) -> None:
+        """Give one's own sign and hear the others'. In a thread of its own, since the store may not answer."""
+        while not self._done.is_set():
+            self._news.wait(TURN_SECONDS)
+            self._news.clear()
+            try:
+                if self._verdict is not None and self.rank == 0:
+                    store.set("watchdog found", json.dumps(asdict(self._verdict)))
+                mine = dataclasses.replace(self._heard[self.rank], phase=self.phase)
+                store.set(f"watchdog {self.rank}", json.dumps(asdict(mine)))
+                for rank in range(self.size) if self.rank == 0 else (0,):
+                    if rank != self.rank and store.check([f"watchdog {rank}"]):
+                        self._hear(rank, Sign(**json.loads(store.get(f"watchdog {rank}"))))
+                if self.rank != 0 and store.check(["watchdog found"]):
+                    told_by_main = json.loads(store.get("watchdog found"))
+                    self._verdict = Stuck(**told_by_main | {"ranks": tuple(told_by_main["ranks"])})
+                    return
+            except (RuntimeError, KeyError, ValueError, TypeError):  # rank 0 has left, or is being torn down
+                continue
+
+    def _hear(self, rank: int, sign: Sign) -> None:
+        if (known := self._heard.get(rank)) is None or known.turn != sign.turn:
+            self._silent[rank] = 0.0
+        self._heard[rank] = sign
+
+
+_current: Watchdog | None = None
+
+
+def beat() -> None:
+    """Called by the thread that works, wherever it has advanced: a step, a batch, a file."""
+    if _current is not None:
+        _current.beat()
+
+
+@contextlib.contextmanager
+def phase(name: str) -> Iterator[None]:
+    """What the thread that works does meanwhile: one of WORKING or PATIENCE."""
+    watched = _current
+    if watched is None:
+        yield
+        return
+    before, steps = watched.phase, watched.steps
+    watched.enter(name)
+    try:
+        yield
+    finally:
+        watched.enter(before)
+        watched.steps = max(steps, watched.steps)  # it goes on where it was
