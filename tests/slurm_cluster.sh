@@ -7,6 +7,7 @@
 #   tests/slurm_cluster.sh cut NODE     the same with its cable cut first: no other node hears of it
 #   tests/slurm_cluster.sh down         end its jobs and daemons, remove its state folder
 #
+# Beside it sshd and pdsh are installed, and not started: for tests of launchers without a SLURM.
 # Everything it writes lies in $SLURM_TEST_DIR (default /tmp/blue-slurm); a SLURM that the machine
 # already has is left alone. Missing packages are installed, unless SLURM_TEST_INSTALL=no.
 # Each node has a network namespace of its own, on a bridge with the controller; where the machine
@@ -43,7 +44,8 @@ wait_for() { # seconds, what, command...
 # ---- packages
 missing() { # the tools that are not there, in one line
   local tool
-  for tool in munged slurmctld slurmd slurmdbd srun mariadbd mariadb-install-db my_print_defaults; do
+  for tool in munged slurmctld slurmd slurmdbd srun mariadbd mariadb-install-db my_print_defaults \
+    sshd pdsh; do
     command -v "$tool" >/dev/null || printf '%s ' "$tool"
   done
 }
@@ -70,7 +72,7 @@ install_packages() {
   # The lock: tests/chromium.sh may be installing, too.
   if ! { flock 8 && apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y \
       --no-install-recommends -o DPkg::Lock::Timeout=300 munge slurmctld slurmd slurm-client \
-      slurmdbd mariadb-server-core mariadb-client-core; } >"$log" 2>&1 </dev/null 9<&- \
+      slurmdbd mariadb-server-core mariadb-client-core openssh-server pdsh; } >"$log" 2>&1 </dev/null 9<&- \
       8>"${TMPDIR:-/tmp}/blue-apt.lock"; then
     skip "apt-get failed: $(grep -m1 '^E:' "$log" || tail -n1 "$log")"
   fi
