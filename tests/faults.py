@@ -1,7 +1,12 @@
-"""SIGKILL to a random rank at seeded random moments; the same command again must end as if nothing had happened.
+"""Faults at seeded random moments of a run; the same command again must end as if nothing had happened.
 
-    make faults                                  # 30 moments for each of ZeRO 0 to 3 on two ranks, and fp32 on one
-    python tests/faults.py --kills 2 --only zero3
+    make faults                                  # all faults for each of ZeRO 0 to 3 on two ranks, and fp32 on one
+    python tests/faults.py --kill 2 --only zero3
+
+kill    SIGKILL to a random rank
+freeze  SIGSTOP to a random rank, for good
+damage  a rank is killed, and bytes of a file of the newest checkpoint change, which is then passed over
+change  a rank is killed, and bytes of an input change: the command is refused until the input is back
 
 Moments are found by looking at the run folder from outside: there is no hook in the code that is tested. The ranks are
 stopped (SIGSTOP) while the moment is named and one of them is killed; the others then have to end by themselves.
@@ -21,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,20 +35,26 @@ import forked
 from encoders import tiny_encoder
 from running import arguments, fingerprint
 
-from launch.train import EXIT_LOST
+import tasks
+from harness.runs import newest_first
+from launch.train import EXIT_LOST, EXIT_USER
 
 EPOCHS, STEPS_PER_EPOCH, SAVE_STEPS = 3, 10, 4  # of two ranks; of one rank twice the steps
 CASES = {**{f"zero{stage}": 2 for stage in range(4)}, "fp32": 1}  # name: ranks
 PLAN = {"training": 11, "saving": 8, "evaluating": 5, "writing": 4, "starting": 2}  # of 30 moments
+FAULTS = {"kill": 30, "freeze": 5, "damage": 5, "change": 5}  # of each kind of run
+CHANGED = ("data/train.tsv", "data/test.tsv", "model/tokenizer.json", "model/model.safetensors")
 END_SECONDS = 15.0  # so soon the other ranks must have ended
+WATCHDOG_SECONDS = 8.0  # where a rank is frozen
 LAUNCHER_SECONDS = 3.0  # before they know each other, only a launcher can tell: it is played by this program
 
 
 @dataclass
 class Row:
-    """One kill."""
+    """One fault."""
 
     case: str
+    fault: str
     seed: int
     moment: str
     rank: int
@@ -57,11 +68,12 @@ class Bench:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.model = tiny_encoder(place / "model", dropout=0.1)
+        self.data = shutil.copytree(tasks.sample_dir("biosses"), place / "data")
         self.scratch = place / "tmp"
         self.scratch.mkdir()
         self.undisturbed: dict[str, dict[str, str]] = {}
 
-    def line(self, case: str, output: Path) -> list[str]:
+    def line(self, case: str, output: Path, watchdog: float = 60.0) -> list[str]:
         settings = self.place / f"{case}.json"
         if case != "fp32" and not settings.exists():
             auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping")
@@ -70,11 +82,13 @@ class Bench:
             settings.write_text(json.dumps(content))
         return arguments("biosses", self.model, output, "--precision", "auto", "--num_train_epochs", str(EPOCHS),
                          "--ds_config", "fp32" if case == "fp32" else str(settings), "--save_steps", str(SAVE_STEPS),
-                         "--logging_steps", "1", "--per_gpu_eval_batch_size", "1", "--seed", "12")  # fmt: skip
+                         "--logging_steps", "1", "--per_gpu_eval_batch_size", "1", "--seed", "12",
+                         "--data_dir", str(self.data), "--feature_cache", "none",
+                         "--watchdog_minutes", str(watchdog / 60))  # fmt: skip
 
-    def start(self, case: str, output: Path) -> forked.Ranks:
+    def start(self, case: str, output: Path, watchdog: float = 60.0) -> forked.Ranks:
         screen = output.with_suffix(".screen")
-        return forked.start(self.line(case, output), CASES[case], screen, TMPDIR=str(self.scratch))
+        return forked.start(self.line(case, output, watchdog), CASES[case], screen, TMPDIR=str(self.scratch))
 
     def finish(self, case: str, output: Path) -> str:
         """Run to the end; returns what it printed."""
@@ -135,29 +149,64 @@ def wait_for(wanted: str, folder: Path, ranks: forked.Ranks, draw: random.Random
     time.sleep(delay)
 
 
-def kill(bench: Bench, case: str, wanted: str, seed: int, output: Path) -> Row:
-    """Start a run, kill one rank at a moment of the wanted kind, and see how the others end."""
-    draw, world = random.Random(f"{case} {seed}"), CASES[case]
+def disturb(bench: Bench, case: str, fault: str, wanted: str, seed: int, output: Path) -> Row:
+    """Start a run, kill or freeze one rank at a moment of the wanted kind, and see how the others end."""
+    draw, world = random.Random(f"{case} {fault} {seed}"), CASES[case]
     last_step = EPOCHS * STEPS_PER_EPOCH * 2 // world
     while True:  # again where the run was faster than the moment
         shutil.rmtree(output, ignore_errors=True)
         output.with_suffix(".screen").unlink(missing_ok=True)
-        ranks = bench.start(case, output)
+        ranks = bench.start(case, output, WATCHDOG_SECONDS if fault == "freeze" else 60.0)
         wait_for(wanted, output, ranks, draw, last_step)
         running = ranks.running()
         ranks.signal(signal.SIGSTOP)
         moment = moment_of(output, last_step)
-        if running == list(range(world)) and moment != "finished":
+        saved = newest_first(output / "checkpoints")
+        fits = (
+            fault in ("kill", "freeze") or saved
+        )  # else there is nothing to damage, and nothing that other inputs spoil
+        if running == list(range(world)) and moment != "finished" and fits:
             break
         ranks.signal(signal.SIGKILL)
         ranks.wait()
-    row = Row(case, seed, moment, draw.randrange(world))
-    ranks.signal(signal.SIGKILL, row.rank)
-    ranks.signal(signal.SIGCONT)
+    row = Row(case, fault, seed, moment, draw.randrange(world))
+    if fault != "freeze":
+        ranks.signal(signal.SIGKILL, row.rank)
+    ranks.signal(signal.SIGCONT, *(rank for rank in range(world) if rank != row.rank or fault != "freeze"))
     if world > 1:
-        see_the_others_end(ranks, row, LAUNCHER_SECONDS if moment == "starting" else END_SECONDS)
+        seconds = END_SECONDS + (3 * WATCHDOG_SECONDS if fault == "freeze" else 0)
+        see_the_others_end(ranks, row, LAUNCHER_SECONDS if moment == "starting" else seconds)
     ranks.wait()
     return row
+
+
+def spoil(path: Path, draw: random.Random) -> None:
+    """Other bytes, as many as before."""
+    content = bytearray(path.read_bytes())
+    place = draw.randrange(len(content))
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def damage(row: Row, output: Path) -> Path:
+    """A file of the newest checkpoint; returns the checkpoint."""
+    draw = random.Random(f"{row.case} {row.seed}")
+    newest = newest_first(output / "checkpoints")[0]
+    spoil(draw.choice(sorted(path for path in newest.rglob("*") if path.is_file())), draw)
+    return newest
+
+
+def change(bench: Bench, row: Row, output: Path) -> None:
+    """An input, and back: meanwhile the command must be refused, in one line that names the file."""
+    path = bench.place / CHANGED[row.seed % len(CHANGED)]
+    content = path.read_bytes()
+    spoil(path, random.Random(row.seed))
+    screen = output.with_suffix(".refused")
+    ranks = forked.start(bench.line(row.case, output), CASES[row.case], screen)
+    statuses, said = set(ranks.wait().values()), screen.read_text().splitlines()
+    path.write_bytes(content)
+    if statuses != {EXIT_USER} or f"{path.name} is not what it was when the run in {output} began" not in said[-1]:
+        row.faults.append(f"with another {path.name}: {statuses}, {said[-1:]}")
 
 
 def see_the_others_end(ranks: forked.Ranks, row: Row, seconds: float) -> None:
@@ -176,7 +225,12 @@ def see_the_others_end(ranks: forked.Ranks, row: Row, seconds: float) -> None:
 
 def go_on(bench: Bench, row: Row, output: Path) -> None:
     """The same command again, to the end; what it left against what an undisturbed run leaves."""
+    damaged = damage(row, output) if row.fault == "damage" else None
+    if row.fault == "change":
+        change(bench, row, output)
     said = bench.finish(row.case, output)
+    if damaged is not None and not re.search(f"{damaged.name}.* is passed over", said):
+        row.faults.append(f"not said that {damaged.name} is damaged")
     found = re.search(r"Taken up after (\d+) epochs and (\d+) steps", said)
     row.resumed = f"{found[1]}+{found[2]}" if found else "0"
     expected, left = bench.expected(row.case), fingerprint(output)
@@ -196,19 +250,30 @@ def moments(kills: int, case: int, draw: random.Random) -> list[str]:
     return [kinds[number % len(kinds)] for number in range(kills)]
 
 
+def planned(chosen: argparse.Namespace) -> Iterator[tuple[str, str, int, str]]:
+    """(run, fault, number, kind of moment). One rank alone cannot miss another that is frozen."""
+    for place, case in enumerate(chosen.only):
+        for fault in FAULTS:
+            count = 0 if fault == "freeze" and CASES[case] == 1 else getattr(chosen, fault)
+            for number, wanted in enumerate(moments(count, place, random.Random(chosen.first_seed))):
+                saved = fault in ("damage", "change")  # which need a checkpoint
+                yield case, fault, number, "training" if saved and wanted == "starting" else wanted
+
+
 def show(rows: Sequence[Row], seconds: float) -> None:
-    print(f"\n{'run':8}{'moments':80}{'identical':>10}")
-    for case in dict.fromkeys(row.case for row in rows):
-        own = [row for row in rows if row.case == case]
+    print(f"\n{'run':8}{'fault':8}{'moments':72}{'identical':>10}")
+    for case, fault in dict.fromkeys((row.case, row.fault) for row in rows):
+        own = [row for row in rows if (row.case, row.fault) == (case, fault)]
         counted = Counter(row.moment for row in own)
         told = ", ".join(f"{kind} {counted[kind]}" for kind in PLAN if counted[kind])
-        print(f"{case:8}{told:80}{sum(not row.faults for row in own):>4} of {len(own)}")
-    print(f"{len(rows)} kills in {seconds / 60:.1f} minutes")
+        print(f"{case:8}{fault:8}{told:72}{sum(not row.faults for row in own):>4} of {len(own)}")
+    print(f"{len(rows)} faults in {seconds / 60:.1f} minutes")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=sum(PLAN.values()), help="moments for each kind of run")
+    for fault, number in FAULTS.items():
+        parser.add_argument(f"--{fault}", type=int, default=number, help=f"of each kind of run (default {number})")
     parser.add_argument("--only", nargs="*", choices=list(CASES), default=list(CASES))
     parser.add_argument("--first_seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -216,17 +281,17 @@ def main() -> int:
     shared_memory = set(os.listdir("/dev/shm"))
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
         bench = Bench(Path(place))
-        print(f"{'run':8}{'seed':>5}  {'moment':12}{'rank':>4}  {'resumed at':12}{'identical':10}", flush=True)
-        for place_of, case in enumerate(chosen.only):
-            kinds = moments(chosen.kills, place_of, random.Random(chosen.first_seed))
-            for number, wanted in enumerate(kinds):
-                output = bench.place / f"{case}-{number}"
-                row = kill(bench, case, wanted, chosen.first_seed + number, output)
-                go_on(bench, row, output)
-                shutil.rmtree(output)
-                rows.append(row)
-                print(f"{case:8}{row.seed:5}  {row.moment:12}{row.rank:4}  {row.resumed:12}"
-                      f"{'no: ' + '; '.join(row.faults) if row.faults else 'yes'}", flush=True)  # fmt: skip
+        print(
+            f"{'run':8}{'fault':8}{'seed':>5}  {'moment':12}{'rank':>4}  {'resumed at':12}{'identical':10}", flush=True
+        )
+        for case, fault, number, wanted in planned(chosen):
+            output = bench.place / f"{case}-{fault}-{number}"
+            row = disturb(bench, case, fault, wanted, chosen.first_seed + number, output)
+            go_on(bench, row, output)
+            shutil.rmtree(output)
+            rows.append(row)
+            print(f"{case:8}{fault:8}{row.seed:5}  {row.moment:12}{row.rank:4}  {row.resumed:12}"
+                  f"{'no: ' + '; '.join(row.faults) if row.faults else 'yes'}", flush=True)  # fmt: skip
     show(rows, time.monotonic() - began)
     ours = {name for name in set(os.listdir("/dev/shm")) - shared_memory if any(w in name for w in ("torch", "gloo"))}
     if ours:
