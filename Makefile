@@ -12,20 +12,21 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 setup: $(INSTALLED)
 
-# torch first and by itself: its exact version takes the CPU build where the package index offers one. Of the thousands of
-# modules a run imports a few: Python compiles those when first used, pip would compile them all.
+# torch first and by itself: its exact version takes the CPU build where the package index offers one. Compiled is all at
+# once, on all cores and without the libraries' own tests: pip does it file after file.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m compileall -q -j 0 -x '/tests?/' .venv/lib >/dev/null || true  # some files are only templates
 	touch $@
 
 demo: setup
 	$(BIN)/python launch/train.py --task mednli
 
 # Tests on the SLURM cluster share it, hence one process, and mostly wait: all others run beside them.
-test: check
-	$(MAKE) -j 2 test-most test-slurm cpu-avx2 cpu-default
+test: setup
+	$(MAKE) -j 2 test-most check test-slurm cpu-avx2 cpu-default
 
 test-most: setup
 	$(PYTEST) -m "not slurm"
@@ -46,18 +47,18 @@ cpu-avx2 cpu-default: setup
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"
 
-# SIGKILL to a random rank at 30 moments of each kind of run, and the table of how they ended.
+# Kills, frozen ranks, damaged checkpoints and changed inputs at random moments, and the table of how they ended.
 faults: setup
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults.py
 
 # Ours against the original recipe, Hugging Face Trainer with and without DeepSpeed, and accelerate; an hour or two on a CPU.
 bench: setup
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
 	$(BIN)/python -m benchmarks.bench --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
 
 # The ten tasks in published sizes, then the peers at batches of 32 and 256; made for one large GPU.
 bench-gpu: setup
-	$(BIN)/pip install --no-compile --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
 	$(BIN)/python -m benchmarks.whole_suite $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue)
 	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60
 	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60 --batch 256
