@@ -29,7 +29,8 @@ from harness.model import EncoderWithHead, parameter_groups
 from harness.standard_head import StandardHead
 from harness.task import Batch, Head
 
-# What DeepSpeed raises for settings that it does not like; pydantic's ValidationError is a ValueError.
+# What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;
+# pydantic's ValidationError is a ValueError.
 REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError)
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -293,7 +294,10 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             config=filled,
             dist_init_required=False,
         )
-    except REFUSALS as error:  # whatever else happens there is not the settings' fault
+    except Exception as error:
+        its_own = type(error) is Exception or type(error).__module__.startswith("deepspeed.")
+        if not its_own and not isinstance(error, REFUSALS):
+            raise  # whatever else happens there is not the settings' fault
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
     mends.mend(inner, world)
     barrier()

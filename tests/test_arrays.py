@@ -22,6 +22,7 @@ pytest_plugins = ("slurm_fixture",)
 pytestmark = pytest.mark.slurm
 
 SCRIPT = Path(submit.__file__)
+QUOTA = 64  # KiB of a file: less than a checkpoint, more than a log
 PROFILE = 'partition = "debug"\ncpus_per_task = 1\ntime = 30\nenvironment = ["SLURM_CONF", "OMP_NUM_THREADS=1"]\n'
 
 
@@ -89,11 +90,13 @@ def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_a
     slurm: Slurm, tmp_path: Path
 ) -> None:
     words = line(tmp_path, "seeds = [1]\n[overrides]\nmax_steps = 3\n")
-    words = [*words[: words.index("--learning_rate")], *words[words.index("--learning_rate") + 2 :]]
-    number = send(slurm, tmp_path, [*words, "--learning_rate", "1e30"])
-    wait_until(slurm, tmp_path, {"failed"})
-    restarts = slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]
-    assert restarts == "2"
+    (tmp_path / "cluster.toml").write_text(
+        PROFILE + f'setup = ["ulimit -f {QUOTA}"]\n'
+    )  # a disk that may have room again
+    number = send(slurm, tmp_path, words)
+    found = wait_until(slurm, tmp_path, {"failed"})
+    assert "free some space" in str(found["seed-1"]["reason"])
+    assert slurm.restarts(number) == 2
     noted = (tmp_path / f"out/biosses/tiny/seed-1/submitit/{number}.attempts").read_text().splitlines()
     assert {json.loads(row)["failed"] for row in noted if "failed" in row} == {0, 1, 2}
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,50 +157,41 @@ class TestAttempts:
 class TestReason:
     """attempt.json is written by the rank that failed first, and by no rank that fell with it."""
 
-    def fail(self, folder: Path, error: BaseException, silent: str | None, monkeypatch: Any, rank: int) -> None:
-        monkeypatch.setenv("RANK", str(rank))
-        if silent is not None:
-            setattr(error, failures.SILENT, silent)
-        with pytest.raises(type(error)), submission.recorded(folder):
-            raise error
+    def fail(self, folder: Path, errors: Mapping[int, tuple[BaseException, str | None]], monkeypatch: Any) -> None:
+        """Of ranks that have all begun, in that order."""
+        begun = {}
+        for rank in sorted(errors):
+            monkeypatch.setenv("RANK", str(rank))
+            begun[rank] = submission.recorded(folder)
+            begun[rank].__enter__()
+        for rank, (error, silent) in errors.items():
+            monkeypatch.setenv("RANK", str(rank))
+            if silent is not None:
+                setattr(error, failures.SILENT, silent)
+            assert not begun[rank].__exit__(type(error), error, None)
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_of_two_ranks(self, order: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         memory = explain(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, RunConfig())
         assert memory is not None
         errors = {0: (RuntimeError("Connection closed by peer"), "train.log"), 1: (memory, "")}
-        for rank in order:
-            self.fail(tmp_path, *errors[rank], monkeypatch, rank)
+        self.fail(tmp_path, {rank: errors[rank] for rank in order}, monkeypatch)
         attempt = submission.read_attempt(tmp_path)
         assert attempt is not None and attempt.final and attempt.reason.startswith("out of memory at step 3")
 
     def test_before_the_ranks_know_each_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        for rank, said in ((0, "of rank 0"), (1, "of rank 1")):
-            self.fail(tmp_path, RuntimeError(said), None, monkeypatch, rank)
+        self.fail(tmp_path, {rank: (RuntimeError(f"of rank {rank}"), None) for rank in (0, 1)}, monkeypatch)
         attempt = submission.read_attempt(tmp_path)
         assert attempt is not None and not attempt.final and attempt.reason == "RuntimeError: of rank 0"
 
 
-def test_newest_checkpoint_is_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After 9,999 epochs a run that goes on would otherwise be taken for one that crashes at the same place."""
-    requeued = tmp_path / "scontrol"
-    requeued.write_text(f"#!/bin/sh\necho $* >> {tmp_path}/requeued\n")
-    requeued.chmod(0o700)
-    notes, saved = tmp_path / "attempts", tmp_path / "run" / "checkpoints"
-    for name, value in {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "BLUE_ATTEMPTS": notes,
-        "SLURM_JOB_ID": "7",
-    }.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(crash, "job_state", lambda: "RUNNING")
-    notes.write_text(json.dumps({"began": 0, "run": str(tmp_path / "run")}) + "\n")
+def test_newest_checkpoint_is_found_by_number(tmp_path: Path) -> None:
+    """After 9,999 epochs a run that goes on would otherwise be taken for one that stays at the same place."""
+    assert crash.newest_checkpoint(tmp_path) == ""
     names = ["step-9998-999999", "step-9999-000000", "step-10000-000000", "step-10000-999999", "step-10000-1000000"]
     for name in names:
-        (saved / name).mkdir(parents=True)
-        crash.main(137)
-    assert [record.get("checkpoint") for record in map(json.loads, notes.read_text().splitlines())] == [None, *names]
-    assert (tmp_path / "requeued").read_text() == "requeue 7\n" * len(names)
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        assert crash.newest_checkpoint(tmp_path) == name
 
 
 RANK = """

@@ -187,13 +187,13 @@ class TestWhatARunGoesOnWith:
 
     def test_overwrite_starts_anew_on_other_content_alone(self, begun: Made) -> None:
         line = begun.line("--overwrite_output_dir")
-        mark = begun.folder.checkpoints / "mark"
-        mark.write_text("x")
-        assert settings.prepare(settings.parse(line)[0]) is None and mark.exists()
+        begun_at = begun.folder.metrics.read_text().splitlines()[0]
+        assert settings.prepare(settings.parse(line)[0]) is None
+        assert begun.folder.metrics.read_text().startswith(begun_at)
         before = begun.record["data"]
         label(begun.data / "train.tsv")
         run(line)
-        assert not mark.exists()
+        assert not begun.folder.metrics.read_text().startswith(begun_at)
         assert begun.record["data"]["train"] != before["train"] and begun.record["data"]["dev"] == before["dev"]
 
     def test_nothing_computed_yet_may_begin_with_other_content(self, begun: Made) -> None:

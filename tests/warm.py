@@ -5,6 +5,7 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the other threads
 
+import launch  # noqa: F401 - which sets what torch reads when it is loaded
 from harness import logs
 
 logs.quiet_libraries(has_cuda=False)
