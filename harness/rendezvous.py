@@ -11,7 +11,6 @@ import datetime
 import json
 import logging
 import os
-import secrets
 import socket
 import threading
 import time
@@ -137,9 +136,13 @@ class Rendezvous:
         token, unshared = f"{start} {TOKEN}", f"{start} {UNSHARED}"
         here = os.uname().nodename
         if self.rank == 0:
-            file = folder / f".meeting.{secrets.token_hex(4)}.partial"
+            file = folder / f".meeting.{here}.{os.getpid()}.partial"
             try:
                 folder.mkdir(parents=True, exist_ok=True)
+                for left in folder.glob(f".meeting.{here}.*.partial"):
+                    number = left.name.removesuffix(".partial").rpartition(".")[2]
+                    if left == file or not Path(f"/proc/{number}").exists():  # of a start that was killed here
+                        left.unlink(missing_ok=True)
                 os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             except OSError as error:
                 raise _not_writable(folder, error) from error

@@ -16,10 +16,10 @@ import dataclasses
 import json
 import statistics
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from time import monotonic
 from typing import NoReturn, Protocol
 
 from harness.distributed import World
@@ -118,8 +118,9 @@ class Watchdog:
         self.steps = 0  # beats in this phase
         self._gaps: deque[float] = deque(maxlen=101)  # seconds between beats in training
         self._longest = 0.0  # pause that ended well
-        self._last = time.monotonic()
-        self._turn = 0
+        self._last = monotonic()
+        self._turn, self._seen, self._idle = 0, 0, 0.0  # of the watching thread; the beats that it has seen
+        self._pausing = False  # whether a pause is one that tells what is usual
         self._heard = {self.rank: Sign(0, self.phase, 0.0, self.base, self.base, 0)}
         self._silent: dict[int, float] = {}
         self._verdict: Stuck | None = None
@@ -152,7 +153,7 @@ class Watchdog:
     # ---- the thread that works
     def beat(self) -> None:
         """It advances."""
-        now = time.monotonic()
+        now = monotonic()
         gap, self._last = now - self._last, now
         if self.steps > FIRST_STEPS and self.phase == "training":
             self._gaps.append(gap)
@@ -176,40 +177,44 @@ class Watchdog:
         return max(silence, 60.0 * PATIENCE.get(phase, 0.0)), silence
 
     def _watch(self) -> None:
-        beats, idle, paused, before = -1, 0.0, False, time.monotonic()
+        before = monotonic()
         while not self._done.wait(TURN_SECONDS):
-            now = time.monotonic()
+            now = monotonic()
             passed, before = min(now - before, 2 * TURN_SECONDS), now  # more: this process was stopped, too
-            if beats != self._beats:
-                if paused:
-                    self._longest = max(self._longest, idle)
-                beats, idle = self._beats, 0.0
-            else:
-                idle += passed
-            paused = self.phase == "saving" or (self.phase in WORKING and self.steps > FIRST_STEPS)
-            limit, silence = self.limits()
-            self._turn += 1
-            mine = Sign(self._turn, self.phase, round(idle, 1), limit, silence, self._begun())
-            self._heard[self.rank] = mine
-            for rank in range(self.size) if self.rank == 0 else (0,):
-                self._silent[rank] = 0.0 if rank == self.rank else self._silent.get(rank, 0.0) + passed
-            found = self._verdict
-            if found is None and self.rank == 0:
-                found = judge(self._heard, self._silent, silence)
-            elif found is None:  # of the others each sees rank 0 alone, which sees all of them
-                found = judge({}, self._silent, silence)
-                if found is not None and 0 in self._heard:
-                    found = dataclasses.replace(found, phase=self._heard[0].phase)
-            if found is not None:
-                self._verdict = found  # rank 0 lets the others know, while the store is there
-                # In a thread of its own: the log may lie where nothing can be written any more.
-                writer = threading.Thread(target=self._told.keep_stack, args=(self.phase,), daemon=True)
-                writer.start()
-                writer.join(3 * TURN_SECONDS)
-                others_hear = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0
-                if not self._done.wait(others_hear):
-                    self._told.end_stuck(found)
+            if (found := self.turn(passed)) is not None:
+                self._act(found)
                 return
+
+    def turn(self, seconds: float) -> Stuck | None:
+        """Look around; `seconds` have passed since the last time."""
+        if self._beats != self._seen:
+            if self._pausing:
+                self._longest = max(self._longest, self._idle)
+            self._seen, self._idle = self._beats, 0.0
+        else:
+            self._idle += seconds
+        self._pausing = self.phase == "saving" or (self.phase in WORKING and self.steps > FIRST_STEPS)
+        limit, silence = self.limits()
+        self._turn += 1
+        self._heard[self.rank] = Sign(self._turn, self.phase, round(self._idle, 1), limit, silence, self._begun())
+        for rank in range(self.size) if self.rank == 0 else (0,):
+            self._silent[rank] = 0.0 if rank == self.rank else self._silent.get(rank, 0.0) + seconds
+        if self._verdict is not None or self.rank == 0:
+            return self._verdict or judge(self._heard, self._silent, silence)
+        found = judge({}, self._silent, silence)  # each other rank sees rank 0 alone, which sees all
+        if found is not None and 0 in self._heard:
+            found = dataclasses.replace(found, phase=self._heard[0].phase)
+        return found
+
+    def _act(self, found: Stuck) -> None:
+        self._verdict = found  # rank 0 lets the others know, while the store is there
+        # In a thread of its own: the log may lie where nothing can be written any more.
+        writer = threading.Thread(target=self._told.keep_stack, args=(self.phase,), daemon=True)
+        writer.start()
+        writer.join(3 * TURN_SECONDS)
+        others_hear = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0
+        if not self._done.wait(others_hear):
+            self._told.end_stuck(found)
 
     def _talk(self, store: Store) -> None:
         """Give one's own sign and hear the others'. In a thread of its own, since the store may not answer."""

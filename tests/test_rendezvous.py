@@ -160,6 +160,15 @@ class TestRunFolder:
         assert list((tmp_path / "one").iterdir()) == []
 
     @pytest.mark.usefixtures("port")
+    def test_what_a_killed_start_left_is_cleared(self, tmp_path: Path) -> None:
+        """And what one that is alive has there is not."""
+        gone, alive = (tmp_path / f".meeting.{os.uname().nodename}.{number}.partial" for number in (4_194_305, 1))
+        gone.touch()
+        alive.touch()
+        store = rank(0, 1, tmp_path).store()
+        del store
+        assert list(tmp_path.iterdir()) == [alive]
+
     def test_one_that_rank_0_cannot_write(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         first, second = meet(*(rank(number, 2, tmp_path / "file" / "run", seconds=2) for number in (0, 1)))

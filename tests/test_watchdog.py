@@ -5,10 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -52,84 +48,95 @@ class TestJudge:
         assert judge({0: LATE, 1: LATE}, {}, 60.0) == Stuck((0, 1), "training", 61.0, answers=True)
 
 
-@contextmanager
-def one(monkeypatch: pytest.MonkeyPatch, seconds: float = 0.2, compiles: bool = False) -> Iterator[list[Stuck]]:
-    """A watchdog of a single rank; what it finds."""
-    monkeypatch.setattr(watchdog, "TURN_SECONDS", 0.02)
-    found: list[Stuck] = []
-    told = SimpleNamespace(keep_stack=lambda phase: None, end_stuck=found.append)
-    with Watchdog(World(0, 1, 0, 1, torch.device("cpu")), seconds / 60, compiles=compiles, begun=lambda: 0, told=told):
-        yield found
+class Life:
+    """A single rank, second by second, without its threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(watchdog, "monotonic", lambda: self.now)
+        told = SimpleNamespace(keep_stack=None, end_stuck=None)
+        world = World(0, 1, 0, 1, torch.device("cpu"))
+        options = {"minutes": 1.0, "compiles": False, **options}
+        self.dog = Watchdog(world, begun=lambda: 0, told=told, **options)  # type: ignore[arg-type]
+
+    def stand_still(self, seconds: int) -> Stuck | None:
+        for _ in range(seconds):
+            self.now += 1
+            if (found := self.dog.turn(1.0)) is not None:
+                return found
+        return None
+
+    def work(self, steps: int, seconds: int = 1) -> Stuck | None:
+        for _ in range(steps):
+            if (found := self.stand_still(seconds)) is not None:
+                return found
+            self.dog.beat()
+        return None
 
 
-def work(seconds: float, every: float = 0.01) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        watchdog.beat()
-        time.sleep(every)
+@pytest.fixture
+def life(monkeypatch: pytest.MonkeyPatch) -> Life:
+    return Life(monkeypatch)
 
 
 class TestSingleRank:
-    def test_that_advances(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with one(monkeypatch) as found, watchdog.phase("training"):
-            work(1.0)
-        assert found == []
-
     @pytest.mark.parametrize("phase", watchdog.WORKING)
-    def test_that_stands_still(self, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-        with one(monkeypatch) as found, watchdog.phase(phase):
-            work(0.2)
-            time.sleep(1.0)
-        assert [(stuck.ranks, stuck.phase, stuck.answers) for stuck in found] == [((0,), phase, True)]
-        assert found[0].seconds < 0.6
+    def test_that_stands_still(self, life: Life, phase: str) -> None:
+        life.dog.enter(phase)
+        assert life.work(1000) is None
+        found = life.stand_still(100)
+        assert found is not None and (found.ranks, found.phase, found.answers) == ((0,), phase, True)
+        assert 60 < found.seconds < 63
 
-    @pytest.mark.parametrize("phase", watchdog.PATIENCE)
-    def test_phases_that_take_their_time(self, monkeypatch: pytest.MonkeyPatch, phase: str) -> None:
-        with one(monkeypatch) as found, watchdog.phase("training"):
-            work(0.2)
-            with watchdog.phase(phase):
-                time.sleep(0.6)
-            work(0.2)
-        assert found == []
+    @pytest.mark.parametrize(("phase", "minutes"), watchdog.PATIENCE.items())
+    def test_phases_that_take_their_time(self, life: Life, phase: str, minutes: float) -> None:
+        life.dog.enter(phase)
+        assert life.stand_still(int(60 * minutes) - 5) is None
+        found = life.stand_still(10)
+        assert found is not None and found.phase == phase
 
-    def test_patience_has_an_end(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(watchdog.PATIENCE, "saving", 0.5 / 60)
-        with one(monkeypatch) as found, watchdog.phase("saving"):
-            time.sleep(1.2)
-        assert [stuck.phase for stuck in found] == ["saving"]
+    def test_first_steps_and_compiling(self, life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+        life.dog.enter("training")
+        life.dog.beat()
+        assert life.stand_still(600) is None
+        compiling = Life(monkeypatch, compiles=True)
+        compiling.dog.enter("training")
+        assert compiling.work(100) is None and compiling.stand_still(600) is None
 
-    def test_first_steps_and_compiling(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with one(monkeypatch) as found, watchdog.phase("training"):
-            watchdog.beat()
-            time.sleep(0.6)
-        assert found == []
-        with one(monkeypatch, compiles=True) as found, watchdog.phase("training"):
-            work(0.2)
-            time.sleep(0.6)
-        assert found == []
+    def test_ten_slow_steps(self, life: Life) -> None:
+        life.dog.enter("training")
+        assert life.work(20, seconds=30) is None
+        assert life.stand_still(290) is None
+        assert life.stand_still(20) is not None
 
-    def test_ten_slow_steps(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with one(monkeypatch) as found, watchdog.phase("training"):
-            work(0.6, every=0.08)
-            time.sleep(0.5)
-            watchdog.beat()
-        assert found == []
-
-    def test_a_pause_that_ended_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_pause_that_ended_well(self, life: Life) -> None:
         """It is known afterwards that the disk, say, takes its time."""
-        with one(monkeypatch) as found, watchdog.phase("training"):
-            work(0.2)
-            with watchdog.phase("saving"):
-                time.sleep(0.8)
-            work(0.2)
-            time.sleep(0.5)
-            work(0.1)
-        assert found == []
+        life.dog.enter("training")
+        life.work(10)
+        life.dog.enter("saving")
+        assert life.stand_still(200) is None
+        life.dog.enter("training")
+        life.work(10)
+        assert life.stand_still(190) is None
+        assert life.stand_still(20) is not None
+
+    def test_how_long_is_a_setting(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        life = Life(monkeypatch, minutes=5.0)
+        life.dog.enter("evaluation")
+        assert life.work(10) is None and life.stand_still(290) is None
+        assert life.stand_still(20) is not None
 
     def test_never(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        with one(monkeypatch, seconds=0.0) as found, watchdog.phase("evaluation"):
-            assert not [thread for thread in threading.enumerate() if thread.name.startswith("watchdog")]
-        assert found == []
+        with Life(monkeypatch, minutes=0.0).dog as dog:
+            assert not dog._thread.is_alive()
+
+    def test_calls_reach_the_one_that_watches(self, life: Life) -> None:
+        with life.dog, watchdog.phase("training"):
+            watchdog.beat()
+            assert (life.dog.phase, life.dog.steps) == ("training", 1)
+            with watchdog.phase("saving"):
+                assert life.dog.phase == "saving"
+            assert (life.dog.phase, life.dog.steps) == ("training", 1)  # it goes on where it was
 
     def test_without_one_nothing_happens(self) -> None:
         watchdog.beat()
