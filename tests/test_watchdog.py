@@ -142,6 +142,7 @@ class TestSingleRank:
         watchdog.beat()
         with watchdog.phase("training"):
             watchdog.beat()
+        assert watchdog._current is None
 
 
 @pytest.fixture(scope="module")
