@@ -35,14 +35,14 @@ test-most: setup
 AT_ONCE := 2>&1 | { printed=$$(cat); echo "$$printed"; }
 
 test-slurm: setup
-	$(PYTEST) -n 0 -m slurm $(AT_ONCE)
+	$(PYTEST) -n 0 -m slurm $$(grep -l mark.slurm tests/test_*.py) $(AT_ONCE)
 
 # Engine, loop and resuming as processors with AVX2 alone, and with less, compute: torch reads the variable when loaded.
 # As this one computes they have been tested above.
 cpu-avx2 cpu-default: setup
 	$(BIN)/python -c "import torch; print(torch.backends.cpu.get_cpu_capability().lower())" | grep -qx $(@:cpu-%=%) || \
 	ATEN_CPU_CAPABILITY=$(@:cpu-%=%) $(PYTEST) -n 0 -m "not slow" -k "not end_to_end" tests/test_engine.py \
-		tests/test_mends.py tests/test_checkpoint.py tests/test_train.py $(AT_ONCE)
+		tests/test_checkpoint.py tests/test_train.py $(AT_ONCE)
 
 fast: setup
 	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"

@@ -27,7 +27,7 @@ SUBMIT = SCRIPT.parent.parent / "launch" / "submit.py"
 NOT_HERE = 77
 TURN_SECONDS = 540  # less than a test's time limit
 OURS = "started_by_tests"  # in the cluster's folder
-OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "")
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", ""}
 
 
 @dataclass(frozen=True)
@@ -64,34 +64,55 @@ class Slurm:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def send(self, line: list[str], profile: Path, *where: str) -> str:
-        """The job id of a run that launch/submit.py sent here."""
+        """The id of the job or array that launch/submit.py sent here."""
         words = ("--cluster", "slurm", "--gpus_per_node", "0", "--profile", str(profile))
-        said = self.run(sys.executable, str(SUBMIT), *line, *words, *where)
+        said = self.run(sys.executable, str(SUBMIT), *line, *words, *where, timeout=300)
         found = re.search(r"\bjob\s+(\d+)", said)
         assert found, said
         return found.group(1)
 
     def state(self, job: str) -> str:
-        """In SLURM's words; "" once SLURM has forgotten the job."""
-        return self.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}", check=False).strip()
+        """In SLURM's words, of an array those of its tasks; "" once SLURM has forgotten the job."""
+        found = self.run("squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}", check=False)
+        return " ".join(sorted(set(found.split())))
 
     def restarts(self, job: str) -> int:
         """How often the job was requeued."""
         return int(self.run("scontrol", "show", "job", job).split("Restarts=")[1].split()[0])
 
+    def is_over(self, job: str) -> bool:
+        """The job, or all tasks of the array, have left the queue for good."""
+        return set(self.state(job).split()) <= OVER
+
     def wait_until(self, job: str, reached: Callable[[], bool], what: str, seconds: float = 400) -> None:
         """Fails where it takes longer, or where the job is over before."""
-        started = looked = time.monotonic()
-        while not reached():
-            now = time.monotonic()
-            if now - looked > 1:
-                looked, state = now, self.state(job)
-                if state in OVER and not reached():
-                    pytest.fail(f"job {job} is over ({state or 'forgotten'}) before: {what}")
-            if now - started > seconds:
+        until = time.monotonic() + seconds
+        next_look = 0.0
+        while True:
+            asked = time.monotonic()
+            if reached():
+                return
+            if asked > next_look:
+                next_look = asked + 3
+                if self.is_over(job) and not reached():
+                    pytest.fail(f"job {job} is over ({self.state(job) or 'forgotten'}) before: {what}")
+            if asked > until:
                 self.run("scancel", job, check=False)
                 pytest.fail(f"job {job}: not in {seconds:.0f} s: {what}")
-            time.sleep(0.05)
+            # What takes long to find out, as each question to SLURM, takes processor time from the job.
+            time.sleep(min(1.0, max(0.05, 5 * (time.monotonic() - asked))))
+
+    def wait_for_end(self, job: str, seconds: float = 400) -> None:
+        self.wait_until(job, lambda: self.is_over(job), "its end", seconds)
+
+    def recorded(self, job: str, fields: str = "State") -> list[str]:
+        """How each start of a job that is over ended, as sacct has it: it hears of that after the controller."""
+        for _ in range(60):
+            rows = self.run("sacct", "-nXPD", "-o", fields, "-j", job).splitlines()
+            if rows and not rows[-1].startswith(("RUNNING", "PENDING")):
+                return rows
+            time.sleep(1)
+        pytest.fail(f"job {job}: sacct has {rows}")
 
     def tasks(self, job: str) -> dict[int, int]:
         """rank -> process id, of the job's tasks: the nodes share this machine's processes."""

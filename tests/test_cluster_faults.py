@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +18,16 @@ import wandb_offline
 from encoders import tiny_encoder
 from running import arguments, cut
 
+from launch import submit
+
 if TYPE_CHECKING:
     from slurm_fixture import Slurm
 
 pytest_plugins = ("slurm_fixture",)
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(1200)]
 
-EPOCHS = 6  # of 17 steps
+EPOCHS = 8  # of 17 steps
+SAVE_STEPS = 10
 LIMIT, DELAY = 30, 90  # minutes of a job; seconds before their end that the stop request comes
 PROFILE = f"""
 partition = "debug"
@@ -49,7 +53,7 @@ class Sender:
 
     def line(self, folder: Path) -> list[str]:
         more = ("--data_dir", str(self.place / "data"), "--num_train_epochs", str(EPOCHS), "--logging_steps", "3")
-        batch = ("--per_gpu_train_batch_size", "4", "--save_steps", "10", "--wandb_mode", "offline")
+        batch = ("--per_gpu_train_batch_size", "4", "--save_steps", str(SAVE_STEPS), "--wandb_mode", "offline")
         more += ("--learning_rate", "5e-3")
         precision = ("--precision", "bf16", "--ds_config", str(self.place / "zero2.json"))
         return arguments("bc5cdr_disease", self.place / "model", folder, *more, *batch, *precision)
@@ -59,11 +63,11 @@ class Sender:
 
     def finish(self, job: str, folder: Path) -> None:
         try:
-            self.slurm.wait_until(job, (folder / "result.json").is_file, "the result")
+            self.slurm.wait_for_end(job)
+            assert (folder / "result.json").is_file()
         except BaseException:
             print(said(folder))
             raise
-        self.slurm.wait_until(job, lambda: self.slurm.state(job) == "COMPLETED", "the job's end")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +82,14 @@ def sender(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Sender:
 
 @pytest.fixture(scope="module")
 def undisturbed(sender: Sender) -> Path:
-    folder = sender.place / "whole"
-    sender.finish(sender.send(folder), folder)
+    """The folder of the run that is left alone; what was submitted is what `--print` shows."""
+    slurm, folder = sender.slurm, sender.place / "whole"
+    job = sender.send(folder)
+    script = (folder / "submitit" / f"{job}_submission.sh").read_text()
+    sender.finish(job, folder)
+    request = ("--gpus_per_node", "0", "--profile", str(sender.place / "cluster.toml"), "--nodes", "2", "--print")
+    assert slurm.run(sys.executable, submit.__file__, *sender.line(folder), *request) == script
+    assert slurm.recorded(job, "State,ExitCode,NNodes") == ["COMPLETED|0:0|2"]
     return folder
 
 
@@ -129,11 +139,6 @@ def check_one_wandb_run(folder: Path, parts: int) -> None:
     assert sorted(found) == expected  # lived or logged twice, an epoch has the same score twice
 
 
-def recorded(slurm: Slurm, job: str) -> list[str]:
-    """How each start of the job ended, as sacct has it."""
-    return slurm.run("sacct", "-nXPD", "-o", "State", "-j", job).split()
-
-
 # ---- disturbances
 def freeze(slurm: Slurm, job: str) -> list[int]:
     """Stop both ranks' clocks, so that the run does not end before SLURM has noticed something."""
@@ -169,66 +174,55 @@ def reach_time_limit(slurm: Slurm, job: str) -> None:
     slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={LIMIT}")
 
 
-def test_preempted_three_times(sender: Sender, undisturbed: Path, tmp_path: Path) -> None:
-    """scancel --signal, the time limit, scontrol requeue."""
-    slurm, folder = sender.slurm, tmp_path / "run"
-    job = sender.send(folder)
-    disturbances: list[Callable[[], object]] = [
-        lambda: slurm.run("scancel", "--signal=USR2", job),
-        lambda: reach_time_limit(slurm, job),
-        lambda: slurm.run("scontrol", "requeue", job),
-    ]
-    for number, disturb in enumerate(disturbances, start=1):
-        before = last_step(folder)
-        slurm.wait_until(job, lambda before=before: last_step(folder) > before, "a step more")  # type: ignore[misc]
-        disturb()
-        slurm.wait_until(job, lambda number=number: slurm.restarts(job) == number, "the requeue")  # type: ignore[misc]
-    sender.finish(job, folder)
-    assert slurm.restarts(job) == 3
-    check_same(folder, undisturbed)
-    check_one_wandb_run(folder, parts=4)
-    assert recorded(slurm, job) == ["REQUEUED"] * 3 + ["COMPLETED"]
+def kill_rank_0(slurm: Slurm, job: str) -> None:
+    """It has the log, the metrics and wandb. The other one ends within seconds."""
+    os.kill(slurm.tasks(job)[0], signal.SIGKILL)
+    killed = time.monotonic()
+    slurm.wait_until(job, lambda: not slurm.tasks(job), "the end of the other rank", 60)
+    assert time.monotonic() - killed < 20
 
 
-def test_a_killed_rank(sender: Sender, undisturbed: Path, tmp_path: Path) -> None:
-    """Rank 0, which has the log, the figures and wandb: the others end within seconds, and the job comes back. All of
-    that without accounting."""
+def cut_node_off(slurm: Slurm, job: str) -> None:
+    """It dies without a word to anyone, and SLURM starts the job on the others."""
+    assert slurm.run("squeue", "-h", "-o", "%N", "-j", job).strip() == "node[1-2]"
+    try:
+        restarts = slurm.restarts(job)
+        slurm.cluster("cut", "node2")
+        slurm.wait_until(job, lambda: slurm.restarts(job) > restarts, "the requeue")
+        states = slurm.run("sinfo", "-hN", "-p", "debug", "-o", "%N %T").splitlines()
+        assert any(row.startswith("node2 down") for row in states), states
+    finally:
+        slurm.cluster("up")
+
+
+DISTURBANCES: dict[str, Callable[[Slurm, str], object]] = {
+    "killed rank": kill_rank_0,
+    "lost node": cut_node_off,
+    "scancel --signal": lambda slurm, job: slurm.run("scancel", "--signal=USR2", job),
+    "time limit": reach_time_limit,
+    "scontrol requeue": lambda slurm, job: slurm.run("scontrol", "requeue", job),
+}
+
+
+def test_one_job_disturbed_in_every_way(sender: Sender, undisturbed: Path, tmp_path: Path) -> None:
+    """And all of that without accounting."""
     with_accounting, folder = sender.slurm, tmp_path / "run"
     slurm = with_accounting.without_accounting(tmp_path)
     assert slurm.run("sacct", "-nX", check=False) == ""
     sender = Sender(slurm, sender.place)
     job = sender.send(folder)
-    slurm.wait_until(job, lambda: last_step(folder) > 20, "some steps")
-    os.kill(slurm.tasks(job)[0], signal.SIGKILL)
-    killed = time.monotonic()
-    slurm.wait_until(job, lambda: not slurm.tasks(job), "the end of the other rank", 60)
-    assert time.monotonic() - killed < 20
+    for number, (name, disturb) in enumerate(DISTURBANCES.items(), start=1):
+        before = last_step(folder) or SAVE_STEPS  # the first one comes after a checkpoint
+        slurm.wait_until(job, lambda before=before: last_step(folder) > before, f"a step before {name}")  # type: ignore[misc]
+        disturb(slurm, job)
+        slurm.wait_until(job, lambda number=number: slurm.restarts(job) == number, f"the requeue after {name}")  # type: ignore[misc]
     sender.finish(job, folder)
-    assert slurm.restarts(job) == 1
+    assert slurm.restarts(job) == len(DISTURBANCES)
     check_same(folder, undisturbed)
-    check_one_wandb_run(folder, parts=2)
+    check_one_wandb_run(folder, parts=len(DISTURBANCES) + 1)
     text = said(folder)
     assert "is gone" in text and "Traceback" not in text
     assert "crashed at step-0001-" in text and ": requeued" in text
-    assert recorded(with_accounting, job) == ["REQUEUED", "COMPLETED"]
-
-
-def test_a_node_that_dies(sender: Sender, undisturbed: Path, tmp_path: Path) -> None:
-    """Without a word to anyone, where it has a cable. SLURM finds it dead and starts the job on the others."""
-    slurm, folder = sender.slurm, tmp_path / "run"
-    job = sender.send(folder)
-    slurm.wait_until(job, lambda: last_step(folder) > 20, "some steps")
-    nodes = slurm.run("squeue", "-h", "-o", "%N", "-j", job).strip()
-    assert nodes == "node[1-2]"
-    try:
-        slurm.cluster("cut", "node2")
-        slurm.wait_until(job, lambda: slurm.restarts(job) == 1, "the requeue")
-        states = slurm.run("sinfo", "-hN", "-p", "debug", "-o", "%N %T").splitlines()
-        assert any(row.startswith("node2 down") for row in states), states
-    finally:
-        slurm.cluster("up")
-    sender.finish(job, folder)
-    assert slurm.restarts(job) == 1
-    check_same(folder, undisturbed)
-    check_one_wandb_run(folder, parts=2)
-    assert recorded(slurm, job) == ["NODE_FAIL", "COMPLETED"]
+    assert f"Requeued job {job}" in text and "from the checkpoint" in text
+    assert f"{folder}/code/" in text  # the copy runs, though the job was sent from the working tree
+    assert with_accounting.recorded(job) == ["REQUEUED", "NODE_FAIL", "REQUEUED", "REQUEUED", "REQUEUED", "COMPLETED"]

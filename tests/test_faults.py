@@ -25,9 +25,9 @@ def faults(*words: str) -> list[list[str]]:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_killed_run_ends_as_one_that_was_left_alone() -> None:
-    """Two moments for each ZeRO stage and for one rank; `make faults` has thirty."""
-    rows = faults("--kill", "2", "--freeze", "0", "--damage", "0", "--change", "0")
-    assert len(rows) == 10
+    """Two moments of three cases; `make faults` has thirty of each ZeRO stage and of one rank."""
+    rows = faults("--only", "zero1", "zero3", "fp32", "--kill", "2", "--freeze", "0", "--damage", "0", "--change", "0")
+    assert len(rows) == 6
     assert {row[3] for row in rows} >= {"saving", "training"}  # the others are over quickly, and may be missed
 
 

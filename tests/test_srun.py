@@ -13,15 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from running import arguments
 
 if TYPE_CHECKING:
     from slurm_fixture import Slurm
 
 pytest_plugins = ("slurm_fixture",)
 pytestmark = pytest.mark.slurm
-
-SCRIPT = Path(__file__).resolve().parent.parent / "launch" / "train.py"
 
 RANK = """
 import json, os, socket, subprocess
@@ -55,16 +52,6 @@ def test_two_ranks_on_two_nodes(slurm: Slurm, tmp_path: Path) -> None:
         # The first name is what MASTER_ADDR becomes: every rank must reach it, each node at an address of its own.
         assert rank["names"] == ["node1", "node2"]
         assert rank["addresses"] == addresses and len(set(addresses)) == 2
-
-
-def test_srun_starts_a_run_on_two_nodes(slurm: Slurm, tiny_bert: Path, tmp_path: Path) -> None:
-    """No hostfile, no ssh, no MPI: rank and address come from SLURM."""
-    line = arguments("mednli", tiny_bert, tmp_path / "run", "--max_steps", "2")
-    output = f"--output={tmp_path}/%t.log"
-    slurm.run("srun", "-N2", "-n2", output, sys.executable, str(SCRIPT), *line, OMP_NUM_THREADS="1", timeout=300)
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["world_size"] == 2 and result["steps"] == 2
-    assert "16 a step" in (tmp_path / "0.log").read_text()
 
 
 PLACE = """

@@ -8,11 +8,11 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from encoders import tiny_encoder
-from running import arguments, cut
+from running import arguments
 
 from harness import UserError
 from launch import settings, snapshot, submit
@@ -157,68 +157,15 @@ def wait_for_rows(folder: Path, rows: int, seconds: float = 100) -> None:
 
 
 # ---- on a cluster
-def send(slurm: Slurm, tmp_path: Path, line: list[str], *where: str) -> str:
+def send(slurm: Slurm, tmp_path: Path, line: list[str]) -> str:
     """The id of the submitted job."""
     path = tmp_path / "cluster.toml"
     path.write_text('partition = "debug"\ncpus_per_task = 1\ntime = 30\nsetup = ["export OMP_NUM_THREADS=1"]\n')
-    words = [sys.executable, str(SCRIPT), *line, "--cluster", "slurm", "--gpus_per_node", "0", "--profile", str(path)]
-    said = slurm.run(*words, *where)
-    return next(row.split()[1] for row in said.splitlines() if row.startswith("job "))
-
-
-def wait_for_end(slurm: Slurm, number: str, folder: Path, seconds: float = 240) -> dict[str, Any]:
-    """result.json of a job that has left the queue."""
-    until = time.monotonic() + seconds
-    while slurm.run("squeue", "-h", "-t", "all", "-o", "%T", "-j", number).strip() not in ("COMPLETED", "FAILED", ""):
-        if time.monotonic() > until:
-            slurm.run("scancel", number, check=False)
-            pytest.fail(f"job {number} has not ended\n{logs(folder)}")
-        time.sleep(0.5)
-    assert (folder / "result.json").is_file(), logs(folder)
-    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return result
+    return slurm.send(line, path)
 
 
 def logs(folder: Path) -> str:
     return "\n".join(path.read_text() for path in sorted((folder / "submitit").glob("*_log.out")))
-
-
-@pytest.mark.slurm
-def test_two_nodes(slurm: Slurm, tiny_bert: Path, tmp_path: Path) -> None:
-    data = cut("bc5cdr_disease", tmp_path / "bc5cdr_disease", 60)
-    more = ("--max_steps", "4", "--data_dir", str(data), "--precision", "auto", "--ds_config", "bf16_zero1")
-    line = arguments("bc5cdr_disease", tiny_bert, tmp_path / "run", *more)
-    number = send(slurm, tmp_path, line, "--nodes", "2")
-    result = wait_for_end(slurm, number, tmp_path / "run")
-    assert (result["world_size"], result["steps"], result["examples_per_step"]) == (2, 4, 16)
-    until = time.monotonic() + 60  # the accounting hears of the end after the controller
-    while (ended := slurm.run("sacct", "-nXP", "-o", "State,ExitCode,NNodes", "-j", number).strip())[:7] == "RUNNING":
-        assert time.monotonic() < until
-        time.sleep(0.5)
-    assert ended == "COMPLETED|0:0|2"
-    script = (tmp_path / "run" / "submitit" / f"{number}_submission.sh").read_text()
-    request = ["--nodes", "2", "--gpus_per_node", "0", "--profile", str(tmp_path / "cluster.toml"), "--print"]
-    again = slurm.run(sys.executable, str(SCRIPT), *line, *request)
-    assert again == script  # what --print shows is what is submitted
-    assert str(tmp_path / "run" / "code") in script
-
-
-@pytest.mark.slurm
-@pytest.mark.slow
-def test_a_preempted_run_is_requeued_and_ends_as_one_left_alone(slurm: Slurm, tmp_path: Path) -> None:
-    """On two nodes: test_cluster_faults.py."""
-    whole = long_run(tmp_path, tmp_path / "whole")
-    undisturbed = wait_for_end(slurm, send(slurm, tmp_path, whole), tmp_path / "whole")
-    number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"))
-    wait_for_rows(tmp_path / "run", 4)
-    slurm.run("scancel", "--signal=USR2", number)
-    result = wait_for_end(slurm, number, tmp_path / "run")
-    said = logs(tmp_path / "run")
-    assert f"{tmp_path}/run/code/" in said  # the copy runs, though the job was sent from the working tree
-    assert f"Requeued job {number}" in said and "from the checkpoint" in said
-    assert int(slurm.run("scontrol", "show", "job", number).split("Restarts=")[1].split()[0]) == 1
-    for name in ("scores", "epochs", "steps"):
-        assert result[name] == undisturbed[name]
 
 
 @pytest.mark.slurm
@@ -227,9 +174,10 @@ def test_a_cancelled_run_does_not_come_back(slurm: Slurm, tmp_path: Path) -> Non
     number = send(slurm, tmp_path, long_run(tmp_path, tmp_path / "run"))
     wait_for_rows(tmp_path / "run", 4)
     slurm.run("scancel", number)
-    time.sleep(8)  # KillWait is 5 s
-    state = slurm.run("sacct", "-nXP", "-o", "State", "-j", number).strip()
-    assert state.startswith("CANCELLED"), logs(tmp_path / "run")
+    slurm.wait_for_end(number, 60)
+    time.sleep(3)  # it is not requeued later either
+    ended = slurm.recorded(number)
+    assert slurm.is_over(number) and len(ended) == 1 and ended[0].startswith("CANCELLED"), logs(tmp_path / "run")
     assert not (tmp_path / "run" / "result.json").exists()
 
 
@@ -259,13 +207,10 @@ def test_sbatch_alone_ends_a_job_that_makes_no_progress(slurm: Slurm, tmp_path: 
         began = lambda starts=starts: log.exists() and log.read_text().count("starting: ") == starts  # noqa: E731
         slurm.wait_until(number, began, f"start {starts}", 150)
         slurm.run("scancel", "--signal=USR2", number)
-    until = time.monotonic() + 60
-    while slurm.state(number) not in ("FAILED", ""):
-        assert time.monotonic() < until, log.read_text()
-        time.sleep(0.5)
+    slurm.wait_for_end(number, 60)
     said = log.read_text()
     assert said.count(": requeued") == 3 and said.count("after 3 requeues without a newer one") == 1, said
-    assert slurm.run("sacct", "-nXP", "-o", "State,ExitCode", "-j", number).strip() == "FAILED|77:0"
+    assert slurm.recorded(number, "State,ExitCode")[-1] == "FAILED|77:0"
 
 
 @pytest.mark.slurm
@@ -281,7 +226,8 @@ def test_sbatch_alone_requeues_a_run_stopped_in_any_phase(slurm: Slurm, tmp_path
 
         slurm.wait_until(number, reached, f"{words!r} after {restarts} restarts", 150)
         slurm.run("scancel", "--signal=USR2", number)
-    result = wait_for_end(slurm, number, tmp_path / "run")
+    slurm.wait_for_end(number)
     said = log.read_text()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["world_size"] == 2 and "from the checkpoint" in said, said
     assert slurm.restarts(number) == len(phases)
