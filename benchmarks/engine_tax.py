@@ -22,9 +22,10 @@ import torch
 
 import tasks
 from benchmarks.bench import model_folder
-from harness import distributed, engine, logs, model
+from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_order
+from harness.ds import engine
 from harness.task import Batch, Head
 
 

@@ -25,9 +25,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tasks
-from harness import distributed, engine, logs, mends, model
+from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate
+from harness.ds import engine, fixes
 from harness.task import Batch, Encoded
 
 NOTHING = {
@@ -116,7 +117,7 @@ def main() -> None:
         for name in args.ds_configs.split(","):
             cells: list[int] = []
             for alone in (False, True):
-                with mock.patch.object(mends, "mend", lambda *_: None) if alone else nullcontext():
+                with mock.patch.object(fixes, "mend", lambda *_: None) if alone else nullcontext():
                     trained, batch = build(dataclasses.replace(config, ds_config=name), world)
                 passes, rest = step(trained, batch)
                 cells += [rest.by_name.total(), rest.waits] if alone else [

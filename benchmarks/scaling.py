@@ -23,9 +23,10 @@ import torch
 import tasks
 from benchmarks.bench import model_folder
 from benchmarks.made_up import made_up, published_size
-from harness import distributed, engine, evaluate, logs, model
+from harness import distributed, evaluate, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
+from harness.ds import engine
 from harness.task import Encoded, Task
 
 BATCH, REPEATS = 32, 3

@@ -21,9 +21,10 @@ import tasks
 from benchmarks.bench import model_folder
 from benchmarks.peers import plain_loop
 from benchmarks.peers.original_adam import OriginalAdamW
-from harness import distributed, engine, logs, model
+from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
+from harness.ds import engine
 from harness.task import Task
 
 TOTAL = 10**4  # steps of the schedule

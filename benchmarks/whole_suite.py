@@ -24,12 +24,13 @@ import torch
 import tasks
 from benchmarks.bench import model_folder
 from benchmarks.made_up import made_up
-from harness import logs, runs
+from harness import fingerprint, logs
 
 
 def run(task: str, data: Path, model: str, folder: Path, more: list[str]) -> dict[str, Any]:
     """Seconds and rates of one run with its published recipe."""
-    from launch import settings, train
+    from launch import train
+    from launch.run import settings
 
     began = time.perf_counter()
     flags = ["--task", task, "--data_dir", str(data), "--model_name_or_path", model, "--recipe", "biobert-v1.1",
@@ -74,8 +75,8 @@ def main() -> None:
         print(f"{row['task']:16s} {rates}{'  (made-up rows)' if row['made_up'] else ''}")
     print(f"{'all':16s} {total:.1f} s on {device}" + (f", peak {peak:.0f} MiB" if peak else ""))
     if args.out:
-        kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": runs.versions(),
-                "commit": runs.commit(), "command": " ".join(sys.argv[1:])}  # fmt: skip
+        kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": fingerprint.versions(),
+                "commit": fingerprint.commit(), "command": " ".join(sys.argv[1:])}  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,10 +27,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from harness import UserError, watchdog
+from harness import watchdog
 from harness.distributed import World, barrier, broadcast
+from harness.errors import UserError
 from harness.files import flush, sha256
-from harness.runs import newest_first
+from harness.run_folder import newest_first
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ OF_ANOTHER_MODEL = "is of another model"
 
 
 class Savable(Protocol):
-    """What holds the tensors: `harness.engine.Engine`."""
+    """What holds the tensors: `harness.ds.engine.Engine`."""
 
     def save(self, folder: Path) -> None:
         """Write into `folder`. Collective."""

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
-from harness import UserError
+from harness.errors import UserError
 from harness.rendezvous import RaisedOnMain, Rendezvous
 
 Value = TypeVar("Value")

@@ -15,7 +15,7 @@ from harness.config import RunConfig
 from harness.data import collate, evaluation_batches, labels_of
 from harness.distributed import World, gather
 from harness.files import write
-from harness.runs import RunFolder
+from harness.run_folder import RunFolder
 from harness.task import Batch, Encoded, Example, Prediction, Report, Task
 
 Forward = Callable[[Batch], torch.Tensor]

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness import run_files
+from harness import removal
 from harness.files import PARTIAL, flush, unfinished
-from harness.fine_tuned import HEAD_FILE, SCHEMA, About
 from harness.model import EncoderWithHead, encoder_of, standard_names
+from harness.model_folder import HEAD_FILE, SCHEMA, About
 from harness.standard_head import PROBLEM_TYPES
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ def save(
     """
     from transformers import dynamic_module_utils
 
-    run_files.check_model(folder)
+    removal.check_model(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}*{PARTIAL}"):
         if unfinished(left.name) == folder.name:  # a process was killed here

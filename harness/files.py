@@ -13,7 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from harness import UserError
+from harness.errors import UserError
 
 PARTIAL = ".partial"  # ends the name of what is being written, or was by a process that was killed
 LFS_POINTER = b"version https://git-lfs"  # what a download without Git LFS leaves in a file's place

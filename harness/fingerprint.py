@@ -6,17 +6,23 @@ same run. The record is made at a run's first start; from its first checkpoint o
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness import UserError, files, pretrained
+from harness import files, pretrained
 from harness.config import RunConfig
-from harness.fine_tuned import HEAD_FILE
+from harness.errors import UserError
+from harness.model_folder import HEAD_FILE
 from harness.pretrained import JSON_FILES, VOCABULARIES, WEIGHTS, Source
-from harness.runs import RunFolder, has_line
+from harness.run_folder import RunFolder, has_line
 
 SCHEMA = 1
 COMMIT = "commit"  # beside the digests of a hub model's files
@@ -184,3 +190,39 @@ def changes(before: Any, now: Any, name: str = "") -> Iterator[dict[str, Any]]:
             yield from changes(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif before != now:
         yield {"name": name, "before": before, "now": now}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """What a score may depend on beside the settings."""
+    packages = ("torch", "deepspeed", "transformers", "tokenizers", "scipy", "scikit-learn", "wandb")
+    found = {"python": sys.version.split()[0]}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def commit() -> str | None:
+    """The commit of the code that runs, with `+changes` where the tree differs; of an installed package its version
+    (`v0.1.0`); None where nothing tells.
+
+    A submitted run runs from a copy of the code, which names its commit in files of its own (`launch/jobs/job.py`).
+    """
+    here = Path(__file__).resolve().parent.parent
+    if (here / "COMMIT").is_file():
+        changed = (here / "changes.diff").is_file() and (here / "changes.diff").stat().st_size > 0
+        return (here / "COMMIT").read_text(encoding="utf-8").strip() + ("+changes" if changed else "")
+    if not (here / ".git").exists():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            return f"v{metadata.version('blue-harness')}"
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:  # no git here
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -18,8 +18,8 @@ from typing import Any
 
 import yaml
 
-from harness import UserError
 from harness.config import RunConfig, check, nearest
+from harness.errors import UserError
 from harness.files import settings_text
 from harness.synonyms import hint
 

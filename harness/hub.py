@@ -14,8 +14,9 @@ from pathlib import Path
 
 from torch import distributed as dist
 
-from harness import UserError, distributed
+from harness import distributed
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.files import folder_fault
 
 logger = logging.getLogger(__name__)

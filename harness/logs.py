@@ -7,6 +7,7 @@ by `close`: a second run in the same process starts clean.
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
@@ -26,11 +27,11 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from harness import log_file
+from harness.files import private
 from harness.terminal import visible
 
 if TYPE_CHECKING:
-    from typing import Self  # Python 3.10 has none
+    from typing import Self
 
 PROJECT = "harness"  # the logger that every module's logger lies under (launch and tasks: "harness.launch", ...)
 OURS = "harness-"  # handlers of ours carry names that begin so: `close` must leave other people's alone
@@ -118,7 +119,7 @@ def setup(is_main: bool, file: Path | None) -> None:
     logger.setLevel(logging.INFO)
     _add(logger, "terminal", _terminal_handler())
     if file is not None:
-        kept = log_file.open_private(file)
+        kept = open_private(file)
         _add(logger, "file", kept)
         python_warnings.addHandler(kept)
 
@@ -313,3 +314,43 @@ def print_table(title: str, rows: Sequence[Mapping[str, str | float]]) -> None:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (names, *cells)]
     for text in (title, *lines):
         logger.info("%s", text.rstrip(), extra={"file_only": console is not None})
+
+
+def open_private(path: Path) -> logging.Handler:
+    """A handler that appends to `path`, with times; a file that it makes is readable by its owner only."""
+    handler = _LogFile(path, encoding="utf-8")
+    handler.setFormatter(_Visible("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    return handler
+
+
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written any more is no reason to end a run, nor to fill the screen: one warning, no more."""
+
+    broken = False
+
+    def _open(self) -> io.TextIOWrapper:
+        handle = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=private)
+        assert isinstance(handle, io.TextIOWrapper)
+        return handle
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.broken:
+            self.broken = True
+            reason = error.strerror
+            logging.getLogger("harness").warning(
+                "%s: cannot be written (%s); going on without", self.baseFilename, reason
+            )
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError:  # what was left to write has no place
+            self.broken = True

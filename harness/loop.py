@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +17,14 @@ from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps, steps_per_epoch
 from harness.distributed import World, agree
-from harness.engine import Engine
+from harness.ds.engine import Engine
+from harness.errors import TrainingFailed, training_error
 from harness.evaluate import Evaluation
-from harness.explain import check_loss, explain
 from harness.logs import Progress
-from harness.metrics_file import Tracker
 from harness.preemption import StopRequest
-from harness.runs import RunFolder
+from harness.run_folder import RunFolder
 from harness.task import Encoded
+from harness.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,9 @@ def fit(run: Training, state: TrainState) -> bool:
             with watchdog.phase("training"):
                 stopped = _train_epoch(run, state, saver)
         except Exception as error:
-            failure = explain(error, state.applied_steps, run.engine.figures().lr, run.config)
+            failure = training_error(
+                error, state.applied_steps, run.engine.figures().lr, run.config.per_gpu_train_batch_size
+            )
             if failure is None:
                 raise
             raise failure from error
@@ -251,3 +254,13 @@ class _Clock:
         """Seconds since the last lap."""
         before, self._lap = self._lap, time.perf_counter()
         return self._lap - before
+
+
+def check_loss(loss: float, step: int, lr: float, world: World) -> None:
+    """Raises TrainingFailed on all ranks where the loss of any is NaN or infinite."""
+    if agree(not math.isfinite(loss), world.device):
+        raise TrainingFailed(
+            f"the loss is not a number at step {step}, learning rate {lr:.2e}: training has diverged. Try a lower "
+            "--learning_rate, --warmup_steps, or --precision fp32; the last good checkpoint is kept",
+            deterministic=True,
+        )

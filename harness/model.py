@@ -14,11 +14,12 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import UserError, pretrained
+from harness import pretrained
+from harness.attention import exchange
 from harness.config import RunConfig
-from harness.dropout import exchange
+from harness.errors import UserError
 from harness.files import LFS_POINTER
-from harness.fine_tuned import HEAD_FILE, first_line, read_head, refuse_code
+from harness.model_folder import HEAD_FILE, first_line, read_head, refuse_code
 from harness.packing import PADDED, Encoding, Layout, choose
 from harness.pretrained import Source
 from harness.task import PAD_TO, Batch

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness import UserError
 from harness.attention import ATTENTION, Group, cut, like_lengths, register, whole_rows
+from harness.errors import UserError
 from harness.task import PAD_TO, Batch, moved
 
 logger = logging.getLogger(__name__)

@@ -1,29 +1,55 @@
 """Stop requests: SIGUSR2 (SLURM), SIGTERM and SIGINT, from the first line of a program to its last.
 
-Where nothing has to be saved the main thread leaves what it does at once, by `Stopped`. In the middle of training the
-handler sets a flag and does nothing else: the loop leaves at the next step that all ranks agree on, since a rank that
-left a collective by itself would hang the others.
+Until a run has begun, and after it, `listen` ends the process at once. Within `StopRequest` the main thread leaves what
+it does by `Stopped`, where nothing has to be saved. In the middle of training the handler sets a flag and does nothing
+else: the loop leaves at the next step that all ranks agree on, since a rank that left a collective by itself would hang
+the others. This file imports next to nothing, so that signals are heard before the libraries are loaded.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from types import FrameType
 
-from harness.stop_signals import SIGNALS, leave, name
+from harness.errors import EXIT_STOPPED, Stopped
+from harness.terminal import VOICE_SECONDS, rank
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PRESS_SECONDS = 1.0  # a launcher passes a Ctrl-C on that the terminal has sent to its ranks already: not a second one
 
 
-class Stopped(BaseException):
-    """A stop request was followed: nothing is lost, and the same command goes on.
+def listen() -> None:
+    """From here on a stop signal ends the process at once: nothing is to be cleaned up, and an import not half done.
 
-    Not an Exception: libraries pass over those, for example while they try what can be imported.
+    Without a handler SIGTERM and SIGUSR2 kill Python, and SIGINT shows a traceback of whatever is being imported.
     """
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: leave(f"stopped by {name(number)}; the same command starts again"))
+
+
+def ignore() -> None:
+    """For the last lines of a program, whose exit status is known."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def leave(message: str) -> None:
+    """End the process within a handler, in one voice for all ranks."""
+    if rank() == 0:
+        os.write(2, f"{message}\n".encode())  # not print, in which the signal may have come
+    else:
+        time.sleep(VOICE_SECONDS)
+    os._exit(EXIT_STOPPED)
+
+
+def name(number: int) -> str:
+    """As in SIGTERM."""
+    return signal.Signals(number).name
 
 
 @contextlib.contextmanager

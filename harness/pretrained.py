@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import UserError
 from harness.config import EMBEDDED, RunConfig, nearest
+from harness.errors import UserError
 from harness.files import LFS_POINTER
-from harness.fine_tuned import first_line
+from harness.model_folder import first_line
 
 logger = logging.getLogger(__name__)
 

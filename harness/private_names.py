@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from harness import UserError
+from harness.errors import UserError
 
 TRIED = {"torch": "2.13", "deepspeed": "0.19.8", "transformers": "5.23"}  # with all that comes behind a further dot
 
 # Module, or class in a module that is imported in any run -> its names. Left out is what makes a start faster alone:
-# deepspeed.ops.__compatible_ops__ (_spare_compilers in harness/engine.py) is computed when it is read.
+# deepspeed.ops.__compatible_ops__ (_spare_compilers in harness/ds/engine.py) is computed when it is read.
 NAMES: dict[str, Sequence[str]] = {
     "torch": ("_foreach_copy_", "_foreach_mul_", "_foreach_norm"),
     "torch.cpu": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),

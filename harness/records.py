@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from harness import UserError
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.terminal import visible
 
 LARGEST = 64 * 2**20  # bytes of a file

@@ -22,7 +22,8 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch._C._distributed_c10d import TCPStore
 
-from harness import UserError, files
+from harness import files
+from harness.errors import UserError
 
 Value = TypeVar("Value")
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import UserError
 from harness.config import RunConfig
-from harness.fine_tuned import first_line
+from harness.errors import UserError
+from harness.model_folder import first_line
 from harness.packing import PADDED, Layout
 from harness.task import Batch, Task
 

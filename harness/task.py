@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from harness import UserError
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before

@@ -7,10 +7,17 @@ it writes past the streams of `safely`, and its texts are made visible by the co
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from harness.errors import EXIT_USER, UserError
+
+OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
+VOICE_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
 
 # Control characters but tab and line end, those that turn the direction of writing, and bytes that are no UTF-8.
 OBEYED = re.compile(
@@ -50,3 +57,35 @@ def safely() -> Iterator[None]:
 
 def _safe(stream: Any) -> Any:
     return stream if stream is None or isinstance(stream, _Stream) else _Stream(stream)
+
+
+def rank() -> int:
+    """Of this process, known from its first line on, before the ranks have met."""
+    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+
+
+def say(message: str) -> None:
+    """One voice for all ranks, on stderr; the others wait until it was heard."""
+    if rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+    else:
+        time.sleep(VOICE_SECONDS)
+
+
+@safely()
+def guarded(command: Callable[[], int]) -> int:
+    """The exit status of `command`; 2, with one line on stderr, for a mistake of the user's.
+
+    Files that it writes are for their owner only.
+    """
+    os.umask(OWNER_ONLY)
+    try:
+        status = command()
+        sys.stdout.flush()
+        return status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

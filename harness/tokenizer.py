@@ -6,8 +6,9 @@ import json
 import logging
 from typing import Any
 
-from harness import UserError, hub, pretrained
+from harness import hub, pretrained
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.pretrained import JSON_FILES, VOCABULARIES, Source
 
 logger = logging.getLogger(__name__)

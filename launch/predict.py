@@ -19,14 +19,15 @@ from typing import Any, TextIO
 
 import torch
 
-from harness import UserError, files, logs, model
-from harness import fine_tuned as harness_fine_tuned
+from harness import files, logs, model, model_folder
 from harness.data import collate
+from harness.errors import UserError
+from harness.flags import Parser
 from harness.task import Batch, Example, Prediction
-from launch import fine_tuned
+from harness.terminal import guarded
 from launch.reporting.inputs import Form, Item, Reader, arriving, forms
-from launch.reporting.terminal import Parser, guarded
-from launch.settings import SAMPLE_BANNER
+from launch.run import fine_tuned
+from launch.run.settings import SAMPLE_BANNER
 from tasks.mentions import shown_mentions
 from tasks.published import LABEL_TITLES
 
@@ -140,10 +141,10 @@ class Predictor:
 
 def load(path: Path, given: argparse.Namespace) -> Predictor:
     """The model of a run folder, or of a model folder by itself. Raises UserError where there is none."""
-    folder = harness_fine_tuned.locate(path)
+    folder = model_folder.locate(path)
     about = fine_tuned.describe(folder)
     if about is None:
-        harness_fine_tuned.read_head(folder)  # says what is missing
+        model_folder.read_head(folder)  # says what is missing
         raise AssertionError("a folder without a head was read")
     task = fine_tuned.task_of(about, folder)
     device = torch.device("cuda" if torch.cuda.is_available() and not given.no_cuda else "cpu")

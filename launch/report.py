@@ -11,14 +11,15 @@ from pathlib import Path
 
 from rich.text import Text
 
-from harness import UserError, files
+from harness import files
+from harness.errors import UserError
+from harness.flags import Parser
 from harness.logs import Console
-from harness.terminal import visible
-from launch.reporting import formats, gather, leaderboard, page, significance, workspace
+from harness.terminal import guarded, visible
+from launch.reporting import collect, leaderboard, page, statistics, tables, workspace
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
-from launch.reporting.significance import Test
-from launch.reporting.terminal import Parser, guarded
+from launch.reporting.statistics import Test
 
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
@@ -48,10 +49,10 @@ def _main(argv: Sequence[str] | None) -> int:
     given = _parser().parse_args(argv)
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
-    found = gather.find(given.runs)
+    found = collect.find(given.runs)
     board = leaderboard.build(found)
-    baseline = significance.choose(board, given.baseline) if given.baseline else None
-    tests = significance.compare(board, baseline) if baseline else []
+    baseline = statistics.choose(board, given.baseline) if given.baseline else None
+    tests = statistics.compare(board, baseline) if baseline else []
     name = baseline.label if baseline else ""
     # Written first: a reader of the terminal's part, such as head, may leave early.
     written = _write(given.out, Report(found, board, tests, name, given.with_text)) if given.out else []
@@ -66,23 +67,23 @@ def _main(argv: Sequence[str] | None) -> int:
 def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     if board.rows:
-        console.print(formats.terminal(board, console.width))
+        console.print(tables.terminal(board, console.width))
     else:
         console.print("No run counts for a leaderboard.")
     if tests:
-        console.print(formats.tests_table(board, tests, baseline))
-        console.print(Text(significance.METHOD), soft_wrap=True)
-    for note in formats.notes(board):
+        console.print(tables.tests_table(board, tests, baseline))
+        console.print(Text(statistics.METHOD), soft_wrap=True)
+    for note in tables.notes(board):
         console.print(Text(note), soft_wrap=True)
 
 
 def _write(folder: Path, report: Report) -> list[Path]:
     board, tests, baseline = report.board, report.tests, report.baseline
     texts = {
-        "leaderboard.md": formats.markdown(board, tests, baseline, significance.METHOD),
-        "leaderboard.tex": formats.latex(board, tests, baseline, significance.METHOD),
-        "leaderboard.csv": formats.comma_separated(board),
-        "leaderboard.json": formats.as_json(board, tests, baseline),
+        "leaderboard.md": tables.markdown(board, tests, baseline, statistics.METHOD),
+        "leaderboard.tex": tables.latex(board, tests, baseline, statistics.METHOD),
+        "leaderboard.csv": tables.comma_separated(board),
+        "leaderboard.json": tables.as_json(board, tests, baseline),
         "report.html": page.build(report),
     }
     for name, text in texts.items():

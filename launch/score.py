@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 import tasks
-from harness import UserError
+from harness.errors import UserError
+from harness.flags import Parser
 from harness.logs import Console
 from harness.task import SPLITS, Task
-from launch import settings
-from launch.reporting.terminal import Parser, guarded
-from launch.settings import SAMPLE_BANNER
+from harness.terminal import guarded
+from launch.run import settings
+from launch.run.settings import SAMPLE_BANNER
 from tasks import predictions
 from tasks.published import LABEL_TITLES
 

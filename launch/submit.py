@@ -14,15 +14,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import UserError, fingerprint, flags, runs, terminal
+from harness import fingerprint, flags, run_folder, terminal
 from harness.config import RunConfig
-from harness.runs import RunFolder
-from launch import board, commands, local_jobs, outcome, plans, request, settings, slurm_jobs, suites
-from launch.job import TrainJob
-from launch.plans import Plan
-from launch.request import Request
-from launch.suites import Suite
-from launch.train import EXIT_STOPPED, EXIT_USER
+from harness.errors import EXIT_STOPPED, EXIT_USER, UserError
+from harness.run_folder import RunFolder
+from launch.jobs import commands, display, local, plans, resources, slurm, suites
+from launch.jobs.job import TrainJob
+from launch.jobs.plans import Plan
+from launch.jobs.resources import Request
+from launch.jobs.suites import Suite
+from launch.run import result, settings
 from tasks.suites import SUITES
 
 
@@ -30,7 +31,7 @@ from tasks.suites import SUITES
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 submitted or finished, 1 failed, 2 a mistake of the user's, 75 stopped here and ready to go on."""
     words = list(sys.argv[1:] if argv is None else argv)
-    os.umask(runs.OWNER_ONLY)
+    os.umask(terminal.OWNER_ONLY)
     try:
         if words and not words[0].startswith("-"):
             return commands.main(words, start)
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this command alone; every other word belongs to launch/train.py."""
     lines = [f"  %(prog)s {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
-    parser = request.Parser(
+    parser = resources.Parser(
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
@@ -74,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
                        help="values of a setting, for example learning_rate=3e-5,5e-5")  # fmt: skip
     which.add_argument("--skip_missing", action="store_true", help="leave out the tasks and models that are not all "
                        "there; every table of the suite says so")  # fmt: skip
-    request.add_flags(parser)
+    resources.add_flags(parser)
     return parser
 
 
@@ -98,13 +99,13 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
     faults: list[str] = []
     where, configs = None, None
     try:
-        where = request.from_options(options, options.print)
+        where = resources.from_options(options, options.print)
     except UserError as error:
         faults += str(error).splitlines()
     try:
         expanded, notes = suites.expand(_suite(options), rest)
         for config in expanded:
-            runs.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
+            run_folder.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
         configs = expanded
         for note in notes:
             print(note, file=sys.stderr)
@@ -120,7 +121,7 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
 def show(where: Request, plan: Plan) -> int:
     """What would be started, and as what; then what is missing. Exit status 2 where anything is."""
     on_slurm = where.cluster == "slurm" and plan.wanted
-    script = slurm_jobs.sbatch_text(where, plan.wanted) if on_slurm else ""  # first: a name may be refused
+    script = slurm.sbatch_text(where, plan.wanted) if on_slurm else ""  # first: a name may be refused
     if len(plan.wanted) > 1 or where.cluster != "slurm":
         for config in plan.wanted:
             print(config.output_dir, file=sys.stderr if where.cluster == "slurm" else sys.stdout)
@@ -138,7 +139,7 @@ def start(where: Request, configs: Sequence[RunConfig]) -> int:
 
 def carry_out(where: Request, plan: Plan) -> int:
     """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
-    if plan.left and where.cluster == "slurm" and (fault := slurm_jobs.fault(where, plan.left)):
+    if plan.left and where.cluster == "slurm" and (fault := slurm.fault(where, plan.left)):
         plan.faults.insert(0, fault)
     plan.refuse()
     plan.make_folders()
@@ -147,22 +148,22 @@ def carry_out(where: Request, plan: Plan) -> int:
     for text in plan.busy:
         print(f"left alone: {text}")
     if plan.finished and len(plan.wanted) == 1:
-        outcome.show_again(*plan.finished[0])
+        result.show_again(*plan.finished[0])
     before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []
     if before and (where.cluster != "local" or not plan.left):
         rows = [(config, "finished", "finished before") for config in before]
         digest = functools.cache(fingerprint.sha256)  # runs share models
-        for text in dict.fromkeys(text for config in before for text in outcome.stale(config, digest)):
+        for text in dict.fromkeys(text for config in before for text in result.stale(config, digest)):
             print(text, file=sys.stderr)
-        board.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
+        display.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
     if not plan.left:
         return 0
     if where.cluster == "debug":
         outcomes = [TrainJob(config.to_dict())()["status"] for config in plan.left]
         return 0 if set(outcomes) == {"finished"} else EXIT_STOPPED
     if where.cluster == "slurm":
-        return slurm_jobs.submit(where, plan.left)
-    return local_jobs.run(where, plan.left, before, plan.left_out_lines())
+        return slurm.submit(where, plan.left)
+    return local.run(where, plan.left, before, plan.left_out_lines())
 
 
 def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:
@@ -171,7 +172,7 @@ def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:
 
     ended = all((Path(config.output_dir) / "result.json").is_file() for config in configs)
     if len(configs) > 1 and (ended or where.cluster != "slurm"):
-        line = suite_run.save(configs, slurm_jobs.home(configs))
+        line = suite_run.save(configs, slurm.home(configs))
         if line is not None:
             print(line)
 

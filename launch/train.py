@@ -5,10 +5,11 @@ python launch/train.py --task mednli          # one device; or deepspeed -q, tor
 
 from __future__ import annotations
 
-from harness import stop_signals, terminal
+from harness import preemption, terminal
+from harness.errors import EXIT_STOPPED, EXIT_USER, Stopped, UserError
 
 if __name__ == "__main__":
-    stop_signals.listen()  # first of all: what is imported below may take its time
+    preemption.listen()  # first of all: what is imported below may take its time
 
 import gc
 import os
@@ -22,39 +23,36 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from harness.config import RunConfig
 
-# What takes longer is imported when the flags are checked.
-EXIT_FAILED, EXIT_USER, EXIT_STOPPED, EXIT_LOST = 1, 2, stop_signals.EXIT_STOPPED, 76
-EXIT_NO_PROGRESS = 77  # of a SLURM job that is not requeued again, see launch/crash.py
-
 
 def run(config: RunConfig) -> dict[str, Any]:
     """The result, as in result.json. Can be called again and again in one process, on all ranks alike.
 
     Raises UserError, TrainingFailed, and Stopped where a stop request was followed.
     """
-    from harness import distributed, logs, runs
+    from harness import distributed, logs, run_folder
     from harness.preemption import StopRequest
-    from harness.runs import RunFolder
+    from harness.run_folder import RunFolder
     from harness.watchdog import Watchdog
-    from launch import assembly, outcome, record, scoring, settings, training
-    from launch.failures import FirstFailure
+    from launch.jobs import status
+    from launch.run import result, settings, setup, train_and_score
+    from launch.run.failures import FirstFailure
 
     started = time.perf_counter()
-    os.umask(runs.OWNER_ONLY)
+    os.umask(terminal.OWNER_ONLY)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     world = distributed.init(config.no_cuda, folder.path, config.rendezvous_seconds)
     config = distributed.broadcast(config)  # parsed with a look at folders, which may be another on another rank
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        start = distributed.on_main(lambda: runs.hold(folder, stack))
-        finished = distributed.on_main(lambda: settings.prepare(config))
+        start = distributed.on_main(lambda: run_folder.hold(folder, stack))
+        finished = distributed.on_main(lambda: settings.prepare(config, status.submitted))
         if finished is not None:
             if world.is_main:
-                outcome.show_again(config, finished)
+                result.show_again(config, finished)
             return finished
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)
-        runs.log_lease(folder)
+        run_folder.log_lease(folder)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         watch = stack.enter_context(
             Watchdog(
@@ -62,48 +60,48 @@ def run(config: RunConfig) -> dict[str, Any]:
                 told=failures, store=distributed.shared_store(start),
             )
         )  # fmt: skip
-        parts = assembly.build(config, world, folder)
+        parts = setup.build(config, world, folder)
         gc.enable()  # which `main` disabled: nearly all is imported
-        tracker = stack.enter_context(record.tracker(parts))
+        tracker = stack.enter_context(result.tracker(parts))
         stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
         stack.callback(watch.stop)
-        state = training.train(parts, tracker, stop) if parts.trains else None
-        scores = scoring.score(parts, tracker)
-        return distributed.on_main(lambda: record.finish(parts, scores, state, time.perf_counter() - started))
+        state = train_and_score.train(parts, tracker, stop) if parts.trains else None
+        scores = train_and_score.score(parts, tracker)
+        return distributed.on_main(lambda: result.finish(parts, scores, state, time.perf_counter() - started))
 
 
 @terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank
     or stood still."""
-    from harness import UserError
-    from launch import settings
+    from launch.run import settings
 
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
     except UserError as error:  # the same on all ranks
-        say(f"error: {error}")
+        terminal.say(f"error: {error}")
         return EXIT_USER
     for note in notes:
-        say(note)
-    if stop_signals.is_first_rank():
+        terminal.say(note)
+    if terminal.rank() == 0:
         print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
     gc.disable()  # what is imported stays: to look through it over and over takes a tenth of the start
     import torch
 
     from harness import logs
-    from harness.preemption import Stopped, ignored
+    from harness.preemption import ignored
 
     logs.quiet_libraries(torch.cuda.is_available())
-    from launch import crash, failures
+    from launch.jobs import requeue
+    from launch.run import failures
 
     try:
-        with crash.noted(Path(config.output_dir)):
+        with requeue.noted(Path(config.output_dir)):
             run(config)
         return 0
     except Stopped as stop:
         with ignored():
-            say(str(stop))
+            terminal.say(str(stop))
             return EXIT_STOPPED
     except Exception as error:
         with ignored():
@@ -112,19 +110,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         gc.enable()
 
 
-def say(message: str) -> None:
-    """One voice for all ranks; the others wait until it was heard, since a launcher kills all when one leaves."""
-    if stop_signals.is_first_rank():
-        print(message, file=sys.stderr, flush=True)
-    else:
-        time.sleep(stop_signals.VOICE_SECONDS)
-
-
 def command() -> NoReturn:
     """The program, from its first line to its last."""
-    stop_signals.listen()
+    preemption.listen()
     status = main()
-    stop_signals.ignore()
+    preemption.ignore()
     if distributed := sys.modules.get("harness.distributed"):
         distributed.leave(status)
     sys.exit(status)

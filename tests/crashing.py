@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from harness import UserError
+from harness.errors import UserError
 
 STEP = 3
 
@@ -52,9 +52,9 @@ FAULTS: dict[str, Callable[[], None]] = {f.__name__: f for f in (crash, memory, 
 
 
 def prepare(rank: int, faults: dict[int, str], **settings: float) -> None:
-    """Put a fault into the engine of this rank: {rank: name}. `settings`: constants of launch/failures.py."""
-    from harness.engine import Engine
-    from launch import failures, record
+    """Put a fault into the engine of this rank: {rank: name}. `settings`: constants of launch/run/failures.py."""
+    from harness.ds.engine import Engine
+    from launch.run import failures, result
 
     for name, value in settings.items():
         setattr(failures, name, value)
@@ -63,7 +63,7 @@ def prepare(rank: int, faults: dict[int, str], **settings: float) -> None:
         def finish(*parts: Any) -> None:
             raise Unpicklable("no such luck")
 
-        record.finish = finish  # type: ignore[assignment]
+        result.finish = finish  # type: ignore[assignment]
     elif rank in faults:
         original, steps = Engine.micro_step, iter(range(1, 1_000_000))
 

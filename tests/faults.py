@@ -36,8 +36,8 @@ from encoders import tiny_encoder
 from running import arguments, fingerprint
 
 import tasks
-from harness.runs import newest_first
-from launch.train import EXIT_LOST, EXIT_USER
+from harness.errors import EXIT_LOST, EXIT_USER
+from harness.run_folder import newest_first
 
 EPOCHS, STEPS_PER_EPOCH, SAVE_STEPS = 3, 10, 4  # of two ranks; of one rank twice the steps
 CASES = {**{f"zero{stage}": 2 for stage in range(4)}, "fp32": 1}  # name: ranks

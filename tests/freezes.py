@@ -20,10 +20,10 @@ from running import arguments
 SECONDS = 6.0  # of --watchdog_minutes
 SCENARIOS = {  # phase or fault: (the rank, where, at which call)
     "loading": (0, "harness.model.build", 1),
-    "training": (1, "harness.engine.Engine.micro_step", 6),
+    "training": (1, "harness.ds.engine.Engine.micro_step", 6),
     "evaluation": (0, "harness.evaluate.collate", 2),
-    "saving": (1, "harness.engine.Engine.save", 1),
-    "hang": (1, "harness.engine.Engine.micro_step", 6),
+    "saving": (1, "harness.ds.engine.Engine.save", 1),
+    "hang": (1, "harness.ds.engine.Engine.micro_step", 6),
 }
 
 
@@ -60,8 +60,8 @@ def freeze(rank: int, name: str) -> None:
 def dawdle(rank: int) -> None:
     """Slow, but healthy: an evaluation as long as many steps, a slow disk, and wandb's upload on rank 0."""
     before("harness.evaluate.collate", lambda call: time.sleep(0.5))
-    before("harness.engine.Engine.save", lambda call: time.sleep(2 * SECONDS if rank == call % 2 else 0))
-    before("harness.metrics_file.MetricsFile.close", lambda call: time.sleep(2 * SECONDS if rank == 0 else 0))
+    before("harness.ds.engine.Engine.save", lambda call: time.sleep(2 * SECONDS if rank == call % 2 else 0))
+    before("harness.tracking.MetricsFile.close", lambda call: time.sleep(2 * SECONDS if rank == 0 else 0))
 
 
 def watched(folder: Path, model: Path, name: str) -> list[str]:

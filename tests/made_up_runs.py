@@ -14,9 +14,9 @@ import numpy as np
 
 import tasks
 from harness.files import write
-from harness.runs import RunFolder
+from harness.run_folder import RunFolder
 from harness.task import Example, Prediction, Task
-from launch import settings
+from launch.run import settings
 
 
 @cache

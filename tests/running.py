@@ -20,7 +20,7 @@ import pytest
 import torch.multiprocessing
 
 import tasks
-from harness import UserError
+from harness.errors import UserError
 
 SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
     "--recipe", "biobert-v1.1", "--learning_rate", "1e-3", "--max_seq_length", "64", "--wandb_mode", "disabled",
@@ -83,7 +83,8 @@ def refused(
 
 def run(argv: Sequence[str]) -> dict[str, Any]:
     """The result of a run in this process."""
-    from launch import settings, train
+    from launch import train
+    from launch.run import settings
 
     config, _ = settings.parse(argv)
     return train.run(config)

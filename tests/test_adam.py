@@ -16,10 +16,11 @@ from test_engine import world as world
 from torch import nn
 
 from benchmarks.peers.original_adam import BETA2, OriginalAdamW
-from harness import masters, model
+from harness import model
 from harness.config import RunConfig
 from harness.distributed import World
-from harness.engine import Engine
+from harness.ds import optimizer_state
+from harness.ds.engine import Engine
 
 STEPS = 24
 
@@ -76,7 +77,7 @@ def listen(running: Engine) -> list[dict[str, Any]]:
                 steps = int(adam.state.get(group["params"][0], {}).get("step", 0))
                 seen.append({**{key: value for key, value in group.items() if key != "params"}, "steps": steps})
 
-    masters.of(running.inner).adam.register_step_pre_hook(hook)
+    optimizer_state.of(running.inner).adam.register_step_pre_hook(hook)
     return seen
 
 

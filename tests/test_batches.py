@@ -20,7 +20,8 @@ pytest_plugins = ("slurm_fixture",)
 STEPS = 8
 RANK = """
 import json, os, sys
-from harness import UserError, distributed
+from harness import distributed
+from harness.errors import UserError
 from running import run
 
 answers = []

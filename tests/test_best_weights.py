@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from harness import checkpoint
 from harness.checkpoint import TrainState
-from harness.engine import Engine
+from harness.ds.engine import Engine
 
 MORE = (
     "--select", "best_dev", "--num_train_epochs", "3", "--per_gpu_train_batch_size", "4", "--learning_rate", "1e-6",

@@ -11,8 +11,9 @@ from huggingface_hub import ModelCard
 from running import arguments, run
 
 import tasks
-from harness.runs import RunFolder
-from launch.reporting import card, gather
+from harness.run_folder import RunFolder
+from launch.reporting import collect
+from launch.run import card
 
 if TYPE_CHECKING:
     from finished_runs import Finished
@@ -51,7 +52,7 @@ def test_what_people_read(ten_runs: dict[str, Finished]) -> None:
 
 def changed(ten_runs: dict[str, Finished], **more: Any) -> str:
     folder = ten_runs["mednli"].folder
-    found = gather.read(folder)
+    found = collect.read(folder)
     assert found.config is not None
     head = json.loads((folder / "model" / "harness_head.json").read_text())
     return card.text(found.config, {**found.result, **more}, {**head, **more.pop("head", {})})

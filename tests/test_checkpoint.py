@@ -15,7 +15,7 @@ import pytest
 import torch
 from running import assert_user_error
 
-from harness import checkpoint, distributed, runs
+from harness import checkpoint, distributed, run_folder
 from harness.checkpoint import TrainState
 from harness.distributed import World
 
@@ -315,7 +315,7 @@ class TestOrder:
         assert restored(tmp_path, world) == 2
         begun = checkpoint.begun(tmp_path)
         assert begun is not None and (begun.epoch, begun.step_in_epoch) == newer
-        assert [path.name for path in runs.newest_first(tmp_path)] == [
+        assert [path.name for path in run_folder.newest_first(tmp_path)] == [
             "step-{:04d}-{:06d}".format(*place) for place in (newer, older)
         ]
 

@@ -17,9 +17,10 @@ from running import assert_user_error
 from safetensors.torch import load_file, save_file
 
 import tasks
-from harness import UserError, export, model, pretrained
+from harness import export, model, pretrained
 from harness.config import RunConfig
 from harness.data import collate
+from harness.errors import UserError
 from harness.task import Example
 
 WORD_PIECE = (
@@ -217,7 +218,7 @@ class TestCasing:
     def test_vocabulary_decides_whatever_the_folder_is_called(
         self, tiny_bert: Path, tmp_path: Path, below: str, cased: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
-        from launch.settings import complete
+        from launch.run.settings import complete
 
         folder = self.folder(tmp_path / below, tiny_bert, cased=cased)
         filled = complete({"task": "mednli", "model_name_or_path": str(folder)})

@@ -12,7 +12,8 @@ from corpora_sources import SOURCES
 
 import tasks
 from harness.task import Example, UserError
-from launch import prepare, settings
+from launch import prepare
+from launch.run import settings
 from tasks.corpora import CORPORA
 from tasks.corpora.checks import Survey, quick
 

@@ -158,7 +158,8 @@ def test_a_diverging_run_is_explained_and_keeps_its_checkpoint(
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import UserError, distributed
+    from harness import distributed
+    from harness.errors import UserError
 
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from running import assert_user_error, refused
 
-from harness import UserError
-from launch import slurm_jobs, submit
-from launch.cluster import Profile
-from launch.request import Request
-from launch.settings import parse
+from harness.errors import UserError
+from launch import submit
+from launch.jobs import slurm
+from launch.jobs.resources import Profile, Request
+from launch.run.settings import parse
 
 
 def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], profile: str, *words: str) -> str:
@@ -67,7 +67,7 @@ srun --unbuffered --output RUN/submitit/%j_%t_log.out --kill-on-bad-exit=1 --ope
 # teardown
 status=$?
 if [ -e RUN/submitit/"$SLURM_JOB_ID".requeue ]; then rm RUN/submitit/"$SLURM_JOB_ID".requeue; status=75; fi
-PYTHON -m launch.crash "$status"
+PYTHON -m launch.jobs.requeue "$status"
 """
 
 
@@ -154,7 +154,7 @@ def test_no_path_or_name_breaks_a_line(
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\ntouch sent\n")
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr("launch.preflight.check", lambda where, configs: ([], []))  # there is no such model
+    monkeypatch.setattr("launch.jobs.preflight.check", lambda where, configs: ([], []))  # there is no such model
     line = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", "runs/a", "--cluster", "slurm", *words]
     err, out = refused(submit.main, capsys, *line, *(["--print"] if printing else []))
     assert "control character" in err and err.rstrip("\n").isprintable() and out == []
@@ -166,7 +166,7 @@ def test_a_request_of_a_run_folder_breaks_no_line(tmp_path: Path) -> None:
     config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(tmp_path / "run")])
     for values in ({"nodes": "2\n#"}, {"profile": {"qos": "a\nb"}}, {"profile": {"additional_parameters": {"a\n": 1}}}):
         request = Request.from_dict({"cluster": "slurm", "profile": {}, **values})
-        assert_user_error(lambda request=request: slurm_jobs.sbatch_text(request, [config]), "control character")
+        assert_user_error(lambda request=request: slurm.sbatch_text(request, [config]), "control character")
 
 
 @pytest.mark.parametrize(

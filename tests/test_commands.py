@@ -17,15 +17,17 @@ from typing import Any
 import pytest
 from running import assert_user_error
 
-from harness import files, processes, runs
+from harness import files, processes, run_folder
 from harness.config import RunConfig
-from harness.runs import RunFolder
-from launch import commands, request, settings, states, submission, submit
-from launch.cluster import Profile
-from launch.reporting import gather
-from launch.request import Request
-from launch.settings import parse
-from launch.submission import Attempt, Submission
+from harness.run_folder import RunFolder
+from launch import submit
+from launch.jobs import commands, resources
+from launch.jobs import status as run_status
+from launch.jobs.resources import Profile, Request
+from launch.jobs.status import Attempt, Submission
+from launch.reporting import collect
+from launch.run import settings
+from launch.run.settings import parse
 
 HERE = os.uname().nodename
 SENT = Submission("slurm", "77_1", "/logs", "login", request=Request("slurm", nodes=2).to_dict())
@@ -50,7 +52,7 @@ FINISHED = {"task": "mednli", "model": "m", "seed": 12, "data": "given", "scores
 def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None = None) -> Path:
     """A run folder that was prepared, sent and tried."""
     config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(folder)])
-    runs.prepare(config)
+    run_folder.prepare(config)
     if sent is not None:
         sent.write(folder)
     if attempt is not None:
@@ -59,7 +61,7 @@ def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None =
 
 
 def state_of(folder: Path) -> tuple[str, str]:
-    (found,) = states.read_all([folder])
+    (found,) = run_status.read_all([folder])
     return found.state, found.reason
 
 
@@ -68,14 +70,14 @@ class TestState:
         folder = made(tmp_path / "run", SENT, Attempt("running"))
         scores = {"metric": "accuracy", "loss": 1.0, "examples": 4}
         result = {**FINISHED, "scores": {"dev": {"score": 0.9, **scores}, "test": {"score": 0.8, **scores}}}
-        runs.write_result(RunFolder(folder), result)
-        (found,) = states.read_all([folder])
+        run_folder.write_result(RunFolder(folder), result)
+        (found,) = run_status.read_all([folder])
         assert (found.state, found.figures.dev, found.figures.test) == ("finished", 0.9, 0.8)
 
     def test_somebody_has_the_lock(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run")
         with ExitStack() as stack:
-            runs.hold(RunFolder(folder), stack)
+            run_folder.hold(RunFolder(folder), stack)
             assert state_of(folder) == ("running", f"process {os.getpid()} on {HERE}")
         assert state_of(folder) == ("stopped", "not begun")
 
@@ -112,8 +114,8 @@ class TestFailedStart:
     def said(self, folder: Path) -> tuple[str, str]:
         """By both; also found by both."""
         by_status = state_of(folder)
-        assert states.find([str(folder.parent)]) == [folder]
-        (run,) = gather.find([folder.parent])
+        assert run_status.find([str(folder.parent)]) == [folder]
+        (run,) = collect.find([folder.parent])
         assert (run.folder, run.status, run.reason) == (folder, *by_status)
         return by_status
 
@@ -154,20 +156,26 @@ class TestFailedStart:
         line = ["--task", "mednli", "--model_name_or_path", "other", "--output_dir", str(folder)]
         corrected, _ = parse(line)
         squeue(tmp_path, "echo '77_1|PENDING||Priority'")
-        assert_user_error(lambda: settings.prepare(corrected), "queued, job 77_1, Priority", f"cancel {folder}")
+        assert_user_error(
+            lambda: settings.prepare(corrected, run_status.submitted), "queued, job 77_1, Priority", f"cancel {folder}"
+        )
         squeue(tmp_path, "exit 1")
-        assert_user_error(lambda: settings.prepare(corrected), "queued, job 77_1", "squeue does not answer here")
+        assert_user_error(
+            lambda: settings.prepare(corrected, run_status.submitted), "queued, job 77_1", "squeue does not answer here"
+        )
         squeue(tmp_path, "echo '77_1|FAILED||None'")
-        assert settings.prepare(corrected) is None and submission.read_submission(folder) is None
+        assert settings.prepare(corrected, run_status.submitted) is None and run_status.read_submission(folder) is None
 
     def test_a_queue_of_this_machine_keeps_its_folders(self, tmp_path: Path) -> None:
         me = os.getpid()
         sent = Submission("local", f"{me}_3", "/logs", HERE, processes.start(me))
         folder = made(tmp_path / "run", sent)
         corrected, _ = parse(["--task", "mednli", "--model_name_or_path", "other", "--output_dir", str(folder)])
-        assert_user_error(lambda: settings.prepare(corrected), f"queued, in the queue of process {me}")
+        assert_user_error(
+            lambda: settings.prepare(corrected, run_status.submitted), f"queued, in the queue of process {me}"
+        )
         dataclasses.replace(sent, started="").write(folder)
-        assert settings.prepare(corrected) is None
+        assert settings.prepare(corrected, run_status.submitted) is None
 
 
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
@@ -176,7 +184,7 @@ def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
     (tmp_path / "all/a/seed-1/model").mkdir()
     (tmp_path / "all/a/seed-1/model/config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "all/b/config.json").write_text('{"model_type": "bert"}')
-    found = states.find([str(tmp_path / "all"), str(tmp_path / "all/a")])
+    found = run_status.find([str(tmp_path / "all"), str(tmp_path / "all/a")])
     names = [str(path.relative_to(tmp_path / "all")) for path in found]
     assert names == ["a/seed-1", "b/c/seed-2", "model/seed-5"]  # the last of an encoder that is called so
 
@@ -242,8 +250,9 @@ def test_logs_are_those_of_the_newest_submission(tmp_path: Path, capsys: pytest.
 def test_cancel_asks_the_process_that_has_the_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made(tmp_path / "run")
     holds = (
-        "import sys, signal; from contextlib import ExitStack; from pathlib import Path; from harness import runs\n"
-        "stack = ExitStack(); runs.hold(runs.RunFolder(Path(sys.argv[1])), stack)\n"
+        "import sys, signal; from contextlib import ExitStack\n"
+        "from pathlib import Path; from harness import run_folder\n"
+        "stack = ExitStack(); run_folder.hold(run_folder.RunFolder(Path(sys.argv[1])), stack)\n"
         "print('has it', flush=True); signal.pause()"
     )
     process = subprocess.Popen([sys.executable, "-c", holds, str(folder)], stdout=subprocess.PIPE)
@@ -328,7 +337,7 @@ def test_what_is_no_job_id_reaches_no_command(
     squeue(tmp_path, answer)
     for command in ("cancel", "requeue", "status"):
         submit.main([command, str(folder)])
-    assert not asked.exists() and submission.read_submission(folder) is None
+    assert not asked.exists() and run_status.read_submission(folder) is None
 
 
 @pytest.mark.parametrize(
@@ -353,7 +362,7 @@ def test_a_job_of_another_folder_is_left_alone(
     assert "job 77_1, which its submission.json names, was not submitted for this" in capsys.readouterr().out
     squeue(tmp_path, "exit 1")
     assert submit.main(["cancel", str(folder)]) == 1 and "squeue does not answer" in capsys.readouterr().out
-    assert not asked.exists() and not submission.is_cancelled(folder)
+    assert not asked.exists() and not run_status.is_cancelled(folder)
 
 
 def test_a_run_that_goes_on_here_is_asked_though_it_was_a_job_before(tmp_path: Path) -> None:
@@ -362,7 +371,7 @@ def test_a_run_that_goes_on_here_is_asked_though_it_was_a_job_before(tmp_path: P
     for answer in (f"echo '77_1|FAILED|node3|None|{folder}/submitit/77_submission.sh'", "exit 1"):
         squeue(tmp_path, answer)
         with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
-            runs.hold(RunFolder(folder), stack)
+            run_folder.hold(RunFolder(folder), stack)
             before = signal.signal(signal.SIGTERM, signal.default_int_handler)
             stack.callback(signal.signal, signal.SIGTERM, before)
             submit.main(["cancel", str(folder)])
@@ -374,13 +383,13 @@ def test_a_cancelled_run_is_marked_so_that_its_job_does_not_come_back(tmp_path: 
     squeue(tmp_path, f"echo '77_1|RUNNING|node3|None|{logs}/77_submission.sh'")
     folder = made(tmp_path / "run", dataclasses.replace(SENT, logs=str(logs)), Attempt("running"))
     assert submit.main(["cancel", str(folder)]) == 0
-    assert asked.read_text() == "--signal=USR2 77_1\n" and submission.is_cancelled(folder)
+    assert asked.read_text() == "--signal=USR2 77_1\n" and run_status.is_cancelled(folder)
     asked.unlink()
     squeue(tmp_path, f"echo '77_1|PENDING||Priority|{logs}/.submission_file_1.sh'")
     assert submit.main(["cancel", str(folder)]) == 0
     assert asked.read_text() == "77_1\n"  # nothing to save yet
-    submission.forget(folder)
-    assert not submission.is_cancelled(folder)
+    run_status.forget(folder)
+    assert not run_status.is_cancelled(folder)
 
 
 def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +402,7 @@ def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monk
     made(tmp_path / "all/cancelled", dataclasses.replace(sent, cancelled=True), Attempt("stopped"))
     made(tmp_path / "all/local", Submission("local", "1", "/logs", HERE, "", "", Request("local").to_dict()))
     made(tmp_path / "all/by-hand")
-    runs.write_result(RunFolder(made(tmp_path / "all/finished", sent)), FINISHED)
+    run_folder.write_result(RunFolder(made(tmp_path / "all/finished", sent)), FINISHED)
     started: list[tuple[Request, list[str], str]] = []
 
     def start(where: Request, configs: Sequence[RunConfig]) -> int:
@@ -409,4 +418,4 @@ def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monk
 def test_a_request_survives_its_file() -> None:
     values: dict[str, Any] = json.loads(json.dumps(Request("slurm", profile=Profile(environment=["A"])).to_dict()))
     assert Request.from_dict(values) == Request("slurm", profile=Profile(environment=["A"]))
-    assert request.Request.from_dict(values).profile.time == 240
+    assert resources.Request.from_dict(values).profile.time == 240

@@ -13,9 +13,9 @@ from running import arguments, run
 
 import tasks
 from harness import model
-from harness.compiled import compile_layers, layers
 from harness.config import RunConfig
 from harness.data import collate
+from harness.ds.compile import compile_layers, layers
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import UserError
 from harness.config import RunConfig, batch_plan, check, nearest
+from harness.errors import UserError
 
 VALID = RunConfig(task="t", model_name_or_path="org/encoder")
 unhurried = settings(deadline=None)  # the machine may be busy

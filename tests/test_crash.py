@@ -16,11 +16,18 @@ import pytest
 import torch
 from running import clean_environment, free_port
 
-from harness import UserError
-from harness.config import RunConfig
-from harness.explain import TrainingFailed, explain
-from launch import crash, failures, job, submission
-from launch.train import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED
+from harness.errors import (
+    EXIT_LOST,
+    EXIT_NO_PROGRESS,
+    EXIT_STOPPED,
+    TrainingFailed,
+    UserError,
+    is_final,
+    training_error,
+)
+from launch.jobs import job, requeue
+from launch.jobs import status as run_status
+from launch.run import failures
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,43 +43,43 @@ def failed(restart: int, final: bool = False) -> dict[str, Any]:
 
 @pytest.mark.parametrize("status", [9, 137, 139, 134, 15, 143, EXIT_LOST])
 def test_a_rank_ended_by_a_signal_or_the_loss_of_another_comes_back(status: int) -> None:
-    assert crash.verdict(status, [], 0, "step-0001-000004") == (True, status, "crashed at step-0001-000004")
+    assert requeue.verdict(status, [], 0, "step-0001-000004") == (True, status, "crashed at step-0001-000004")
 
 
 def test_a_run_that_stopped_comes_back() -> None:
-    assert crash.verdict(EXIT_STOPPED, [], 0, "") == (True, EXIT_STOPPED, "stopped before its first checkpoint")
+    assert requeue.verdict(EXIT_STOPPED, [], 0, "") == (True, EXIT_STOPPED, "stopped before its first checkpoint")
 
 
 @pytest.mark.parametrize("status", [1, 2, 126, 127, 255])
 def test_another_status_does_not_come_back(status: int) -> None:
-    assert crash.verdict(status, [], 0, "step-0001-000004")[:2] == (False, status)
+    assert requeue.verdict(status, [], 0, "step-0001-000004")[:2] == (False, status)
 
 
 def test_a_rank_that_failed_by_itself_is_tried_twice_more() -> None:
     why = "rank 1 on node2 failed: list index out of range"
-    assert crash.verdict(137, [failed(0)], 0, "") == (True, 137, why)
-    assert crash.verdict(1, [failed(0), failed(2)], 2, "") == (True, 1, why)
-    assert crash.verdict(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, 1, why)
-    assert crash.verdict(137, [*begun("", "a", "b", "c"), failed(0), failed(1)], 3, "c")[2].startswith("crashed")
+    assert requeue.verdict(137, [failed(0)], 0, "") == (True, 137, why)
+    assert requeue.verdict(1, [failed(0), failed(2)], 2, "") == (True, 1, why)
+    assert requeue.verdict(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, 1, why)
+    assert requeue.verdict(137, [*begun("", "a", "b", "c"), failed(0), failed(1)], 3, "c")[2].startswith("crashed")
 
 
 def test_what_would_fail_again_does_not_come_back_though_others_were_killed() -> None:
-    assert crash.verdict(137, [failed(0, final=True)], 0, "")[0] is False
+    assert requeue.verdict(137, [failed(0, final=True)], 0, "")[0] is False
 
 
 @pytest.mark.parametrize(
     ("error", "final"),
     [
         (UserError("no such file"), True),
-        (explain(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, RunConfig()), True),
-        (explain(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 3, 1e-5, RunConfig()), True),
-        (explain(Exception("Current loss scale already at minimum"), 3, 1e-5, RunConfig()), True),
+        (training_error(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, 32), True),
+        (training_error(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 3, 1e-5, 32), True),
+        (training_error(Exception("Current loss scale already at minimum"), 3, 1e-5, 32), True),
         (TrainingFailed("the disk is full"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
     ],
 )
 def test_runs_are_reproducible_and_so_are_their_failures(error: Exception, final: bool) -> None:
-    assert crash.is_final(error) is final
+    assert is_final(error) is final
 
 
 @pytest.mark.parametrize("status", [137, EXIT_LOST, EXIT_STOPPED])
@@ -81,55 +88,55 @@ class TestWithoutProgress:
 
     def test_after_three_requeues_it_ends(self, status: int) -> None:
         for restart in range(3):
-            assert crash.verdict(status, begun(*["b"] * (restart + 1)), restart, "b")[0] is True
-        again, left_with, why = crash.verdict(status, begun("b", "b", "b", "b"), 3, "b")
+            assert requeue.verdict(status, begun(*["b"] * (restart + 1)), restart, "b")[0] is True
+        again, left_with, why = requeue.verdict(status, begun("b", "b", "b", "b"), 3, "b")
         assert (again, left_with) == (False, EXIT_NO_PROGRESS) and "at b, after 3 requeues without a newer one" in why
 
     def test_before_the_first_checkpoint(self, status: int) -> None:
-        assert crash.verdict(status, begun("", "", ""), 2, "")[0] is True
-        assert crash.verdict(status, begun("", "", "", ""), 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.verdict(status, begun("", "", ""), 2, "")[0] is True
+        assert requeue.verdict(status, begun("", "", "", ""), 3, "")[:2] == (False, EXIT_NO_PROGRESS)
 
     def test_one_that_advances_is_never_ended(self, status: int) -> None:
         names = [f"step-0001-{number:06d}" for number in range(40)]
         for restart, name in enumerate(names[1:]):
-            assert crash.verdict(status, begun(*names[: restart + 1]), restart, name)[0] is True
+            assert requeue.verdict(status, begun(*names[: restart + 1]), restart, name)[0] is True
 
     def test_starts_that_ended_before_they_could_be_noted_count(self, status: int) -> None:
-        assert crash.verdict(status, [], 2, "")[0] is True
-        assert crash.verdict(status, [], 3, "")[:2] == (False, EXIT_NO_PROGRESS)
-        assert crash.verdict(status, begun("a", "b"), 3, "b")[0] is True
-        assert crash.verdict(status, begun("a", "b"), 4, "b")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.verdict(status, [], 2, "")[0] is True
+        assert requeue.verdict(status, [], 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.verdict(status, begun("a", "b"), 3, "b")[0] is True
+        assert requeue.verdict(status, begun("a", "b"), 4, "b")[:2] == (False, EXIT_NO_PROGRESS)
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_highest_numbers(tmp_path: Path) -> None:
-    assert crash.newest_checkpoint(tmp_path) == ""
+    assert requeue.newest_checkpoint(tmp_path) == ""
     for name in ("step-9999-000001", "step-10000-000001", "step-10000-1000000", "step-10000-999999"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    assert crash.newest_checkpoint(tmp_path) == "step-10000-1000000"
+    assert requeue.newest_checkpoint(tmp_path) == "step-10000-1000000"
 
 
 class TestAttempts:
     @pytest.fixture(autouse=True)
     def file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv(crash.ATTEMPTS, str(tmp_path / "attempts"))
+        monkeypatch.setenv(requeue.ATTEMPTS, str(tmp_path / "attempts"))
         return tmp_path / "attempts"
 
     def test_torn_and_foreign_lines_are_skipped(self, file: Path, tmp_path: Path) -> None:
-        with crash.noted(tmp_path):
+        with requeue.noted(tmp_path):
             pass
         nested = b"[" * 100_000
         for torn in (b'{"failed": 1, "by": "ra', b"\xff\x00", b"[1, 2]", b'{"failed": "0"}', b'{"began": 3}', nested):
             with open(file, "ab") as lines:
                 lines.write(torn)
-            with pytest.raises(ZeroDivisionError), crash.noted(tmp_path):
+            with pytest.raises(ZeroDivisionError), requeue.noted(tmp_path):
                 1 / 0  # noqa: B018
-        records = crash._records()
+        records = requeue._records()
         assert [next(iter(record)) for record in records] == ["began", *["began", "failed"] * 6]
 
     def test_none_and_a_folder_in_its_place(self, file: Path) -> None:
-        assert crash._records() == []
+        assert requeue._records() == []
         file.mkdir()
-        assert crash._records() == []
+        assert requeue._records() == []
 
     def test_a_rank_asks_before_it_hands_over(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -137,10 +144,10 @@ class TestAttempts:
         """The requeue by submitit's own handler, which knows nothing of checkpoints."""
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
         monkeypatch.setattr(job.shutil, "which", lambda name: name)
-        monkeypatch.setattr(crash, "job_state", lambda: "TIMEOUT")
+        monkeypatch.setattr(requeue, "job_state", lambda: "TIMEOUT")
         for restart in range(4):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
-            with crash.noted(tmp_path):
+            with requeue.noted(tmp_path):
                 pass
             if restart < 3:
                 assert job._hand_over(tmp_path) == {"status": "stopped"}
@@ -148,7 +155,7 @@ class TestAttempts:
             job._hand_over(tmp_path)
         assert end.value.code == EXIT_NO_PROGRESS
         assert "requeued 3 times without a newer checkpoint" in capsys.readouterr().err
-        attempt = submission.read_attempt(tmp_path)
+        attempt = run_status.read_attempt(tmp_path)
         assert attempt is not None and attempt.state == "failed" and "without a newer checkpoint" in attempt.reason
         (tmp_path / "checkpoints" / "step-0001-000002").mkdir(parents=True)
         assert job._hand_over(tmp_path) == {"status": "stopped"}
@@ -162,7 +169,7 @@ class TestReason:
         begun = {}
         for rank in sorted(errors):
             monkeypatch.setenv("RANK", str(rank))
-            begun[rank] = submission.recorded(folder)
+            begun[rank] = run_status.recorded(folder)
             begun[rank].__enter__()
         for rank, (error, silent) in errors.items():
             monkeypatch.setenv("RANK", str(rank))
@@ -172,26 +179,26 @@ class TestReason:
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_of_two_ranks(self, order: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        memory = explain(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, RunConfig())
+        memory = training_error(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, 32)
         assert memory is not None
         errors = {0: (RuntimeError("Connection closed by peer"), "train.log"), 1: (memory, "")}
         self.fail(tmp_path, {rank: errors[rank] for rank in order}, monkeypatch)
-        attempt = submission.read_attempt(tmp_path)
+        attempt = run_status.read_attempt(tmp_path)
         assert attempt is not None and attempt.final and attempt.reason.startswith("out of memory at step 3")
 
     def test_before_the_ranks_know_each_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fail(tmp_path, {rank: (RuntimeError(f"of rank {rank}"), None) for rank in (0, 1)}, monkeypatch)
-        attempt = submission.read_attempt(tmp_path)
+        attempt = run_status.read_attempt(tmp_path)
         assert attempt is not None and not attempt.final and attempt.reason == "RuntimeError: of rank 0"
 
 
 def test_newest_checkpoint_is_found_by_number(tmp_path: Path) -> None:
     """After 9,999 epochs a run that goes on would otherwise be taken for one that stays at the same place."""
-    assert crash.newest_checkpoint(tmp_path) == ""
+    assert requeue.newest_checkpoint(tmp_path) == ""
     names = ["step-9998-999999", "step-9999-000000", "step-10000-000000", "step-10000-999999", "step-10000-1000000"]
     for name in names:
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
-        assert crash.newest_checkpoint(tmp_path) == name
+        assert requeue.newest_checkpoint(tmp_path) == name
 
 
 RANK = """
@@ -199,11 +206,12 @@ import os, sys, time
 from pathlib import Path
 import torch, torch.distributed as dist
 from harness import distributed
-from launch import crash, failures
+from launch.jobs import requeue
+from launch.run import failures
 distributed.init(no_cuda=True)
 print("here", flush=True)
 try:
-    with crash.noted(Path("run")):
+    with requeue.noted(Path("run")):
         if os.environ["RANK"] == "1":
             sys.argv[1] == "raise" and 1 / 0
             time.sleep(600)
@@ -220,7 +228,7 @@ def test_the_other_rank_ends_in_one_line(end: str, statuses: tuple[int, int], tm
     ranks = []
     for rank in ("0", "1"):
         env = {"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-               crash.ATTEMPTS: str(tmp_path / "attempts"), "PYTHONPATH": str(ROOT)}  # fmt: skip
+               requeue.ATTEMPTS: str(tmp_path / "attempts"), "PYTHONPATH": str(ROOT)}  # fmt: skip
         whole, command = {**clean_environment(), **env}, [sys.executable, "-c", RANK, end]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         ranks.append(subprocess.Popen(command, env=whole, cwd=tmp_path, text=True, **pipes))  # type: ignore[call-overload]

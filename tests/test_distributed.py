@@ -13,7 +13,8 @@ import pytest
 import torch.distributed as dist
 from running import free_port, start_processes
 
-from harness import UserError, distributed, rendezvous
+from harness import distributed, rendezvous
+from harness.errors import UserError
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
 SHELL = {**SRUN, "SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_PTY_PORT": "40001"}

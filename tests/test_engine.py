@@ -16,10 +16,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.peers.original_adam import OriginalAdamW
-from harness import UserError, config, distributed, ds_config, engine, explain, masters, model
+from harness import config, distributed, errors, model
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
-from harness.explain import TrainingFailed
+from harness.ds import config as ds_config
+from harness.ds import engine, optimizer_state
+from harness.errors import TrainingFailed, UserError
+from harness.loop import check_loss
 from harness.task import Batch, Prediction
 
 STEPS = 6
@@ -358,7 +361,7 @@ class TestTraining:
         """Weights and moments are twelve bytes a parameter: a copy would be the run's peak of memory."""
         running = start(world, settings(name))
         running.micro_step(batches()[0], 1 / 8)
-        _, tensors = masters.read_all(running.inner, keep=True)
+        _, tensors = optimizer_state.read_all(running.inner, keep=True)
         for weight_name, weight in running.module.named_parameters():
             state = running.inner.optimizer.state[weight]
             for kind, tensor in (
@@ -435,10 +438,10 @@ class TestOverflow:
         run = settings(self.half(tmp_path, stage, 2))
         running = start(world, run, CrossEntropy(times=1e12))
         before = copied(running)
-        with pytest.raises(Exception, match=explain.SCALE_AT_MINIMUM) as caught:
+        with pytest.raises(Exception, match=errors.SCALE_AT_MINIMUM) as caught:
             for _ in range(engine.MOST_SKIPPED + 1):
                 running.micro_step(batches()[0], 1 / 8)
-        failure = explain.explain(caught.value, 3, 1e-3, run)
+        failure = errors.training_error(caught.value, 3, 1e-3, run.per_gpu_train_batch_size)
         assert isinstance(failure, TrainingFailed)
         for part_of_it in ("step 3", "learning rate 1.00e-03", "--precision bf16", "checkpoint is kept"):
             assert part_of_it in str(failure)
@@ -457,7 +460,7 @@ class TestOverflow:
     def test_another_floor(self, world: World, tmp_path: Path, stage: int, scale: dict[str, int]) -> None:
         """A run must not go on for ever without a step, where the floor is not 1 or the scale is fixed."""
         running = start(world, settings(self.half(tmp_path, stage, 3, **scale)), CrossEntropy(times=1e12))
-        with pytest.raises(Exception, match=explain.SCALE_AT_MINIMUM):
+        with pytest.raises(Exception, match=errors.SCALE_AT_MINIMUM):
             for _ in range(engine.MOST_SKIPPED + 1):
                 running.micro_step(batches()[0], 1 / 8)
         running.close()
@@ -473,9 +476,9 @@ class TestOverflow:
 class TestFailures:
     @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
     def test_loss_that_is_no_number(self, world: World, loss: float) -> None:
-        explain.check_loss(1.0, 7, 2e-5, world)
+        check_loss(1.0, 7, 2e-5, world)
         with pytest.raises(TrainingFailed, match=r"step 7, learning rate 2\.00e-05.*--learning_rate.*is kept"):
-            explain.check_loss(loss, 7, 2e-5, world)
+            check_loss(loss, 7, 2e-5, world)
 
     @pytest.mark.parametrize(
         "error",
@@ -485,14 +488,14 @@ class TestFailures:
         ],
     )
     def test_out_of_memory(self, error: Exception) -> None:
-        failure = explain.explain(error, 4, 3e-5, settings())
+        failure = errors.training_error(error, 4, 3e-5, settings().per_gpu_train_batch_size)
         assert failure is not None and "\n" not in str(failure)
         for part_of_it in ("step 4", "3.00e-05", "--per_gpu_train_batch_size 8", "--gradient_accumulation_steps"):
             assert part_of_it in str(failure)
 
     @pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("x"), ValueError("")])
     def test_other_errors_stay(self, error: Exception) -> None:
-        assert explain.explain(error, 4, 3e-5, settings()) is None
+        assert errors.training_error(error, 4, 3e-5, 8) is None
 
 
 class TestSettings:

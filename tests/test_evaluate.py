@@ -16,7 +16,7 @@ from harness.config import RunConfig
 from harness.data import collate
 from harness.distributed import World
 from harness.evaluate import Split
-from harness.runs import RunFolder
+from harness.run_folder import RunFolder
 from harness.task import Batch, Encoded, Task
 
 FOUR = ("medsts", "bc5cdr_disease", "mednli", "hoc")  # one of each family

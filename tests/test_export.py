@@ -19,9 +19,10 @@ from transformers import (
 )
 
 import tasks
-from harness import UserError, export, files, model
+from harness import export, files, model
 from harness.config import RunConfig
-from harness.fine_tuned import HEAD_FILE
+from harness.errors import UserError
+from harness.model_folder import HEAD_FILE
 from harness.task import Batch
 
 LABELS = ("contradiction", "entailment", "neutral")

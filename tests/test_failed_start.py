@@ -12,8 +12,9 @@ from encoders import tiny_encoder
 from running import arguments
 
 import tasks
-from launch import states, train
-from launch.reporting import gather
+from launch import train
+from launch.jobs import status
+from launch.reporting import collect
 
 
 @pytest.fixture
@@ -49,8 +50,8 @@ def test_the_corrected_command_trains(
     model, more = spoilt(stage, tmp_path, data, tiny_bert)
     assert train.main(arguments("biosses", model, folder, "--max_steps", "2", *more)) == 2
     said = capsys.readouterr().err.removeprefix("error: ").splitlines()[0]
-    (state,) = states.read_all(states.find([str(folder.parent)]))
-    (run,) = gather.find([folder.parent])
+    (state,) = status.read_all(status.find([str(folder.parent)]))
+    (run,) = collect.find([folder.parent])
     assert (state.state, state.reason) == (run.status, run.reason) == ("failed", said)
     wandb = sorted((folder / "wandb").glob("*/*.wandb"))
     assert bool(wandb) == (stage == "the weights")
@@ -60,7 +61,7 @@ def test_the_corrected_command_trains(
     assert json.loads((folder / "result.json").read_text())["steps"] == 2
     assert f"The run failed: {said}" in (folder / "train.log").read_text()  # nothing is lost
     assert sorted((folder / "wandb").glob("*/*.wandb")) == wandb
-    assert gather.read(folder).status == "finished"
+    assert collect.read(folder).status == "finished"
 
 
 def test_a_mended_task_file(tiny_bert: Path, tmp_path: Path) -> None:

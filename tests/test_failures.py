@@ -13,13 +13,11 @@ from typing import Any
 import pytest
 from running import arguments, clean_environment
 
-from harness import UserError, distributed, rendezvous
-from harness.explain import TrainingFailed
-from harness.preemption import Stopped
-from harness.runs import RunFolder
-from launch import failures
-from launch.failures import FirstFailure
-from launch.train import EXIT_LOST
+from harness import distributed, rendezvous
+from harness.errors import EXIT_LOST, Stopped, TrainingFailed, UserError
+from harness.run_folder import RunFolder
+from launch.run import failures
+from launch.run.failures import FirstFailure
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent

@@ -22,7 +22,7 @@ from running import arguments, cut, run
 from safetensors.torch import save
 
 import tasks
-from harness import data, features
+from harness import data, token_cache
 from harness.task import Encoded, Example
 
 FAMILIES = ("mednli", "chemprot", "hoc", "biosses", "bc5cdr_disease")
@@ -31,7 +31,7 @@ FAMILIES = ("mednli", "chemprot", "hoc", "biosses", "bc5cdr_disease")
 def sample(task: str) -> list[Example]:
     """Enough examples to be worth a file."""
     rows = tasks.get(task).read(tasks.sample_dir(task), "train")
-    return (rows * (features.WORTH // len(rows) + 1))[: features.WORTH]
+    return (rows * (token_cache.WORTH // len(rows) + 1))[: token_cache.WORTH]
 
 
 def counted(task: str) -> tuple[Callable[..., Encoded], list[int]]:
@@ -59,7 +59,7 @@ def _counting(rows: Sequence[Example], tokenizer: Any, length: int, inner: Any, 
 def test_what_comes_back_is_what_was_made(task: str, tmp_path: Path) -> None:
     make, calls = counted(task)
     rows, tokenizer = sample(task), tokenizer_for("bert")
-    first, again = (features.encode(make, rows, tokenizer, 32, tmp_path) for _ in range(2))
+    first, again = (token_cache.encode(make, rows, tokenizer, 32, tmp_path) for _ in range(2))
     assert calls == [len(rows)]
     for name in ("input_ids", "token_type_ids", "labels", "positions", "words"):
         made, kept = getattr(first, name), getattr(again, name)
@@ -95,13 +95,13 @@ def test_nothing_stale_is_read(tmp_path: Path) -> None:
         ([*rows, rows[0]], tokenizer, 32),
     ]
     for number, kind in enumerate(kinds, 1):
-        features.encode(make, *kind, tmp_path)
+        token_cache.encode(make, *kind, tmp_path)
         assert len(calls) == number
     for kind in kinds:
-        features.encode(make, *kind, tmp_path)
+        token_cache.encode(make, *kind, tmp_path)
     assert len(calls) == len(kinds)
     other, calls = counted("chemprot")
-    assert features.encode(other, sample("chemprot"), tokenizer, 32, tmp_path).labels and len(calls) == 1
+    assert token_cache.encode(other, sample("chemprot"), tokenizer, 32, tmp_path).labels and len(calls) == 1
 
 
 FAMILY = "from made_up.inner import encode\n\n\ndef features(rows, tokenizer, length):\n    return encode(rows)\n"
@@ -128,7 +128,9 @@ def test_code_that_is_called_by_the_familys_counts(tmp_path: Path, monkeypatch: 
         shutil.rmtree(package / "__pycache__", ignore_errors=True)  # goes by size and second
         make = importlib.import_module("made_up.family").features
         for _ in range(2):
-            assert features.encode(make, rows, tokenizer_for("bert"), 32, tmp_path / "kept").input_ids[0] == [expected]
+            assert token_cache.encode(make, rows, tokenizer_for("bert"), 32, tmp_path / "kept").input_ids[0] == [
+                expected
+            ]
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
@@ -136,14 +138,14 @@ def test_code_that_is_called_by_the_familys_counts(tmp_path: Path, monkeypatch: 
 def test_versions_count(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, calls = counted("mednli")
     rows, tokenizer = sample("mednli"), tokenizer_for("bert")
-    features.encode(make, rows, tokenizer, 32, tmp_path)
+    token_cache.encode(make, rows, tokenizer, 32, tmp_path)
     if package == "transformers":
-        monkeypatch.setattr(features.metadata, "version", lambda name: "99.0" if name == "transformers" else "0")
+        monkeypatch.setattr(token_cache.metadata, "version", lambda name: "99.0" if name == "transformers" else "0")
     elif package == "python":
         monkeypatch.setattr(sys, "version", "4.0")
     else:
-        monkeypatch.setattr(features.tokenizers, "__version__", "99.0")
-    features.encode(make, rows, tokenizer, 32, tmp_path)
+        monkeypatch.setattr(token_cache.tokenizers, "__version__", "99.0")
+    token_cache.encode(make, rows, tokenizer, 32, tmp_path)
     assert len(calls) == 2
 
 
@@ -155,7 +157,7 @@ def test_a_tokenizers_own_code_and_settings_count(tmp_path: Path) -> None:
     derived = tokenizer_for("bert")
     derived.__class__ = type("Derived", (type(derived),), {"__module__": __name__})
     for number, tokenizer in enumerate((tokenizer_for("bert"), other, derived), 1):
-        features.encode(make, rows, tokenizer, 32, tmp_path)
+        token_cache.encode(make, rows, tokenizer, 32, tmp_path)
         assert len(calls) == number
 
 
@@ -190,14 +192,14 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 def test_a_damaged_file_is_made_anew(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, calls = counted("mednli")
     rows, tokenizer = sample("mednli"), tokenizer_for("bert")
-    whole = features.encode(make, rows, tokenizer, 32, tmp_path)
+    whole = token_cache.encode(make, rows, tokenizer, 32, tmp_path)
     (file,) = tmp_path.iterdir()
     content = file.read_bytes()
     damaged = DAMAGE[kind](content)
     assert damaged != content
     file.write_bytes(damaged)
     for _ in range(2):
-        again = features.encode(make, rows, tokenizer, 32, tmp_path)
+        again = token_cache.encode(make, rows, tokenizer, 32, tmp_path)
         assert len(calls) == 2
         assert [np.asarray(row).tolist() for row in again.input_ids] == whole.input_ids and again.labels == whole.labels
     assert file.read_bytes() == content and caplog.text.count("made anew") == 1
@@ -206,18 +208,18 @@ def test_a_damaged_file_is_made_anew(kind: str, tmp_path: Path, caplog: pytest.L
 def test_files_of_the_same_name_with_fewer_rows_and_things_that_are_no_files(tmp_path: Path) -> None:
     make, calls = counted("mednli")
     rows, tokenizer = sample("mednli"), tokenizer_for("bert")
-    features.encode(make, [*rows, rows[0]], tokenizer, 32, tmp_path)
+    token_cache.encode(make, [*rows, rows[0]], tokenizer, 32, tmp_path)
     (longer,) = tmp_path.iterdir()
-    features.encode(make, rows, tokenizer, 32, tmp_path)
+    token_cache.encode(make, rows, tokenizer, 32, tmp_path)
     (file,) = (path for path in tmp_path.iterdir() if path != longer)
     file.write_bytes(longer.read_bytes())
-    assert len(features.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows) and len(calls) == 3
+    assert len(token_cache.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows) and len(calls) == 3
     target = tmp_path / "target"
     target.write_text("somebody's")
     for put in (os.mkfifo, lambda place: place.symlink_to(target), lambda place: place.mkdir()):
         file.unlink()
         put(file)
-        assert len(features.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows)
+        assert len(token_cache.encode(make, rows, tokenizer, 32, tmp_path)) == len(rows)
     assert target.read_text() == "somebody's"
 
 
@@ -227,7 +229,9 @@ def test_several_at_once(tmp_path: Path) -> None:
     expected = make(rows, tokenizer_for("bert"), 32)
     with ThreadPoolExecutor(4) as pool:
         found = list(
-            pool.map(lambda _: features.encode(make, rows, tokenizer_for("bert"), 32, tmp_path), range(8), timeout=120)
+            pool.map(
+                lambda _: token_cache.encode(make, rows, tokenizer_for("bert"), 32, tmp_path), range(8), timeout=120
+            )
         )
     assert all([list(row) for row in each.positions or []] == expected.positions for each in found)
     assert len(list(tmp_path.iterdir())) == 1
@@ -235,9 +239,9 @@ def test_several_at_once(tmp_path: Path) -> None:
 
 def test_for_the_owner_only_and_nothing_for_a_few(tmp_path: Path) -> None:
     make, rows, tokenizer = tasks.get("hoc").features, sample("hoc"), tokenizer_for("bert")
-    features.encode(make, rows[:-1], tokenizer, 32, tmp_path / "kept")
+    token_cache.encode(make, rows[:-1], tokenizer, 32, tmp_path / "kept")
     assert not (tmp_path / "kept").exists()
-    features.encode(make, rows, tokenizer, 32, tmp_path / "kept")
+    token_cache.encode(make, rows, tokenizer, 32, tmp_path / "kept")
     assert stat.S_IMODE((tmp_path / "kept").stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "kept").iterdir()} == {0o600}
 
@@ -245,24 +249,24 @@ def test_for_the_owner_only_and_nothing_for_a_few(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make, rows, tokenizer = tasks.get("hoc").features, sample("hoc"), tokenizer_for("bert")
     (tmp_path / "file").write_text("x")
-    encoded = features.encode(make, rows, tokenizer, 32, tmp_path / "file" / "kept")
+    encoded = token_cache.encode(make, rows, tokenizer, 32, tmp_path / "file" / "kept")
     assert len(encoded) == len(rows) and "--feature_cache names another folder" in caplog.text
 
 
 def test_where_it_is(tmp_path: Path) -> None:
-    assert features.place(tmp_path, None) == tmp_path / ".features"
-    assert features.place(tmp_path, "/elsewhere") == Path("/elsewhere")
-    assert features.place(tmp_path, "none") is None
-    assert features.place(tmp_path / "nowhere", None) is None
+    assert token_cache.place(tmp_path, None) == tmp_path / ".features"
+    assert token_cache.place(tmp_path, "/elsewhere") == Path("/elsewhere")
+    assert token_cache.place(tmp_path, "none") is None
+    assert token_cache.place(tmp_path / "nowhere", None) is None
     os.chmod(tmp_path, 0o500)
-    assert features.place(tmp_path, None) is None
+    assert token_cache.place(tmp_path, None) is None
     os.chmod(tmp_path, 0o700)
 
 
 def test_a_run_from_the_cache_has_the_same_scores(
     tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "WORTH", 1)
+    monkeypatch.setattr(token_cache, "WORTH", 1)
     folder, results = cut("bc5cdr_disease", tmp_path / "data", 30), []
     for name, cache in (("without", "none"), ("first", tmp_path / "kept"), ("second", tmp_path / "kept")):
         more = ("--data_dir", str(folder), "--max_steps", "4", "--feature_cache", str(cache))

@@ -12,9 +12,9 @@ from own_files import write
 from running import arguments, assert_user_error, cut, run
 
 import tasks
-from harness.fine_tuned import HEAD_FILE
-from launch import settings
-from launch.reporting import gather
+from harness.model_folder import HEAD_FILE
+from launch.reporting import collect
+from launch.run import settings
 
 if TYPE_CHECKING:
     from finished_runs import Finished
@@ -56,9 +56,9 @@ def test_on_other_data_by_the_run_folder(ten_runs: dict[str, Finished], tmp_path
     result = scored("mednli", finished.folder, tmp_path / "run", *other)
     assert result["model"] == str(finished.folder / "model") and result["scores"]["test"]["examples"] == 60
     assert scored("mednli", finished.folder, tmp_path / "run", *other) == result
-    found = gather.read(tmp_path / "run")
+    found = collect.read(tmp_path / "run")
     assert found.status == "finished" and found.is_counted and "trained=False" in found.variant
-    assert gather.command(found).count("--do_eval --do_predict") == 1
+    assert collect.command(found).count("--do_eval --do_predict") == 1
     argv = ["--task", "mednli", "--model_name_or_path", str(finished.folder), "--output_dir", str(tmp_path / "run")]
     assert_user_error(lambda: run([*argv, *other]), "holds another run", "trained is False")
 

@@ -18,9 +18,11 @@ import torch
 from encoders import tiny_encoder
 from running import arguments, cut, refused, run, start_processes
 
-from harness import distributed, ds_config, runs
-from harness.runs import RunFolder
-from launch import assembly, inputs, settings, submit, train
+from harness import distributed, fingerprint, run_folder
+from harness.ds import config as ds_config
+from harness.run_folder import RunFolder
+from launch import submit, train
+from launch.run import inputs, settings, setup
 
 PRECISION = ("--precision", "auto")
 
@@ -235,9 +237,9 @@ class TestWhatIsSaidAndRecorded:
         values = json.loads(begun.ds.read_text())
         values["zero_optimization"]["stage"] = 1
         begun.ds.write_text(json.dumps(values))
-        versions = runs.versions() | {"transformers": "99.0"}
-        monkeypatch.setattr(runs, "versions", lambda: versions)
-        monkeypatch.setattr(runs, "commit", lambda: "f" * 40)
+        versions = fingerprint.versions() | {"transformers": "99.0"}
+        monkeypatch.setattr(fingerprint, "versions", lambda: versions)
+        monkeypatch.setattr(fingerprint, "commit", lambda: "f" * 40)
         threads = torch.get_num_threads()
         torch.set_num_threads(threads + 1)
         try:
@@ -269,7 +271,7 @@ class TestWhatIsSaidAndRecorded:
         assert record["schema"] == 1 and record["changes"] == [] and record["precision"] == "fp32"
         assert record["data"].keys() == {"train", "dev", "test"}
         assert record["weights"].keys() == {"config.json", "model.safetensors"}
-        assert "tokenizer.json" in record["tokenizer"] and record["commit"] == runs.commit()
+        assert "tokenizer.json" in record["tokenizer"] and record["commit"] == fingerprint.commit()
         assert str(made.root) not in made.folder.fingerprint.read_text()  # content has no place
 
     def test_definition_of_a_custom_task(
@@ -441,8 +443,8 @@ class TestDecidedByRank0:
         config = replace(settings.parse(begun.line())[0], no_cuda=True)
         world = distributed.init(no_cuda=True)
         with ExitStack() as stack:
-            runs.hold(begun.folder, stack)
-            parts = assembly.build(config, world, begun.folder)
+            run_folder.hold(begun.folder, stack)
+            parts = setup.build(config, world, begun.folder)
             assert parts.trains
             begun.folder.result.write_text("{}")  # as another rank may see it earlier
             assert parts.trains

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from harness import UserError, flags, synonyms
+from harness import flags, synonyms
 from harness.config import RunConfig
+from harness.errors import UserError
 
 RECIPE = {"learning_rate": 1e-3, "num_train_epochs": 9, "seed": 7, "model_name_or_path": "from-recipe"}
 # The flags of the scripts of 2020, with the values that their shell scripts gave.

@@ -8,7 +8,7 @@ import pytest
 import torch
 from running import arguments, run
 
-from harness.ds_config import CONFIGS
+from harness.ds.config import CONFIGS
 
 pytestmark = [
     pytest.mark.gpu,

@@ -23,11 +23,12 @@ from running import arguments, refused
 from harness import logs, records, terminal
 from harness.config import RunConfig
 from harness.logs import Console
-from harness.metrics_file import MetricsFile
 from harness.terminal import visible
-from launch import report, score, states, submission, submit, train
-from launch.reporting import formats
-from launch.submission import Attempt, Submission
+from harness.tracking import MetricsFile
+from launch import report, score, submit, train
+from launch.jobs import status as run_status
+from launch.jobs.status import Attempt, Submission
+from launch.reporting import tables
 
 QUICK, BIG = 20, 300
 BASES = ("mednli", "hoc", "biosses", "bc5cdr_disease")  # one of each family
@@ -180,13 +181,13 @@ def test_a_finished_run_with_a_damaged_result_is_refused_in_one_line(
     words = ["--task", "mednli", "--model_name_or_path", "encoder-a", "--output_dir", str(folder)]
     config, _ = train_settings(words)
     with pytest.raises(Exception, match=r"result\.json:1: not a run's result \(scores\.test"):
-        from launch import settings
+        from launch.run import settings
 
         settings.prepare(config)
 
 
 def train_settings(words: list[str]) -> Any:
-    from launch import settings
+    from launch.run import settings
 
     return settings.parse(words)
 
@@ -281,11 +282,11 @@ NUMBERS = ("-0.12", "+3", "-1e-05", "0.5", "-0.1 0.2 -3", "")
 class TestSpreadsheets:
     @pytest.mark.parametrize("cell", FORMULAS)
     def test_formulas_are_text(self, cell: str) -> None:
-        assert formats._no_formula(cell) == f"'{cell}"
+        assert tables._no_formula(cell) == f"'{cell}"
 
     @pytest.mark.parametrize("cell", [*NUMBERS, "encoder-a", "a=b", "model [x=-1]"])
     def test_others_stay(self, cell: str) -> None:
-        assert formats._no_formula(cell) == cell
+        assert tables._no_formula(cell) == cell
 
     def test_in_the_leaderboard(self, tmp_path: Path) -> None:
         for number, model in enumerate(name for name in FORMULAS[:7] if name[0] != "-"):
@@ -336,7 +337,8 @@ def test_files_of_settings(flag: str, kind: str, tmp_path: Path, capsys: pytest.
         words += ["--model", "m"] if flag == "--suite" else ["--task", "mednli", "--cluster", "local"]
         error = told(submit.main, capsys, *words)
     elif flag == "--ds_config":
-        from harness import UserError, ds_config
+        from harness.ds import config as ds_config
+        from harness.errors import UserError
 
         with pytest.raises(UserError) as caught:
             ds_config.read(str(path))
@@ -401,7 +403,7 @@ class TestFigures:
         before = peak(reset=True)
         metrics = MetricsFile(path, 900_000)
         assert metrics.last_epoch == 899_999 and metrics.count() == 900_001
-        assert states.figures(tmp_path).step == 900_000
+        assert run_status.figures(tmp_path).step == 900_000
         assert peak() - before < 50e6
 
 
@@ -417,13 +419,13 @@ def peak(reset: bool = False) -> float:
 def test_damaged_submission_is_as_if_there_were_none(tmp_path: Path) -> None:
     """For those who only ask whether one still has the run; status names the damage."""
     folder = submitted(tmp_path / "a", "mednli", "m")
-    assert submission.read_submission(folder) is not None and submission.fault(folder) == ""
+    assert run_status.read_submission(folder) is not None and run_status.fault(folder) == ""
     for value in ("--user=root", "", "1;2", "12a", ["1"], 12, None, "1\n2"):
         values = json.loads((folder / "submission.json").read_text())
         (folder / "submission.json").write_text(json.dumps(values | {"job": value}))
-        assert submission.read_submission(folder) is None and "submission.json: job" in submission.fault(folder)
+        assert run_status.read_submission(folder) is None and "submission.json: job" in run_status.fault(folder)
     shutil.rmtree(folder)
-    assert submission.fault(folder) == ""
+    assert run_status.fault(folder) == ""
 
 
 def test_a_features_folder_that_is_a_file(tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -432,7 +434,7 @@ def test_a_features_folder_that_is_a_file(tiny_bert: Path, tmp_path: Path, capsy
     data = cut("mednli", tmp_path / "data", 20)
     (data / ".features").write_text("x")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.features.WORTH", 1)
+        patch.setattr("harness.token_cache.WORTH", 1)
         run(arguments("mednli", tiny_bert, tmp_path / "run", "--data_dir", str(data), "--max_steps", "1"))
     said = [line for line in capsys.readouterr().out.splitlines() if ".features" in line]
     assert len(said) == 1 or (len(said) == 3 and len(set(said)) == 1), said

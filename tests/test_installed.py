@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from running import arguments, clean_environment
 
-from launch.snapshot import PACKAGES
+from launch.jobs.slurm import PACKAGES
 
 ROOT = Path(__file__).resolve().parent.parent
 VERSION = "v" + tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -86,7 +86,7 @@ def test_the_commands_in_another_folder(installed: Installed, tiny_bert: Path) -
         assert (result["data"], result["steps"], result["commit"]) == ("sample", 2, VERSION), said
     (code,) = (installed.place / "runs" / "two" / "code").iterdir()
     assert (code / "ds_configs" / "fp32.json").is_file() and (code / "COMMIT").read_text() == VERSION
-    assert "launch/worker.py" in {str(path.relative_to(code)) for path in code.rglob("*.py")}
+    assert "launch/jobs/local.py" in {str(path.relative_to(code)) for path in code.rglob("*.py")}
 
     test = "runs/one/predictions/test.tsv"
     score = json.loads(installed.run("blue-score", "--task", "mednli", "--predictions", test))

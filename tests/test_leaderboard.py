@@ -13,7 +13,8 @@ from made_up_runs import made_up
 
 import tasks
 from launch import report
-from launch.reporting import formats, gather, leaderboard
+from launch.reporting import collect, leaderboard
+from launch.reporting import tables as report_tables
 from launch.reporting.leaderboard import Leaderboard
 
 SCORES = {  # test scores of two seeds; the means are 0.82, 0.84, ... 1.00, each with a deviation of 0.01 * sqrt(2)
@@ -28,7 +29,7 @@ def ten(root: Path, model: str = "encoder-a", lower: float = 0.0, **more: Any) -
 
 
 def board(root: Path) -> Leaderboard:
-    return leaderboard.build(gather.find([root]))
+    return leaderboard.build(collect.find([root]))
 
 
 def only(root: Path, label: str = "encoder-a") -> leaderboard.Row:
@@ -39,8 +40,8 @@ class TestNumbers:
     def test_mean_deviation_and_total(self, tmp_path: Path) -> None:
         ten(tmp_path)
         row = only(tmp_path)
-        assert formats.cell(row.cells["medsts"].mean, row.cells["medsts"].std) == "82.0 (1.4)"
-        assert formats.cell(row.cells["mednli"].mean, row.cells["mednli"].std) == "100.0 (1.4)"
+        assert report_tables.cell(row.cells["medsts"].mean, row.cells["medsts"].std) == "82.0 (1.4)"
+        assert report_tables.cell(row.cells["mednli"].mean, row.cells["mednli"].std) == "100.0 (1.4)"
         assert row.cells["ddi2013"].mean == pytest.approx(0.92) and len(row.cells["ddi2013"].runs) == 2
         assert row.total is not None  # of the seeds' own totals 0.90 and 0.92
         assert row.total.mean == pytest.approx(0.91) and row.total.std == pytest.approx(0.01 * 2**0.5)
@@ -72,7 +73,7 @@ class TestNumbers:
 
         ten(tmp_path)
         console = Console(width=110, record=True, file=open(os.devnull, "w"))
-        console.print(formats.terminal(board(tmp_path), console.width))
+        console.print(report_tables.terminal(board(tmp_path), console.width))
         lines = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines()]
         assert next(line for line in lines if "MedNLI" in line)[1:3] == ["MedNLI", "100.0 (1.4) t"]
 
@@ -89,7 +90,7 @@ class TestNothingIsAveragedOverSilently:
         for task in list(tasks.TASKS)[:9]:
             made_up(tmp_path / task, task, score=0.8, rows=4)
         assert only(tmp_path).total is None
-        assert "encoder-a: no total without MedNLI" in formats.notes(board(tmp_path))
+        assert "encoder-a: no total without MedNLI" in report_tables.notes(board(tmp_path))
 
     def test_a_missing_seed_is_marked(self, tmp_path: Path) -> None:
         ten(tmp_path)
@@ -97,7 +98,7 @@ class TestNothingIsAveragedOverSilently:
         row = only(tmp_path)
         assert row.seeds == [1, 2, 3] and "s" in row.cells["medsts"].marks and "s" not in row.cells["hoc"].marks
         assert row.total is not None and row.total.std is None and "s" in row.total.marks
-        assert formats.numbers(row, "medsts") == ("82.0 (1.4)", "ts", " n=2")
+        assert report_tables.numbers(row, "medsts") == ("82.0 (1.4)", "ts", " n=2")
 
     def test_sample_data_never_enters(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         made_up(tmp_path / "a", "mednli", "encoder-a", data_dir=None)
@@ -120,25 +121,25 @@ class TestNothingIsAveragedOverSilently:
             "2026-01-01 10:00:00 INFO task    mednli\n2026-01-01 10:00:01 ERROR The run failed: loss is not a number\n"
             "2026-01-01 10:00:02 INFO To upload the run's figures: wandb sync x\n"
         )
-        statuses = {run.folder.name: (run.status, run.reason) for run in gather.find([tmp_path])}
+        statuses = {run.folder.name: (run.status, run.reason) for run in collect.find([tmp_path])}
         assert statuses["b"] == ("stopped", "no result.json, after epoch 4; the same command goes on")
         assert statuses["c"] == ("failed", "loss is not a number")
         cell = only(tmp_path).cells["mednli"]
         assert cell.scores == [0.8] and "u" in cell.marks
         with open(failed / "train.log", "a") as log:  # taken up again, and no word of a failure since
             log.write("2026-01-01 11:00:00 INFO task    mednli\n")
-        assert gather.read(failed).status == "stopped"
+        assert collect.read(failed).status == "stopped"
 
     def test_a_run_that_goes_on_is_running(self, tmp_path: Path) -> None:
         from contextlib import ExitStack
 
-        from harness import runs
+        from harness import run_folder
 
         made_up(tmp_path / "a", "mednli", finished=False)
         with ExitStack() as stack:
-            runs.hold(runs.RunFolder(tmp_path / "a"), stack)
-            assert gather.read(tmp_path / "a").status == "running"
-        assert gather.read(tmp_path / "a").status == "stopped"
+            run_folder.hold(run_folder.RunFolder(tmp_path / "a"), stack)
+            assert collect.read(tmp_path / "a").status == "running"
+        assert collect.read(tmp_path / "a").status == "stopped"
 
     def test_other_settings_are_another_row(self, tmp_path: Path) -> None:
         made_up(tmp_path / "a", "mednli", score=0.8)
@@ -261,18 +262,18 @@ def test_the_model_folder_of_a_run_is_no_run(tmp_path: Path) -> None:
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text("{}")
     other = made_up(tmp_path / "mednli" / "model" / "seed-1", "mednli")  # of an encoder that is called so
-    assert [run.folder for run in gather.find([tmp_path, folder])] == [folder, other]
+    assert [run.folder for run in collect.find([tmp_path, folder])] == [folder, other]
 
 
 def test_the_command_repeats_the_run(tmp_path: Path) -> None:
     import shlex
 
-    from launch import settings
+    from launch.run import settings
 
     flags = ["--learning_rate", "1e-4", "--train_splits", "train", "--select", "best_dev", "--precision", "fp32"]
     folder = made_up(tmp_path / "a b", "clefe", "some/oubiobert-base", 7, flags=flags, world_size=2)
-    run = gather.read(folder)
-    words = shlex.split(gather.command(run))
+    run = collect.read(folder)
+    words = shlex.split(collect.command(run))
     assert words[:4] == ["deepspeed", "--num_gpus", "2", "launch/train.py"]
     config, _ = settings.parse(words[4:])
     assert run.config is not None and config.identity(inputs=True) == run.config.identity(inputs=True)
@@ -284,7 +285,7 @@ def test_latex_is_whole(tmp_path: Path) -> None:
 
     ten(tmp_path)
     made_up(tmp_path / "x", "mednli", "odd_50%&#{x}~^\\ <model>", seed=1, score=0.5)
-    text = formats.latex(board(tmp_path))
+    text = report_tables.latex(board(tmp_path))
     nodes, _, _ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
     tables = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
     assert [table.environmentname for table in tables] == ["table*"]

@@ -22,20 +22,20 @@ from typing import Any
 import pytest
 from running import assert_user_error
 
-from harness import lease, runs
-from harness.runs import RunFolder
+from harness import lease, run_folder
+from harness.run_folder import RunFolder
 
 NO_FLOCK = {name: getattr(errno, name) for name in ("ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
 HOLDER = """
 import contextlib, errno, fcntl, pathlib, sys, time
-from harness import lease, runs
+from harness import lease, run_folder
 
 def flock(*_): raise OSError(errno.ENOLCK, "no locks")
 
 fcntl.flock = flock
 lease.RENEW_SECONDS, lease.SILENT_SECONDS, lease.SETTLE_SECONDS = 0.1, 1.0, 1.0
 with contextlib.ExitStack() as stack:
-    runs.hold(runs.RunFolder(pathlib.Path(sys.argv[1])), stack)
+    run_folder.hold(run_folder.RunFolder(pathlib.Path(sys.argv[1])), stack)
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -83,28 +83,28 @@ def owner(folder: RunFolder, **changes: Any) -> None:
 @pytest.mark.parametrize("number", NO_FLOCK.values(), ids=list(NO_FLOCK))
 def test_each_answer_that_means_no_flock(number: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch, number)
-    assert runs.holder(folder) is None
+    assert run_folder.holder(folder) is None
     with ExitStack() as first, ExitStack() as second:
-        runs.hold(folder, first)
-        assert (runs.holder(folder) or "").startswith(f"process {os.getpid()} ")
-        assert_user_error(lambda: runs.hold(folder, second), "in use by process", "wait for it")
+        run_folder.hold(folder, first)
+        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
+        assert_user_error(lambda: run_folder.hold(folder, second), "in use by process", "wait for it")
         first.close()
-        assert not folder.lease.exists() and runs.holder(folder) is None
-        runs.hold(folder, second)
+        assert not folder.lease.exists() and run_folder.holder(folder) is None
+        run_folder.hold(folder, second)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_other_errors_of_flock_are_told(number: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch, number)
     with ExitStack() as stack:
-        assert_user_error(lambda: runs.hold(folder, stack), "cannot be written", os.strerror(number))
-    assert runs.holder(folder) is None and not folder.lease.exists()
+        assert_user_error(lambda: run_folder.hold(folder, stack), "cannot be written", os.strerror(number))
+    assert run_folder.holder(folder) is None and not folder.lease.exists()
 
 
 def test_flock_that_somebody_has_is_no_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as first, ExitStack() as second:
-        runs.hold(folder, first)
-        assert_user_error(lambda: runs.hold(folder, second), "in use by process")
+        run_folder.hold(folder, first)
+        assert_user_error(lambda: run_folder.hold(folder, second), "in use by process")
         assert not folder.lease.exists()
 
 
@@ -113,14 +113,14 @@ def test_it_is_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("harness"), "propagate", True)
     with ExitStack() as stack:
-        runs.hold(folder, stack)
-        runs.log_lease(folder)
+        run_folder.hold(folder, stack)
+        run_folder.log_lease(folder)
         assert caplog.messages == []
     without_flock(monkeypatch)
     owner(folder)
     with ExitStack() as stack:
-        runs.hold(folder, stack)
-        runs.log_lease(folder)
+        run_folder.hold(folder, stack)
+        run_folder.log_lease(folder)
     (said,) = caplog.messages
     assert "has no locks (flock)" in said and "taken over from process 1 on elsewhere, silent for 1 s" in said
 
@@ -132,13 +132,15 @@ def test_another_process_keeps_it(folder: RunFolder, another: Any, monkeypatch: 
     for has_flock in (True, False):
         if not has_flock:
             without_flock(monkeypatch)
-        assert (runs.holder(folder) or "").startswith(f"process {process.pid} ")
+        assert (run_folder.holder(folder) or "").startswith(f"process {process.pid} ")
         with ExitStack() as stack:
-            assert_user_error(lambda stack=stack: runs.hold(folder, stack), f"in use by process {process.pid} on ")
+            assert_user_error(
+                lambda stack=stack: run_folder.hold(folder, stack), f"in use by process {process.pid} on "
+            )
     process.communicate("")
-    assert process.returncode == 0 and runs.holder(folder) is None
+    assert process.returncode == 0 and run_folder.holder(folder) is None
     with ExitStack() as stack:
-        runs.hold(folder, stack)
+        run_folder.hold(folder, stack)
 
 
 def test_killed_here_it_is_free_at_once(folder: RunFolder, another: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,9 +149,9 @@ def test_killed_here_it_is_free_at_once(folder: RunFolder, another: Any, monkeyp
     process.wait()
     without_flock(monkeypatch)
     monkeypatch.setattr(lease, "SILENT_SECONDS", 600.0)
-    assert folder.lease.exists() and runs.holder(folder) is None
+    assert folder.lease.exists() and run_folder.holder(folder) is None
     with ExitStack() as stack:
-        runs.hold(folder, stack)
+        run_folder.hold(folder, stack)
         assert f"process {process.pid} on {os.uname().nodename}, which has ended" in (lease.account(folder.lease) or "")
 
 
@@ -161,24 +163,24 @@ def test_one_that_stood_still_ends_when_it_goes_on(
     without_flock(monkeypatch)
     with ExitStack() as stack:
         began = time.monotonic()
-        runs.hold(folder, stack)
+        run_folder.hold(folder, stack)
         assert time.monotonic() - began >= lease.SILENT_SECONDS
         os.kill(process.pid, signal.SIGCONT)
         assert process.wait(timeout=20) == lease.EXIT_LOST
         said = process.stderr.read()
         assert f"process {os.getpid()} on {os.uname().nodename} has taken the folder over" in said
-        assert (runs.holder(folder) or "").startswith(f"process {os.getpid()} ")
+        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
 
 
 def test_one_that_was_removed_is_made_again(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch)
     with ExitStack() as stack:
-        runs.hold(folder, stack)
+        run_folder.hold(folder, stack)
         folder.lease.unlink()
         until = time.monotonic() + 20
         while not folder.lease.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        assert (runs.holder(folder) or "").startswith(f"process {os.getpid()} ")
+        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"space": "another container"}, {"space": ""}])
@@ -204,9 +206,9 @@ def test_damaged(content: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatc
     without_flock(monkeypatch)
     monkeypatch.setattr(lease, "SILENT_SECONDS", 0.2)
     folder.lease.write_text(content)
-    assert runs.holder(folder) == "another process"
+    assert run_folder.holder(folder) == "another process"
     with ExitStack() as stack:
-        runs.hold(folder, stack)
+        run_folder.hold(folder, stack)
 
 
 def test_of_several_that_take_over_one_has_it(folder: RunFolder) -> None:
@@ -223,4 +225,4 @@ def test_of_several_that_take_over_one_has_it(folder: RunFolder) -> None:
 
 def test_what_it_leaves_makes_no_run(folder: RunFolder) -> None:
     owner(folder)
-    assert runs.only_started(folder)
+    assert run_folder.only_started(folder)

@@ -1,4 +1,4 @@
-"""The queue of this machine: launch/local_jobs.py with real workers, and what it shows."""
+"""The queue of this machine: launch/jobs/local.py with real workers, and what it shows."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import wandb_offline
 from encoders import tiny_encoder
 from running import SMALL, clean_environment, cut, hear_interrupts
 
-from launch import local_jobs, report, submit
-from launch.board import Board, Row
-from launch.request import Request
-from launch.settings import parse
+from launch import report, submit
+from launch.jobs import local
+from launch.jobs.display import Board, Row
+from launch.jobs.resources import Request
+from launch.run.settings import parse
 
 SCRIPT = Path(submit.__file__)
 
@@ -150,7 +151,7 @@ def _output(*words: str) -> str:
 
 class TestDevices:
     def names(self, count: int, **request: int) -> list[tuple[str, str | None, str | None]]:
-        workers = local_jobs._workers(Request("local", **request), count, Path("/code"))
+        workers = local._workers(Request("local", **request), count, Path("/code"))
         return [(worker.name, worker.environment.get("CUDA_VISIBLE_DEVICES"), worker.environment.get("OMP_NUM_THREADS"))
                 for worker in workers]  # fmt: skip
 
@@ -170,7 +171,7 @@ class TestDevices:
     def test_a_rank_of_the_calling_process_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "3")
         monkeypatch.setenv("SLURM_PROCID", "3")
-        (worker,) = local_jobs._workers(Request("local"), 1, Path("/code"))
+        (worker,) = local._workers(Request("local"), 1, Path("/code"))
         assert not {"RANK", "SLURM_PROCID"} & worker.environment.keys()
 
 

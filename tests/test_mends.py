@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from benchmarks import operations
-from harness import distributed, ds_config, mends
+from harness import distributed
 from harness.config import RunConfig
 from harness.distributed import World
-from harness.engine import Engine
+from harness.ds import config as ds_config
+from harness.ds import fixes
+from harness.ds.engine import Engine
 from harness.task import Batch
 
 MENDED = ("fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32")
@@ -71,7 +73,7 @@ def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch
 
     begun = start(name)[0].weights()
     weights, norms = course(name)
-    monkeypatch.setattr(mends, "mend", lambda inner, world: None)
+    monkeypatch.setattr(fixes, "mend", lambda inner, world: None)
     # In fp16 at stage 0 and in float32 DeepSpeed alone forgets scale, first step or norm: stage 1 does not.
     alone, norms_alone = course({"fp16_zero0": "fp16_zero1"}.get(name, name))
     if name != "fp32":

@@ -17,7 +17,7 @@ from harness import data, distributed, evaluate, flags
 from harness.config import BatchPlan, RunConfig
 from harness.evaluate import Split
 from harness.task import Encoded, Example, Prediction
-from launch import settings
+from launch.run import settings
 
 PAGE = (Path(__file__).resolve().parent.parent / "docs" / "old_command_lines.md").read_text(encoding="utf-8")
 OLD = ["--task_name=mednli", "--data_dir=d", "--output_dir=o", "--model_type=bert"]

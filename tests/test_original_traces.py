@@ -11,8 +11,9 @@ import pytest
 from safetensors.torch import load_file
 
 import tasks
-from harness import config, data, distributed, engine, model
+from harness import config, data, distributed, model
 from harness.config import RunConfig
+from harness.ds import engine
 
 pytestmark = pytest.mark.realdata
 

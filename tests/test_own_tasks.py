@@ -19,13 +19,15 @@ from own_files import FILES
 from running import arguments, run
 
 import tasks
-from harness import UserError
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.task import Example, Prediction
-from launch import predict, prepare, report, score, settings, submit, suites
-from launch.job import TrainJob
-from launch.reporting import gather, leaderboard
-from launch.suites import Suite
+from launch import predict, prepare, report, score, submit
+from launch.jobs import suites
+from launch.jobs.job import TrainJob
+from launch.jobs.suites import Suite
+from launch.reporting import collect, leaderboard
+from launch.run import settings
 from tasks import own
 from tasks.predictions import Answers
 from tasks.units import units
@@ -570,8 +572,8 @@ def test_from_training_to_predictions(
     assert values["rows"][0]["tasks"][name]["mean"] == result["scores"]["test"]["score"]
     assert values["rows"][0]["total"] is None and values["rows"][0]["model"].startswith("tiny-bert")
     assert "not of the ten, and not in the total" in (tmp_path / "out" / "leaderboard.md").read_text()
-    (found,) = gather.find([tmp_path / "runs"])
-    assert f"--task_file {copy}" in gather.command(found) and "warmup" not in found.variant
+    (found,) = collect.find([tmp_path / "runs"])
+    assert f"--task_file {copy}" in collect.command(found) and "warmup" not in found.variant
 
     question = tmp_path / "in.tsv"
     question.write_text("the drug\tno fever\n" if family == "similarity" else "no fever with the drug\n")
@@ -601,10 +603,10 @@ class TestReport:
     def test_one_name_with_two_meanings_is_two_columns(self, tmp_path: Path, tiny_bert: Path) -> None:
         self.finished(tmp_path, tiny_bert, "a")
         self.finished(tmp_path, tiny_bert, "b", seed="13")
-        board = leaderboard.build(gather.find([tmp_path / "runs"]))
+        board = leaderboard.build(collect.find([tmp_path / "runs"]))
         assert dict(board.own) == {"harm": "Harm, made up"} and board.rows[0].seeds == [12, 13]
         self.finished(tmp_path, tiny_bert, "c", change="[recipe]\nweight_decay = 0.1\n", seed="14")
-        board = leaderboard.build(gather.find([tmp_path / "runs"]))
+        board = leaderboard.build(collect.find([tmp_path / "runs"]))
         assert len(board.own) == 2 and all(title.startswith("Harm, made up#") for title in board.own.values())
         assert sorted(len(cell.runs) for cell in board.rows[0].cells.values()) == [1, 2]
 

@@ -16,9 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks
-from harness import UserError, attention, model, packing
+from harness import attention, model, packing
 from harness.config import RunConfig
 from harness.data import collate
+from harness.errors import UserError
 from harness.packing import PADDED, Layout
 from harness.task import Encoded, Task
 

@@ -18,7 +18,7 @@ from running import arguments, clean_environment, refused, run
 from safetensors.torch import load_file, save_file
 
 import tasks
-from harness.fine_tuned import About
+from harness.model_folder import About
 from launch import predict
 from launch.reporting.inputs import WORD
 from tasks.hoc import HALLMARKS

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from harness.preemption import Stopped, StopRequest
-from harness.stop_signals import SIGNALS
+from harness.errors import Stopped
+from harness.preemption import SIGNALS, StopRequest
 
 
 def test_nothing_is_requested_at_first() -> None:

@@ -13,10 +13,11 @@ import pytest
 from encoders import tiny_encoder
 from running import SMALL, cut
 
-from harness import runs
-from harness.runs import RunFolder
-from launch import report, submit, suite_record
-from launch.settings import parse
+from harness import run_folder
+from harness.run_folder import RunFolder
+from launch import report, submit
+from launch.jobs import suite_record
+from launch.run.settings import parse
 
 TASKS = ("biosses", "medsts", "mednli")
 
@@ -150,7 +151,7 @@ def test_runs_of_others_are_in_the_list(tmp_path: Path, model: Path, capsys: pyt
     line = suite(tmp_path, model, more=("--cluster", "local"))
     folder = tmp_path / "out" / "biosses" / "tiny" / "seed-12"
     words = ["--task", "biosses", "--model_name_or_path", "other", "--output_dir", str(folder)]
-    runs.prepare(parse(words)[0])
+    run_folder.prepare(parse(words)[0])
     assert len(faults(capsys, *line)) == 2  # a failed start is nobody's
     RunFolder(folder).metrics.write_text('{"kind": "step"}\n')
     assert "holds another run" in faults(capsys, *line)[0]

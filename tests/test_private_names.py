@@ -16,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from running import arguments, assert_user_error, run
 
-from harness import UserError, private_names
+from harness import private_names
+from harness.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "tests" / "deepspeed_defaults.json"

@@ -9,7 +9,7 @@ import pytest
 
 import tasks
 from harness import flags
-from harness.ds_config import CONFIGS
+from harness.ds.config import CONFIGS
 from launch import submit
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,7 @@ import pytest
 
 import tasks
 from harness.task import Example, UserError
-from launch import settings
+from launch.run import settings
 
 PAIR = "index\tsentence1\tsentence2\tlabel\n"
 ROWS = 'a1\tHe "sleeps" .\tHe is awake .\tneutral\na2\tNo fever , no pain .\tHe is well .\tentailment\n'

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from running import free_port
 
-from harness import UserError, distributed, rendezvous
+from harness import distributed, rendezvous
+from harness.errors import UserError
 from harness.rendezvous import Rendezvous
 
 

@@ -16,9 +16,10 @@ import pytest
 from running import assert_user_error
 
 import tasks
-from harness import UserError, files, runs
+from harness import files, fingerprint, run_folder
 from harness.config import RunConfig
-from harness.runs import RunFolder
+from harness.errors import UserError
+from harness.run_folder import RunFolder
 from harness.task import Prediction
 
 SCORES = {"score": 0.5, "metric": "accuracy", "loss": 1.0, "examples": 4}
@@ -36,7 +37,7 @@ def config(tmp_path: Path) -> RunConfig:
 @pytest.fixture
 def folder(config: RunConfig) -> RunFolder:
     """The folder of a run that has begun: it has figures."""
-    runs.prepare(config)
+    run_folder.prepare(config)
     begun = RunFolder(Path(config.output_dir))
     begun.metrics.write_text('{"kind": "step"}\n')
     return begun
@@ -64,7 +65,9 @@ def fill(folder: RunFolder, prefix: str = "") -> list[Path]:
         "model/harness_head.json": {"files": ["config.json", "model.safetensors", "code.py", "README.md"]},
         f"{step}/state.json": {"files": {"engine.safetensors": 1, "rng-0.pt": 1, "of-later/new": 1}},
     }
-    for name in (set(runs.OWN_FILES) - {"config.json", "result.json"}) | {f"{prefix}{n}" for n in runs.ORIGINAL_FILES}:
+    for name in (set(run_folder.OWN_FILES) - {"config.json", "result.json"}) | {
+        f"{prefix}{n}" for n in run_folder.ORIGINAL_FILES
+    }:
         files.write(folder.path / name, "x")
     files.write(folder.wandb_id, "abc123\n")
     for name in inner:
@@ -72,54 +75,54 @@ def fill(folder: RunFolder, prefix: str = "") -> list[Path]:
     for name, content in lists.items():
         files.write(folder.path / name, json.dumps(content))
     (folder.wandb / "latest-run").symlink_to(wandb.removeprefix("wandb/"))
-    runs.write_result(folder, RESULT)
+    run_folder.write_result(folder, RESULT)
     return [path for path in folder.path.rglob("*") if not path.is_dir()]
 
 
 class TestPrepare:
     def test_fresh_folder_is_made_with_its_parents(self, config: RunConfig, tmp_path: Path) -> None:
-        runs.prepare(other(config, output_dir=str(tmp_path / "a" / "b")))
+        run_folder.prepare(other(config, output_dir=str(tmp_path / "a" / "b")))
         assert (tmp_path / "a" / "b" / "predictions").is_dir()
 
     def test_fresh_run_has_no_result(self, config: RunConfig) -> None:
-        assert runs.prepare(config) is None
+        assert run_folder.prepare(config) is None
 
     def test_settings_are_written_whole(self, config: RunConfig, folder: RunFolder) -> None:
         assert RunConfig.from_dict(json.loads(folder.config.read_text())) == config
 
     def test_same_run_is_taken_up(self, config: RunConfig, folder: RunFolder) -> None:
         (folder.path / "metrics.jsonl").write_text("kept")
-        assert runs.prepare(config) is None
+        assert run_folder.prepare(config) is None
         assert folder.metrics.read_text() == "kept"
 
     def test_same_run_is_taken_up_even_where_it_might_be_overwritten(
         self, config: RunConfig, folder: RunFolder
     ) -> None:
         folder.metrics.write_text("kept")
-        runs.prepare(other(config, overwrite_output_dir=True))
+        run_folder.prepare(other(config, overwrite_output_dir=True))
         assert folder.metrics.read_text() == "kept"
 
     def test_finished_run_returns_its_result(self, config: RunConfig, folder: RunFolder) -> None:
-        runs.write_result(folder, RESULT)
-        assert runs.prepare(config) == RESULT
+        run_folder.write_result(folder, RESULT)
+        assert run_folder.prepare(config) == RESULT
 
     def test_finished_run_that_lacks_what_is_asked_now_goes_on(self, config: RunConfig, folder: RunFolder) -> None:
-        runs.write_result(folder, DEV_ALONE)
-        assert runs.prepare(config) is None
+        run_folder.write_result(folder, DEV_ALONE)
+        assert run_folder.prepare(config) is None
 
     def test_finished_run_is_done_where_less_is_asked(self, config: RunConfig, folder: RunFolder) -> None:
-        runs.write_result(folder, DEV_ALONE)
-        assert runs.prepare(other(config, do_predict=False)) == DEV_ALONE
+        run_folder.write_result(folder, DEV_ALONE)
+        assert run_folder.prepare(other(config, do_predict=False)) == DEV_ALONE
 
     def test_another_run_is_named_with_what_differs(self, config: RunConfig, folder: RunFolder) -> None:
         with pytest.raises(UserError, match=r"run: holds another run \(its seed is 12, yours 99\)"):
-            runs.prepare(other(config, seed=99))
+            run_folder.prepare(other(config, seed=99))
 
     def test_refused_run_leaves_everything(self, config: RunConfig, folder: RunFolder) -> None:
         fill(folder)
         before = sorted(folder.path.rglob("*"))
         with pytest.raises(UserError):
-            runs.prepare(other(config, seed=99))
+            run_folder.prepare(other(config, seed=99))
         assert sorted(folder.path.rglob("*")) == before
 
     @pytest.mark.parametrize("overwrite", [False, True])
@@ -127,17 +130,17 @@ class TestPrepare:
         Path(config.output_dir).mkdir()
         (Path(config.output_dir) / "thesis.tex").write_text("x")
         if overwrite:
-            assert runs.prepare(other(config, overwrite_output_dir=True)) is None
+            assert run_folder.prepare(other(config, overwrite_output_dir=True)) is None
         else:
             with pytest.raises(UserError, match="not empty and not a run of ours"):
-                runs.prepare(config)
+                run_folder.prepare(config)
         assert (Path(config.output_dir) / "thesis.tex").read_text() == "x"
 
     @pytest.mark.parametrize("name", [".lock", ".config.json.partial"])
     def test_what_a_run_leaves_that_was_killed_at_once_is_not_foreign(self, config: RunConfig, name: str) -> None:
         Path(config.output_dir).mkdir()
         (Path(config.output_dir) / name).write_text("{")
-        assert runs.prepare(config) is None
+        assert run_folder.prepare(config) is None
 
     @pytest.mark.parametrize(
         ("content", "beside"),
@@ -149,18 +152,18 @@ class TestPrepare:
         if beside is not None:
             (Path(config.output_dir) / beside).write_text("x")
         with pytest.raises(UserError, match=r"config\.json:1: not a run's settings"):
-            runs.prepare(other(config, overwrite_output_dir=True))
+            run_folder.prepare(other(config, overwrite_output_dir=True))
 
     @pytest.mark.parametrize("content", ["{", "", "[]", "{}", '{"scores": 1}'])
     def test_broken_result_is_named(self, config: RunConfig, folder: RunFolder, content: str) -> None:
         folder.result.write_text(content)
         with pytest.raises(UserError, match=r"result\.json:1: not a run's result \(.*\); remove the file"):
-            runs.prepare(config)
+            run_folder.prepare(config)
 
     def test_file_in_the_place_of_the_folder(self, config: RunConfig) -> None:
         Path(config.output_dir).write_text("x")
         with pytest.raises(UserError, match="cannot be written"):
-            runs.prepare(config)
+            run_folder.prepare(config)
 
 
 def record(folder: RunFolder) -> dict[str, str]:
@@ -196,10 +199,10 @@ class TestFailedStart:
         ],
     )
     def test_is_taken_over(self, config: RunConfig, changes: dict[str, Any]) -> None:
-        runs.prepare(config)
+        run_folder.prepare(config)
         folder = RunFolder(Path(config.output_dir))
         stays = record(folder)
-        assert runs.prepare(corrected := other(config, **changes)) is None
+        assert run_folder.prepare(corrected := other(config, **changes)) is None
         assert RunConfig.from_dict(json.loads(folder.config.read_text())) == corrected
         assert {name: (folder.path / name).read_text() for name in stays} == stays
         gone = (folder.task_file, folder.submission, folder.attempt, folder.wandb_id)  # of a run that is no more
@@ -208,20 +211,20 @@ class TestFailedStart:
     def test_killed_before_its_settings_were_written(self, config: RunConfig) -> None:
         folder = RunFolder(Path(config.output_dir))
         record(folder)
-        assert runs.prepare(config) is None and folder.config.is_file()
+        assert run_folder.prepare(config) is None and folder.config.is_file()
 
     @pytest.mark.parametrize(
         "content", ["", "{", "\0\0\0\0", '{"task": "t", "seed": 1, "output_dir": "x", "of_another_version": 1}']
     )
     def test_settings_that_cannot_be_read(self, config: RunConfig, content: str) -> None:
-        runs.prepare(config)
+        run_folder.prepare(config)
         folder = RunFolder(Path(config.output_dir))
         folder.config.write_text(content)
-        assert runs.prepare(other(config, seed=99)) is None
+        assert run_folder.prepare(other(config, seed=99)) is None
         assert RunConfig.from_dict(json.loads(folder.config.read_text())).seed == 99
-        kept = folder.path / runs.UNREADABLE_CONFIG
+        kept = folder.path / run_folder.UNREADABLE_CONFIG
         assert content.startswith('{"task"') or kept.read_text() == content  # nothing is lost that nobody could read
-        assert runs.prepare(config) is None  # and the kept one is no stranger's file
+        assert run_folder.prepare(config) is None  # and the kept one is no stranger's file
 
     @pytest.mark.parametrize(
         "name",
@@ -229,53 +232,53 @@ class TestFailedStart:
          "notes.txt", "submitit.txt"],
     )  # fmt: skip
     def test_with_anything_else_in_it_is_a_run(self, config: RunConfig, name: str) -> None:
-        runs.prepare(config)
+        run_folder.prepare(config)
         files.write(Path(config.output_dir) / name, "x")
-        assert_user_error(lambda: runs.prepare(other(config, seed=99)), "holds another run", "its seed is 12")
+        assert_user_error(lambda: run_folder.prepare(other(config, seed=99)), "holds another run", "its seed is 12")
         assert (Path(config.output_dir) / name).read_text() == "x"
 
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_of_a_submission_that_waits_is_not(self, config: RunConfig, overwrite: bool) -> None:
-        runs.prepare(config)
+        run_folder.prepare(config)
         before = RunFolder(Path(config.output_dir)).config.read_text()
         corrected = other(config, seed=99, overwrite_output_dir=overwrite)
-        assert_user_error(lambda: runs.prepare(corrected, lambda _: "queued, job 7"), "(queued, job 7)", "cancel")
+        assert_user_error(lambda: run_folder.prepare(corrected, lambda _: "queued, job 7"), "(queued, job 7)", "cancel")
         assert RunFolder(Path(config.output_dir)).config.read_text() == before
-        assert runs.prepare(config, lambda _: "queued, job 7") is None  # the job itself begins
+        assert run_folder.prepare(config, lambda _: "queued, job 7") is None  # the job itself begins
 
     def test_looked_at_nothing_is_made(self, config: RunConfig, tmp_path: Path) -> None:
-        runs.examine(config)
+        run_folder.examine(config)
         assert list(tmp_path.iterdir()) == []
 
     def test_of_two_that_want_it_the_second_is_told(self, config: RunConfig) -> None:
-        runs.prepare(config)
+        run_folder.prepare(config)
         folder = RunFolder(Path(config.output_dir))
         with ExitStack() as first, ExitStack() as second:
-            runs.hold(folder, first)
-            runs.prepare(other(config, seed=1))
-            assert_user_error(lambda: runs.hold(folder, second), "in use by process")
+            run_folder.hold(folder, first)
+            run_folder.prepare(other(config, seed=1))
+            assert_user_error(lambda: run_folder.hold(folder, second), "in use by process")
 
 
 class TestOverwrite:
     def test_nothing_of_the_run_before_is_left(self, config: RunConfig, folder: RunFolder) -> None:
         fill(folder)
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert sorted(path.name for path in folder.path.rglob("*")) == ["config.json", "predictions"]
 
     def test_settings_are_those_of_the_new_run(self, config: RunConfig, folder: RunFolder) -> None:
         new = other(config, seed=99, overwrite_output_dir=True)
-        runs.prepare(new)
+        run_folder.prepare(new)
         assert RunConfig.from_dict(json.loads(folder.config.read_text())) == new
 
     def test_result_of_the_run_before_is_not_returned(self, config: RunConfig, folder: RunFolder) -> None:
         fill(folder)
-        assert runs.prepare(other(config, seed=99, overwrite_output_dir=True)) is None
+        assert run_folder.prepare(other(config, seed=99, overwrite_output_dir=True)) is None
 
     def test_files_under_the_prefix_of_the_run_before_go_too(self, config: RunConfig) -> None:
-        runs.prepare(other(config, result_prefix="old_"))
+        run_folder.prepare(other(config, result_prefix="old_"))
         path = Path(config.output_dir)
         fill(RunFolder(path), "old_")
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert list(path.glob("old_*")) == []
 
     @pytest.mark.parametrize(
@@ -289,7 +292,7 @@ class TestOverwrite:
         """And of the run's own files none, however near."""
         own = fill(folder)
         files.write(folder.path / name, "mine")
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert (folder.path / name).read_text() == "mine"
         assert [path for path in own if os.path.lexists(path)] == [folder.config]
 
@@ -303,21 +306,22 @@ class TestOverwrite:
         files.write(folder.path / name, "mine")
         before = sorted(folder.path.rglob("*"))
         line = config if resumed else other(config, seed=99, overwrite_output_dir=True)
-        assert_user_error(lambda: runs.prepare(line), f"{name} in it is not of the run there", "move it away")
+        assert_user_error(lambda: run_folder.prepare(line), f"{name} in it is not of the run there", "move it away")
         assert sorted(folder.path.rglob("*")) == before
 
     def test_a_model_without_our_list_is_somebody_elses(self, config: RunConfig, folder: RunFolder) -> None:
         for name in ("config.json", "model.safetensors", "vocab.txt"):
             files.write(folder.model / name, "an encoder's")
         assert_user_error(
-            lambda: runs.prepare(other(config, seed=99, overwrite_output_dir=True)), "model/config.json in it is not of"
+            lambda: run_folder.prepare(other(config, seed=99, overwrite_output_dir=True)),
+            "model/config.json in it is not of",
         )
 
     def test_a_model_of_an_older_version(self, config: RunConfig, folder: RunFolder) -> None:
         for name in ("config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "README.md"):
             files.write(folder.model / name, "x")
         files.write(folder.model / "harness_head.json", "{}")
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert not folder.model.exists()
 
     @pytest.mark.parametrize("top", ["model", "checkpoints"])
@@ -325,7 +329,8 @@ class TestOverwrite:
         files.write(tmp_path / "theirs" / "harness_head.json", "{}")
         (folder.path / top).symlink_to(tmp_path / "theirs")
         assert_user_error(
-            lambda: runs.prepare(other(config, seed=99, overwrite_output_dir=True)), f"{top} in it is not of the run"
+            lambda: run_folder.prepare(other(config, seed=99, overwrite_output_dir=True)),
+            f"{top} in it is not of the run",
         )
         assert (tmp_path / "theirs" / "harness_head.json").read_text() == "{}"
 
@@ -335,7 +340,7 @@ class TestOverwrite:
         names = ["../thesis.tex", "../../victim", str(tmp_path / "victim")]
         files.write(folder.model / "harness_head.json", json.dumps({"files": names}))
         files.write(folder.checkpoints / "step-0001-000000" / "state.json", json.dumps({"files": names}))
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert (tmp_path / "victim").exists() and (folder.path / "thesis.tex").exists()
 
     @pytest.mark.parametrize(
@@ -345,7 +350,8 @@ class TestOverwrite:
         files.write(Path(config.output_dir) / name, "mine")
         files.write(Path(config.output_dir) / "thesis.tex", "mine")
         assert_user_error(
-            lambda: runs.prepare(other(config, overwrite_output_dir=True)), f"holds a {name.split('/')[0]} that no run"
+            lambda: run_folder.prepare(other(config, overwrite_output_dir=True)),
+            f"holds a {name.split('/')[0]} that no run",
         )
         assert sorted(path.name for path in Path(config.output_dir).iterdir()) == sorted(
             [name.split("/")[0], "thesis.tex"]
@@ -359,7 +365,7 @@ class TestOverwrite:
         monkeypatch.setattr(
             Path, "unlink", lambda path, **options: (removed.append(path.name), unlink(path, **options))
         )
-        runs.prepare(other(config, seed=99, overwrite_output_dir=True))
+        run_folder.prepare(other(config, seed=99, overwrite_output_dir=True))
         assert removed[-1] == "config.json"
 
     @pytest.mark.parametrize("task", ["biosses", "bc5cdr_chem", "mednli", "hoc"])  # one of each family
@@ -370,14 +376,14 @@ class TestOverwrite:
         scores = [tuple(map(float, e.label)) if known.family == "multilabel" else None for e in examples]
         perfect = [Prediction(e.label, score) for e, score in zip(examples, scores, strict=True)]
         written = known.files(split, examples, perfect, known.metric(examples, perfect))
-        assert written and set(written) <= set(runs.ORIGINAL_FILES)
+        assert written and set(written) <= set(run_folder.ORIGINAL_FILES)
 
 
 class TestInputsInTheRunFolder:
     """What a run reads must not lie among what it replaces."""
 
     @pytest.mark.parametrize("how", ["make", "take over", "replace", "go on"])
-    @pytest.mark.parametrize("flag", runs.INPUTS)
+    @pytest.mark.parametrize("flag", run_folder.INPUTS)
     def test_are_refused_before_anything_is_touched(
         self, config: RunConfig, flag: str, how: str, tmp_path: Path
     ) -> None:
@@ -394,7 +400,7 @@ class TestInputsInTheRunFolder:
                 files.write(folder.metrics, "{}\n")
             kept = sorted(folder.path.rglob("*"))
             assert_user_error(
-                lambda line=line: runs.prepare(line), f"--{flag} {value}: lies in the run's own", "name ano"
+                lambda line=line: run_folder.prepare(line), f"--{flag} {value}: lies in the run's own", "name ano"
             )
             assert sorted(folder.path.rglob("*")) == kept
 
@@ -406,7 +412,7 @@ class TestInputsInTheRunFolder:
         (tmp_path / "alias").symlink_to("run")
         for output, model in (("run", "alias/enc"), ("alias", "run/enc"), ("run/../run", "./run/enc"), ("run", "run")):
             line = other(config, output_dir=output, model_name_or_path=model, overwrite_output_dir=True)
-            assert_user_error(lambda line=line: runs.prepare(line), f"--model_name_or_path {model}: lies in")
+            assert_user_error(lambda line=line: run_folder.prepare(line), f"--model_name_or_path {model}: lies in")
 
     @pytest.mark.parametrize("changes", [{"do_train": False}, {}])
     def test_of_a_run_that_replaces_nothing_are_taken(self, config: RunConfig, changes: dict[str, Any]) -> None:
@@ -416,34 +422,34 @@ class TestInputsInTheRunFolder:
         files.write(folder.config, json.dumps(line.to_dict()))
         files.write(folder.model / "config.json", "{}")
         if not changes:
-            runs.write_result(folder, RESULT)
-        assert runs.prepare(line) == (None if changes else RESULT)
+            run_folder.write_result(folder, RESULT)
+        assert run_folder.prepare(line) == (None if changes else RESULT)
 
     def test_a_runs_own_copy_of_its_task_is_none(self, config: RunConfig, folder: RunFolder) -> None:
         files.write(folder.task_file, "x")
-        assert runs.prepare(other(config, task_file=str(folder.task_file))) is None
+        assert run_folder.prepare(other(config, task_file=str(folder.task_file))) is None
 
     def test_beside_it_or_around_it_they_may_lie(self, config: RunConfig, folder: RunFolder, tmp_path: Path) -> None:
         files.write(tmp_path / "run-data" / "x", "x")
         line = other(config, data_dir=str(tmp_path), config_name=str(tmp_path / "run-data"), overwrite_output_dir=True)
-        assert runs.prepare(line) is None
+        assert run_folder.prepare(line) is None
 
 
 class TestLock:
     def test_second_holder_is_told_who_has_it(self, folder: RunFolder) -> None:
         with ExitStack() as first, ExitStack() as second:
-            runs.hold(folder, first)
+            run_folder.hold(folder, first)
             with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
-                runs.hold(folder, second)
+                run_folder.hold(folder, second)
 
     def test_another_process_is_refused(self, folder: RunFolder) -> None:
         command = [
             "import sys, pathlib, contextlib",
-            "from harness import runs",
-            "runs.hold(runs.RunFolder(pathlib.Path(sys.argv[1])), contextlib.ExitStack())",
+            "from harness import run_folder",
+            "run_folder.hold(run_folder.RunFolder(pathlib.Path(sys.argv[1])), contextlib.ExitStack())",
         ]
         with ExitStack() as stack:
-            runs.hold(folder, stack)
+            run_folder.hold(folder, stack)
             line = [sys.executable, "-c", "\n".join(command), str(folder.path)]
             refused = subprocess.run(line, capture_output=True, text=True, check=False)
         assert "in use by process" in refused.stderr
@@ -451,18 +457,18 @@ class TestLock:
     def test_is_free_again_afterwards(self, folder: RunFolder) -> None:
         for _ in range(2):
             with ExitStack() as stack:
-                runs.hold(folder, stack)
+                run_folder.hold(folder, stack)
         assert folder.lock.read_text().startswith(f"process {os.getpid()} started ")
 
     def test_folder_is_made(self, tmp_path: Path) -> None:
         with ExitStack() as stack:
-            runs.hold(RunFolder(tmp_path / "a" / "b"), stack)
+            run_folder.hold(RunFolder(tmp_path / "a" / "b"), stack)
             assert (tmp_path / "a" / "b").is_dir()
 
     def test_folder_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         with pytest.raises(UserError, match="cannot be written"), ExitStack() as stack:
-            runs.hold(RunFolder(tmp_path / "file" / "run"), stack)
+            run_folder.hold(RunFolder(tmp_path / "file" / "run"), stack)
 
 
 class TestFiles:
@@ -531,13 +537,13 @@ class TestFiles:
         (folder.path / name).unlink(missing_ok=True)
         (folder.path / name).symlink_to(victim)
         with ExitStack() as stack:
-            assert_user_error(lambda: runs.hold(folder, stack), str(folder.path), name, "link")
-        assert runs.holder(folder) is None and victim.read_text() == "kept"
+            assert_user_error(lambda: run_folder.hold(folder, stack), str(folder.path), name, "link")
+        assert run_folder.holder(folder) is None and victim.read_text() == "kept"
 
     def test_pipe_in_the_place_of_the_lock(self, folder: RunFolder) -> None:
         os.mkfifo(folder.lock)
         with ExitStack() as stack:
-            assert_user_error(lambda: runs.hold(folder, stack), ".lock in it is a link or no plain file")
+            assert_user_error(lambda: run_folder.hold(folder, stack), ".lock in it is a link or no plain file")
 
     def test_what_killed_writers_left_goes_where_it_is_ours(self, folder: RunFolder) -> None:
         ours = [".config.json.abcd1234.partial", ".result.json.partial", "predictions/.dev.tsv.abcd1234.partial"]
@@ -546,7 +552,7 @@ class TestFiles:
             (folder.path / name).write_text("x")
         (folder.path / ".train.log.partial").symlink_to(folder.config)
         with ExitStack() as stack:
-            runs.hold(folder, stack)
+            run_folder.hold(folder, stack)
             assert [name for name in (*ours, *theirs) if (folder.path / name).exists()] == theirs
             assert (folder.path / ".train.log.partial").is_symlink()
 
@@ -559,7 +565,7 @@ class TestFiles:
 
     def test_result_holds_no_nan(self, folder: RunFolder) -> None:
         with pytest.raises(ValueError, match="JSON compliant"):
-            runs.write_result(folder, {"scores": {"dev": {"score": float("nan")}}})
+            run_folder.write_result(folder, {"scores": {"dev": {"score": float("nan")}}})
         assert not folder.result.exists()
 
     def test_prefix_stands_before_original_names_alone(self) -> None:
@@ -577,8 +583,8 @@ class TestFiles:
 class TestProvenance:
     @pytest.mark.parametrize("name", ["python", "torch", "deepspeed", "transformers"])
     def test_versions(self, name: str) -> None:
-        assert runs.versions()[name][0].isdigit()
+        assert fingerprint.versions()[name][0].isdigit()
 
     def test_commit_is_none_where_there_is_no_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
-        assert runs.commit() is None
+        assert fingerprint.commit.__wrapped__() is None

@@ -16,7 +16,8 @@ from running import refused
 
 import tasks
 from harness.task import Example, UserError
-from launch import score, settings
+from launch import score
+from launch.run import settings
 from tasks import own
 from tasks.mentions import mentions
 from tasks.schemes import Evidence, Tag, plain_tags, vocabulary

@@ -11,9 +11,9 @@ import pytest
 from running import assert_user_error
 
 import tasks
-from harness import UserError
 from harness.config import EMBEDDED, RunConfig
-from launch import settings
+from harness.errors import UserError
+from launch.run import settings
 from tasks import recipes
 
 EMBEDDED_MODULE = EMBEDDED.replace("-", "_")

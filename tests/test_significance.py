@@ -9,9 +9,9 @@ import pytest
 from made_up_runs import gold, made_up, spoil
 
 import tasks
-from harness import UserError
+from harness.errors import UserError
 from harness.task import Example, Prediction
-from launch.reporting import gather, leaderboard, significance
+from launch.reporting import collect, leaderboard, statistics
 from tasks.predictions import Answers
 from tasks.units import Units, units
 
@@ -41,20 +41,20 @@ def test_p_is_exact_in_a_case_small_enough() -> None:
     """Five examples on which only A is right, one on which only B is: of 2^6 exchanges, those that leave a difference
     of at least 4/8 either way have 5 or 6 on one side: 2 * (6 + 1) = 14."""
     a, b = labelled("cccccccc", "ccccccnc"), labelled("cccccccc", "cnnnnncc")
-    difference, p = significance.randomise(a.values, b.values, a)
+    difference, p = statistics.randomise(a.values, b.values, a)
     assert difference == pytest.approx(4 / 8) and p == pytest.approx(14 / 64)
 
 
 def test_systems_that_answer_alike_do_not_differ() -> None:
     a = labelled("cenc", "ceec")
-    assert significance.randomise(a.values, a.values, a) == (0.0, 1.0)
+    assert statistics.randomise(a.values, a.values, a) == (0.0, 1.0)
 
 
 def test_seeds_are_averaged_and_exchanged_together() -> None:
     """Two seeds with the same answers are one system twice: difference and p stay."""
     a, b = labelled("cccccccc", "ccccccnc"), labelled("cccccccc", "cnnnnncc")
     twice = [np.concatenate([one.values, one.values], axis=1) for one in (a, b)]
-    assert significance.randomise(*twice, a) == pytest.approx(significance.randomise(a.values, b.values, a))
+    assert statistics.randomise(*twice, a) == pytest.approx(statistics.randomise(a.values, b.values, a))
 
 
 def test_p_falls_with_the_difference() -> None:
@@ -65,8 +65,8 @@ def test_p_falls_with_the_difference() -> None:
         generator = np.random.default_rng(seed)
         return answers("biosses", examples, [spoil(known, example, skill, generator) for example in examples])
 
-    same = significance.randomise(system(0.7, 1).values, system(0.7, 2).values, system(0.7, 1))[1]
-    other = significance.randomise(system(0.9, 1).values, system(0.3, 2).values, system(0.9, 1))[1]
+    same = statistics.randomise(system(0.7, 1).values, system(0.7, 2).values, system(0.7, 1))[1]
+    other = statistics.randomise(system(0.9, 1).values, system(0.3, 2).values, system(0.9, 1))[1]
     assert other < 0.01 < 0.1 < same
 
 
@@ -78,10 +78,10 @@ class TestRows:
                 for task in ("mednli", "clefe", "hoc", "medsts"):
                     made_up(tmp_path / task / model / str(seed), task, model, seed, skill=skill, rows=60)
         made_up(tmp_path / "other", "ddi2013", "encoder-b", 1)
-        return leaderboard.build(gather.find([tmp_path]))
+        return leaderboard.build(collect.find([tmp_path]))
 
     def test_every_task_that_both_have(self, board: leaderboard.Leaderboard) -> None:
-        tests = significance.compare(board, significance.choose(board, "encoder-a"))
+        tests = statistics.compare(board, statistics.choose(board, "encoder-a"))
         assert {test.task for test in tests} == {"mednli", "clefe", "hoc", "medsts"}
         for test in tests:
             assert test.row == "encoder-b" and list(test.seeds) == [1, 2]
@@ -95,12 +95,12 @@ class TestRows:
         path = cell.runs[2].folder / "predictions" / "test.tsv"
         path.write_text(path.read_text().replace("test-3\t", "test-3x\t"))
         (cell.runs[1].folder / "predictions" / "test.tsv").unlink()
-        by_task = {t.task: t for t in significance.compare(board, significance.choose(board, "encoder-a"))}
+        by_task = {t.task: t for t in statistics.compare(board, statistics.choose(board, "encoder-a"))}
         assert by_task["mednli"].p is None and "cannot be read" in by_task["mednli"].remark
         assert by_task["hoc"].p is not None
 
     def test_choosing_a_baseline(self, board: leaderboard.Leaderboard) -> None:
         with pytest.raises(UserError, match=r"--baseline encoder: fits several rows.*encoder-a, encoder-b"):
-            significance.choose(board, "encoder")
+            statistics.choose(board, "encoder")
         with pytest.raises(UserError, match="--baseline bert: no such row"):
-            significance.choose(board, "bert")
+            statistics.choose(board, "bert")

@@ -15,7 +15,8 @@ import pytest
 from running import arguments, clean_environment, cut, free_port, hear_interrupts
 from running import run as run_here
 
-from harness.stop_signals import EXIT_STOPPED, SIGNALS
+from harness.errors import EXIT_STOPPED
+from harness.preemption import SIGNALS
 
 TRAIN = Path(__file__).resolve().parent.parent / "launch" / "train.py"
 SECONDS = 120  # of one program

@@ -13,7 +13,7 @@ import pytest
 from encoders import tiny_encoder
 from running import arguments, fingerprint
 
-from harness.engine import Engine
+from harness.ds.engine import Engine
 from launch import train
 
 ROOT = os.geteuid() == 0

@@ -14,10 +14,12 @@ import pytest
 from encoders import tiny_encoder
 from running import arguments
 
-from harness import UserError
-from launch import settings, snapshot, submit
-from launch.cluster import Profile
-from launch.job import TrainJob
+from harness.errors import UserError
+from launch import submit
+from launch.jobs import slurm
+from launch.jobs.job import TrainJob
+from launch.jobs.resources import Profile
+from launch.run import settings
 
 if TYPE_CHECKING:
     from slurm_fixture import Slurm
@@ -126,9 +128,9 @@ class TestWithoutACluster:
         assert type(config).from_dict(sent.config) == config
 
     def test_snapshot_holds_what_a_run_reads(self, tmp_path: Path) -> None:
-        code = snapshot.snapshot(tmp_path)
-        assert code == snapshot.snapshot_folder(tmp_path) == snapshot.snapshot(tmp_path)
-        for name in ("launch/job.py", "harness/loop.py", "ds_configs/fp32.json", "tasks/samples/mednli/train.tsv"):
+        code = slurm.snapshot(tmp_path)
+        assert code == slurm.snapshot_folder(tmp_path) == slurm.snapshot(tmp_path)
+        for name in ("launch/jobs/job.py", "harness/loop.py", "ds_configs/fp32.json", "tasks/samples/mednli/train.tsv"):
             assert (code / name).read_bytes() == (ROOT / name).read_bytes()
         assert len((code / "COMMIT").read_text().strip()) == 40 and (code / "changes.diff").is_file()
 

@@ -1,4 +1,4 @@
-"""launch/suites.py: names, files and flags to runs, each with a folder of its own."""
+"""launch/jobs/suites.py: names, files and flags to runs, each with a folder of its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 import tasks
-from harness import UserError
-from launch import submit, suites
-from launch.suites import Suite
+from harness.errors import UserError
+from launch import submit
+from launch.jobs import suites
+from launch.jobs.suites import Suite
 from tasks.suites import SUITES
 
 OWN = """

@@ -18,7 +18,7 @@ from wandb.wandb_agent import Agent
 
 from harness import tracking
 from harness.config import RunConfig
-from launch import settings
+from launch.run import settings
 
 ROOT = Path(__file__).parents[1]
 RATES = {"first0id": 1e-3, "second1d": 3e-5}  # by the id that the server gives the run

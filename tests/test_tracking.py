@@ -18,9 +18,10 @@ import pytest
 import wandb
 import wandb_offline
 
-from harness import UserError, tracking
-from harness.metrics_file import Tracker
+from harness import tracking
+from harness.errors import UserError
 from harness.task import Confusion, Report, Scatter
+from harness.tracking import Tracker
 
 IDENTITY = tracking.TrackerIdentity("blue-test", group="mednli/tiny", name="seed-1", tags=("SAMPLE DATA",), notes="n")
 FAKE_KEY = "0123456789" * 4

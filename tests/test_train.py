@@ -18,8 +18,8 @@ from running import arguments, cut, run
 from safetensors.torch import load_file
 
 import tasks
-from harness.engine import Engine
-from harness.preemption import Stopped
+from harness.ds.engine import Engine
+from harness.errors import Stopped
 from launch import train
 
 ORIGINAL = {

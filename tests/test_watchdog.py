@@ -16,8 +16,8 @@ from test_failures import ENVIRONMENT, HERE
 
 from harness import watchdog
 from harness.distributed import World
+from harness.errors import EXIT_LOST
 from harness.watchdog import Sign, Stuck, Watchdog, judge
-from launch.train import EXIT_LOST
 
 WELL = Sign(turn=5, phase="training", idle=1.0, limit=60.0, silence=60.0, begun=10)
 LATE = replace(WELL, idle=61.0)

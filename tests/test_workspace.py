@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from made_up_runs import made_up
 
-from harness import UserError
+from harness.errors import UserError
 from launch import report
 from launch.reporting import workspace
 

@@ -16,7 +16,8 @@ import sklearn.metrics  # noqa: E402, F401
 import transformers.models.bert.modeling_bert  # noqa: E402, F401
 from transformers import AutoModelForSequenceClassification, AutoTokenizer  # noqa: E402, F401
 
-from launch import failures, outcome, record, scoring, settings, train, training  # noqa: E402, F401
+from launch import train  # noqa: E402, F401
+from launch.run import failures, result, settings, train_and_score  # noqa: E402, F401
 
 assert len(os.listdir("/proc/self/task")) == 1
 gc.freeze()  # else the first collection in a fork copies every page that holds an object

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness import UserError
-from harness.fine_tuned import first_line
-from harness.runs import RunFolder
+from harness.errors import UserError
+from harness.model_folder import first_line
+from harness.run_folder import RunFolder
 from harness.task import Confusion, Scatter, Task
-from launch.reporting.gather import Run, answers_of
+from launch.reporting.collect import Run, answers_of
 from tasks.predictions import Answers
 
 BINS = 10

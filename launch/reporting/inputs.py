@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tasks
-from harness import UserError
+from harness.errors import UserError
 from harness.files import LFS_POINTER
 from harness.task import Example, Task
 from tasks import own

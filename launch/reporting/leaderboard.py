@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tasks
-from launch import suite_record
-from launch.reporting.gather import Run
+from launch.jobs import suite_record
+from launch.reporting.collect import Run
 from tasks.published import TITLES
 
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
@@ -80,7 +80,9 @@ class Leaderboard:
     left_out: Sequence[tuple[Run, str]] = ()  # every run that is not in a cell, and why
     best: Mapping[str, float] = field(default_factory=dict)  # task or "total" -> best mean as printed, times 100
     own: Mapping[str, str] = field(default_factory=dict)  # tasks of the user's own that have a score -> title
-    missing: Sequence[str] = ()  # lines on runs of the same suites that were never begun, see launch/suite_record.py
+    missing: Sequence[
+        str
+    ] = ()  # lines on runs of the same suites that were never begun, see launch/jobs/suite_record.py
 
     @property
     def columns(self) -> dict[str, str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import runs as run_folders
-from launch.reporting import errors, figures, formats, gather, significance
+from harness import fingerprint
+from launch.reporting import collect, error_browser, figures, statistics, tables
+from launch.reporting.collect import Run
 from launch.reporting.figures import Answered
-from launch.reporting.gather import Run
 from launch.reporting.leaderboard import Leaderboard, is_small_dev, row_labels
-from launch.reporting.significance import Test
-from launch.settings import SAMPLE_BANNER
+from launch.reporting.statistics import Test
+from launch.run.settings import SAMPLE_BANNER
 from tasks import published
 from tasks.predictions import Answers
 
@@ -72,11 +72,11 @@ def build(report: Report) -> str:
         charts=CHARTS,
         tests=_tests(report),
         baseline=report.baseline,
-        method=significance.METHOD,
-        significant=formats.SIGNIFICANT,
+        method=statistics.METHOD,
+        significant=tables.SIGNIFICANT,
         marks=report.board.marks,
-        notes=formats.notes(report.board)[len(report.board.marks) :],  # the marks stand below the table
-        caption=formats.caption(report.board),
+        notes=tables.notes(report.board)[len(report.board.marks) :],  # the marks stand below the table
+        caption=tables.caption(report.board),
         source=published.SOURCE,
         runs=[_run(run) for run in report.runs],
         statuses=sorted({run.status for run in report.runs}),
@@ -84,7 +84,7 @@ def build(report: Report) -> str:
         sample=SAMPLE_BANNER if any(run.data == "sample" for run in report.runs) else "",
         with_text=report.with_text,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        commit=(run_folders.commit() or "unknown")[:12],
+        commit=(fingerprint.commit() or "unknown")[:12],
     )
 
 
@@ -142,7 +142,7 @@ def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict
                         (r.result["scores"]["test"]["metric"] for r in mine if r.test_score is not None), ""
                     ),
                     "rows": parts,
-                    "errors": errors.of_task(task, kept, report.with_text),
+                    "errors": error_browser.of_task(task, kept, report.with_text),
                 }
             )
     return found
@@ -164,7 +164,7 @@ def _board(report: Report) -> list[dict[str, Any]]:
     for row in report.board.rows:
         cells: list[dict[str, Any] | None] = []
         for column in report.board.columns:
-            found = formats.numbers(row, column)
+            found = tables.numbers(row, column)
             value = row.total if column == "total" else row.cells.get(column)
             if found is None or value is None:
                 cells.append(None)
@@ -178,7 +178,7 @@ def _board(report: Report) -> list[dict[str, Any]]:
             None
             if one is None
             else {
-                "text": formats.beside(one),
+                "text": tables.beside(one),
                 "marks": "",
                 "count": "",
                 "value": one.mean / 100,
@@ -195,8 +195,8 @@ def _tests(report: Report) -> list[dict[str, Any]]:
         {
             "row": test.row,
             "task": report.board.columns[test.task],
-            "difference": formats.difference(test),
-            "p": formats.p_value(test),
+            "difference": tables.difference(test),
+            "p": tables.p_value(test),
             "value": test.difference,
             "sort": test.p,
             "remark": test.remark,
@@ -224,7 +224,7 @@ def _run(run: Run) -> dict[str, Any]:
         "precision": run.result.get("precision", ""),
         "folder": str(run.folder),
         "link": run.folder.absolute().as_uri(),
-        "command": gather.command(run) if run.config is not None else "",
+        "command": collect.command(run) if run.config is not None else "",
         "remark": "; ".join(remarks),
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from harness import tracking
 from harness.config import RunConfig
 from harness.tracking import TrackerIdentity
-from launch.reporting import formats, gather, leaderboard
+from launch.reporting import collect, leaderboard, tables
 from launch.reporting.leaderboard import Leaderboard
 
 TABLE = "leaderboard"
@@ -20,7 +20,7 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
     `home` is the folder above all runs: it keeps the id, so that the suite's next repeat goes on with the same wandb
     run. Without a run that counts for a leaderboard (sample data never does) nothing is saved.
     """
-    board = leaderboard.build([gather.read(Path(config.output_dir)) for config in configs])
+    board = leaderboard.build([collect.read(Path(config.output_dir)) for config in configs])
     if not board.rows:
         return None
     first = configs[0]
@@ -30,7 +30,7 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
         group=first.wandb_group,
         name=first.wandb_group,
         tags=first.wandb_tags,
-        notes="\n".join(formats.notes(board)),
+        notes="\n".join(tables.notes(board)),
         job_type="summary",
     )
     suite = {
@@ -52,7 +52,7 @@ def as_table(board: Leaderboard) -> tuple[list[str], list[list[str | float]]]:
     columns = ["model", "seeds", *board.columns.values()]
     rows: list[list[str | float]] = []
     for row in board.rows:
-        found = [formats.numbers(row, column) for column in board.columns]
+        found = [tables.numbers(row, column) for column in board.columns]
         cells = ["" if parts is None else f"{parts[0]} {parts[1]}".rstrip() + parts[2] for parts in found]
         rows.append([row.label, len(row.seeds), *cells])
     return columns, rows

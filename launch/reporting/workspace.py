@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from harness import UserError
+from harness.errors import UserError
 from harness.flags import wandb_mode
 
 NAME = "BLUE"

@@ -1,0 +1,331 @@
+"""The DeepSpeed engine around a task's model: the only file that imports deepspeed.
+
+A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
+clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
+linear decay), so that learning rate and steps mean the same under every JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from harness import private_names
+from harness.config import BatchPlan, RunConfig
+from harness.distributed import World, barrier
+from harness.ds import config as ds_config
+from harness.ds import fixes, optimizer_state
+from harness.ds.compile import compile_layers
+from harness.errors import SCALE_AT_MINIMUM, UserError
+from harness.model import EncoderWithHead, parameter_groups
+from harness.standard_head import StandardHead
+from harness.task import Batch, Head
+
+# What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;
+# pydantic's ValidationError is a ValueError.
+REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError)
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
+TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in training
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What the last optimizer step looked like; reading them waits for the device."""
+
+    lr: float
+    grad_norm: float | None  # L2 norm over all parameters before clipping; None where DeepSpeed does not compute it
+    loss_scale: float | None  # fp16 alone
+    skipped: int  # optimizer steps so far that overflowed and were not applied
+
+
+def supported_precisions(device: torch.device) -> dict[str, bool]:
+    """Which precisions this device can train in."""
+    from deepspeed.accelerator import get_accelerator
+
+    if device.type == "cuda":
+        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(), "fp32": True}
+    accelerator = get_accelerator()
+    return {"fp16": accelerator.is_fp16_supported(), "bf16": accelerator.is_bf16_supported(), "fp32": True}
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """auto: fp16 on CUDA, bf16 where the CPU has instructions for it, else fp32. Raises UserError if it cannot be."""
+    able = supported_precisions(device)
+    if asked == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        # Other CPUs emulate bf16, slower than fp32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if able["bf16"] and fast else "fp32"
+    if not able[asked]:
+        can = ", ".join(name for name, yes in able.items() if yes)
+        raise UserError(f"--precision {asked}: this {device.type} cannot compute in it; it can in {can}")
+    return asked
+
+
+def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
+    """(precision, DeepSpeed settings) of --ds_config, or of the default for precision and world size.
+
+    Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
+    the device does not have or that contradicts --precision.
+    """
+    if config.ds_config is None:
+        name = ds_config.default(choose_precision(config.precision, world.device), world.size, world.device.type)
+    else:
+        name = config.ds_config
+    precision, settings = ds_config.read(name)
+    if config.precision not in ("auto", precision):
+        raise UserError(f"--ds_config {name} is {precision}, --precision says {config.precision}: give one of the two")
+    choose_precision(precision, world.device)
+    return precision, settings
+
+
+def forward_as_trained(
+    network: EncoderWithHead | StandardHead, config: RunConfig, world: World
+) -> Callable[[Batch], torch.Tensor]:
+    """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
+    precision, settings = read_config(config, world)
+    mixed = ds_config.is_mixed(settings)
+    network = network.to(world.device, torch.float32 if mixed else DTYPES[precision])
+    compile_layers(network, config, settings, world.device)
+
+    def forward(batch: Batch) -> torch.Tensor:
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
+            logits: torch.Tensor = network(batch.to(world.device))
+        return logits
+
+    return forward
+
+
+class OriginalAdam:
+    """Makes torch's AdamW, fused and at any ZeRO stage, the one of the original (transformers 2.5.1), to rounding.
+
+    That one added epsilon before the second moment was corrected for bias, and decayed the weights after the update;
+    with m, v the moments and c1, c2 = 1 - beta ** t at Adam's t-th step:
+
+        original    p = (1 - lr * decay) * (p - lr * sqrt(c2) / c1 * m / (sqrt(v) + eps))
+        torch       p = (1 - lr * decay) * p - lr / c1 * m / (sqrt(v / c2) + eps)
+
+    So torch's does the original's with eps / sqrt(c2) for eps, lr * (1 - lr * decay) for lr and decay / (1 - lr *
+    decay) for decay. They are set for the step alone: schedule, metrics and checkpoints see the run's own.
+    """
+
+    def __init__(self, adam: torch.optim.Optimizer) -> None:
+        """After DeepSpeed's initialisation, which may take a step of its own."""
+        self.steps = 0  # taken so far: Adam's own count is on the device, which reading it would wait for
+        self._own: list[dict[str, float]] = []
+        adam.register_step_pre_hook(self._before)
+        adam.register_step_post_hook(self._after)
+
+    def _before(self, adam: torch.optim.Optimizer, *_: Any) -> None:
+        """Under ZeRO this is called several times a step, each time with a part of the parameters."""
+        self._own = [{name: group[name] for name in ("lr", "eps", "weight_decay")} for group in adam.param_groups]
+        for group in adam.param_groups:
+            kept = 1 - group["lr"] * group["weight_decay"] or 1e-12  # at 0 nothing is left of a weight, nor of a step
+            group["lr"] *= kept
+            group["weight_decay"] /= kept
+            group["eps"] /= math.sqrt(1 - group["betas"][1] ** (self.steps + 1))
+
+    def _after(self, adam: torch.optim.Optimizer, *_: Any) -> None:
+        for group, own in zip(adam.param_groups, self._own, strict=True):
+            group.update(own)
+
+
+class Engine:
+    """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
+
+    def __init__(self, inner: Any, head: Head, world: World, precision: str, linear: Any) -> None:
+        self.inner = inner
+        self.head = head
+        self.world = world
+        self.precision = precision
+        # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
+        # (its pull request 8393); then that is done here.
+        self._scales_loss = fixes.keeps_halves_apart(inner)
+        self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
+        self._skipped_in_a_row = 0
+        self._adam = OriginalAdam(optimizer_state.of(inner).adam)
+
+    @property
+    def module(self) -> EncoderWithHead:
+        """The model itself; under ZeRO-3 its weights are partitioned."""
+        network: EncoderWithHead = self.inner.module
+        return network
+
+    @property
+    def applied_steps(self) -> int:
+        """Optimizer steps that changed the weights: those that overflowed are not counted."""
+        return int(self.inner.global_steps) - int(self.inner.skipped_steps)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits [n, outputs] of a batch on any device; for evaluation."""
+        logits: torch.Tensor = self.inner(batch.to(self.world.device))
+        return logits
+
+    def micro_step(self, batch: Batch, scale: float) -> torch.Tensor:
+        """Forward and backward of one pass; on the last pass of a step also the optimizer step.
+
+        Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
+        """
+        batch = batch.to(self.world.device)
+        loss = self.head.loss(self.inner(batch), batch.labels) * scale
+        ends_step = self.inner.is_gradient_accumulation_boundary()
+        self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
+        self.inner.step()
+        if ends_step:
+            applied = self.inner.was_step_applied()
+            self._adam.steps += applied
+            self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
+        if self._skipped_in_a_row > MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
+            raise FloatingPointError(SCALE_AT_MINIMUM)
+        return loss.detach()
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self.inner.train(mode)
+
+    def figures(self) -> StepFigures:
+        """Of the last optimizer step."""
+        norm = self.inner.get_global_grad_norm()
+        scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
+        lr = float(self.inner.optimizer.param_groups[0]["lr"])
+        return StepFigures(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Float32 master weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
+        kept = optimizer_state.of(self.inner)
+        return {
+            name: optimizer_state.alone((kept.read(p) if p.requires_grad else p).float())
+            for name, p in self.inner.module.named_parameters()
+        }
+
+    def signature(self) -> str:
+        """What another engine must have in common to load what this one saved: names and shapes of its parameters."""
+        return hashlib.sha256(json.dumps(optimizer_state.shapes(self.inner), sort_keys=True).encode()).hexdigest()
+
+    def save(self, folder: Path) -> None:
+        """Weights, moments, loss scale and schedule into `folder`, written by rank 0 alone. Collective."""
+        from safetensors.torch import save_file
+
+        adam_steps, tensors = optimizer_state.read_all(self.inner, keep=self.world.is_main)
+        if not self.world.is_main:
+            return
+        save_file(tensors, folder / TENSORS)
+        counters = {
+            "adam_steps": adam_steps,
+            "tried_steps": int(self.inner.global_steps),
+            "skipped_steps": int(self.inner.skipped_steps),
+            "schedule_steps": int(self.inner.lr_scheduler.last_epoch),
+            "loss_scale": {name: getattr(self._loss_scaler(), name, None) for name in LOSS_SCALER},
+        }
+        (folder / COUNTERS).write_text(json.dumps(counters), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """What `save` wrote, at any ZeRO stage and on any number of ranks. Collective."""
+        from safetensors import safe_open
+
+        counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
+        with safe_open(folder / TENSORS, framework="pt") as file:
+            optimizer_state.write_all(self.inner, counters["adam_steps"], file.get_tensor)
+        self._adam.steps = counters["adam_steps"]
+        inner, scaler = self.inner, self._loss_scaler()
+        inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]
+        inner.micro_steps = inner.global_steps * inner.gradient_accumulation_steps()
+        for name, value in counters["loss_scale"].items():
+            if value is not None and hasattr(scaler, name):
+                setattr(scaler, name, value)
+        schedule = inner.lr_scheduler
+        schedule.last_epoch = counters["schedule_steps"]
+        for group, peak, share in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
+        ):
+            group["lr"] = peak * share(schedule.last_epoch)
+
+    def _loss_scaler(self) -> Any:
+        """What keeps the loss scale: under stage 0 of fp16 another object than under ZeRO; None in fp32."""
+        optimizer = self.inner.optimizer
+        return getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
+
+    def close(self) -> None:
+        """Give the memory back; the engine cannot be used afterwards."""
+        from deepspeed.runtime import torch_autocast
+
+        self.inner.destroy()
+        self.inner = None
+        torch.nn.functional.linear = self._linear
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # else the process's next engine would mix precisions too
+
+
+def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:
+    """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
+
+    Raises UserError where the settings do not fit (see `read_config`), or the libraries.
+    """
+    import deepspeed
+    from transformers import get_linear_schedule_with_warmup
+
+    _spare_compilers(world)
+    private_names.check()
+    precision, settings = read_config(config, world)
+    if world.size > 1 and ds_config.stage(settings) == 3:
+        model.layout = model.layout.in_one_pass()
+    compile_layers(model, config, settings, world.device)
+    name = config.ds_config or "default"
+    filled = ds_config.fill(settings, config, plan, name)
+    linear = torch.nn.functional.linear
+    groups = parameter_groups(model, config.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+    try:
+        inner, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizer,
+            lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
+            config=filled,
+            dist_init_required=False,
+        )
+    except Exception as error:
+        its_own = type(error) is Exception or type(error).__module__.startswith("deepspeed.")
+        if not its_own and not isinstance(error, REFUSALS):
+            raise  # whatever else happens there is not the settings' fault
+        raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
+    fixes.mend(inner, world)
+    barrier()
+    return Engine(inner, head, world, precision, linear)
+
+
+def _spare_compilers(world: World) -> None:
+    """Keep DeepSpeed from starting compilers for parts that are not used; before it is initialized."""
+    import deepspeed
+    from deepspeed.runtime import compiler
+
+    if world.device.type == "cpu":
+        # With an empty table it does not compile its shared-memory reduction (a minute of C++ at a first run).
+        deepspeed.ops.__compatible_ops__ = {}
+    # To see whether the optimizer is Muon, ZeRO imports a file that calls torch.compile: a second or more of a start.
+    compile_function = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        with contextlib.suppress(ImportError):  # another version may have no such file
+            importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
+    finally:
+        compiler.compile = compile_function
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,70 @@
+"""How a run can end other than well: the exceptions, the exit statuses, and the training errors that users meet.
+
+Every part of the project takes them from here. Imported before torch, and therefore without it.
+"""
+
+from __future__ import annotations
+
+# Exit statuses; what each means for whoever started the program: docs/exit_statuses.md.
+EXIT_FAILED = 1
+EXIT_USER = 2  # as argparse has it
+EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: the same command goes on
+EXIT_LOST = 76  # another rank is gone, or the ranks stood still
+EXIT_NO_PROGRESS = 77  # a SLURM job that is not requeued again, see launch/jobs/requeue.py
+
+SCALE_AT_MINIMUM = "loss scale already at minimum"  # in the bare Exception that DeepSpeed raises
+
+
+class UserError(Exception):
+    """Something that a user typed, or a data file holds, cannot be used.
+
+    The message is one line: what is wrong, where (file:line or flag), what to do. `launch` prints it without a
+    traceback and exits with status 2.
+    """
+
+
+class TrainingFailed(Exception):
+    """Training cannot go on; the message says at which step, why, and what to try. Checkpoints are kept.
+
+    `deterministic`: the same command would fail in the same way, so that nobody needs to try it again.
+    """
+
+    def __init__(self, message: str, *, deterministic: bool = False) -> None:
+        super().__init__(message)
+        self.deterministic = deterministic
+
+
+class Stopped(BaseException):
+    """A stop request was followed: nothing is lost, and the same command goes on.
+
+    Not an Exception: libraries pass over those, for example while they try what can be imported.
+    """
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether the same command would fail in the same way: a mistake of the user's, or training that cannot go on."""
+    return isinstance(error, UserError) or bool(getattr(error, "deterministic", False))
+
+
+def training_error(error: BaseException, step: int, lr: float, micro_batch: int) -> TrainingFailed | None:
+    """What to say of a failure that users meet, at an optimizer step; None where it is not one of those.
+
+    `micro_batch`: examples a device and forward pass.
+    """
+    text = str(error)
+    at = f"step {step}, learning rate {lr:.2e}"
+    if SCALE_AT_MINIMUM in text:
+        return TrainingFailed(
+            f"fp16 loss scale at its minimum at {at}: gradients overflow at every scale. Try --precision bf16, a lower "
+            "--learning_rate or --warmup_steps; the last good checkpoint is kept",
+            deterministic=True,
+        )
+    # torch.OutOfMemoryError by its name, since torch is not imported here.
+    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text:
+        return TrainingFailed(
+            f"out of memory at {at} with --per_gpu_train_batch_size {micro_batch}: halve it and "
+            "double --gradient_accumulation_steps (the same optimisation), or take --ds_config fp16_zero2_offload; "
+            "the last good checkpoint is kept",
+            deterministic=True,
+        )
+    return None

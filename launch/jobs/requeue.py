@@ -1,0 +1,167 @@
+"""Whether a job that has ended under SLURM comes back: after a stop at a checkpoint, a killed rank, a dead node.
+
+A run that failed by itself is tried twice more, unless it would fail the same way again. A job that was requeued three
+times, for whatever reason, and has no newer checkpoint to show for it, stops for good.
+
+SLURM requeues a job by itself only where it finds a node dead before srun has ended. For the rest the batch script asks
+`python -m launch.jobs.requeue STATUS` with srun's exit status, and ends with the status that this program ends with.
+What it knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it began and from which checkpoint,
+and a rank that failed by itself says so.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from harness.errors import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED, is_final
+from harness.files import private
+from harness.run_folder import RunFolder, newest_first
+
+ATTEMPTS = "BLUE_ATTEMPTS"  # environment: the file; without it nothing is noted
+FATAL = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
+# How srun names the signal that ended a rank depends on its version.
+CRASHED = {EXIT_LOST, *(number for kind in FATAL for number in (kind, 128 + kind))}
+MOST_REQUEUES = 3  # without a newer checkpoint
+RETRIES = 2  # of a run that failed by itself, before the others go on without it
+FORMS = (  # of records; a line that has none of them was torn, or is of another version
+    {"began": int, "run": str, "checkpoint": str},
+    {"failed": int, "by": str, "error": str, "final": bool},
+)
+
+
+# ---- the ranks
+@contextmanager
+def noted(run: Path) -> Iterator[None]:
+    """Around a run in the folder `run`: a failure of this rank's own is noted."""
+    from harness.distributed import lost_peer  # with torch, which the batch script has no need of
+
+    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    if rank == "0":
+        _append({"began": _restart(), "run": str(run.absolute()), "checkpoint": newest_checkpoint(run)})
+    try:
+        yield
+    except Exception as error:
+        if not lost_peer(error):
+            said = " ".join(str(error).split()) or type(error).__name__
+            by = f"rank {rank} on {os.uname().nodename}"
+            _append({"failed": _restart(), "by": by, "error": said, "final": is_final(error)})
+        raise
+
+
+def _append(record: dict[str, Any]) -> None:
+    """In one write, as a line of its own even where the one before it was cut short."""
+    if path := os.environ.get(ATTEMPTS):
+        handle = private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            os.write(handle, f"\n{json.dumps(record)}\n".encode())
+        finally:
+            os.close(handle)
+
+
+def _restart() -> int:
+    """How often SLURM has started this job again."""
+    return int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+
+
+def newest_checkpoint(run: Path) -> str:
+    """Its name; "" where there is none."""
+    return next((place.name for place in newest_first(RunFolder(run).checkpoints)), "")
+
+
+def no_progress(run: Path) -> str:
+    """Why this job is not to be requeued once more; "" where it may be. For a rank that stopped at a checkpoint."""
+    checkpoint = newest_checkpoint(run)
+    if _requeues_without_progress(_records(), _restart(), checkpoint) < MOST_REQUEUES:
+        return ""
+    return f"requeued {MOST_REQUEUES} times without a newer checkpoint than {checkpoint or 'none'}: not requeued again"
+
+
+# ---- the batch script
+def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint: str) -> tuple[bool, int, str]:
+    """(whether the job is to be requeued, its exit status, why). `checkpoint`: the newest one's name now."""
+    failures = [record for record in records if "failed" in record]
+    now = [record for record in failures if record["failed"] == restart]
+    if now:
+        times = len({record["failed"] for record in failures})
+        again = times <= RETRIES and not any(record["final"] for record in now)
+        return again, status, f"{now[0]['by']} failed: {now[0]['error']}"
+    if status not in CRASHED | {EXIT_STOPPED}:
+        return False, status, f"exit status {status}"
+    how = "stopped" if status == EXIT_STOPPED else "crashed"
+    at = f"at {checkpoint}" if checkpoint else "before its first checkpoint"
+    if _requeues_without_progress(records, restart, checkpoint) >= MOST_REQUEUES:
+        return (
+            False,
+            EXIT_NO_PROGRESS,
+            f"{how} {at}, after {MOST_REQUEUES} requeues without a newer one; the same command goes on from there",
+        )
+    return True, status, f"{how} {at}"
+
+
+def _requeues_without_progress(records: list[dict[str, Any]], restart: int, checkpoint: str) -> int:
+    """How often the job was started again since it first began at `checkpoint`, where that is still the newest."""
+    begun = [record for record in records if "began" in record]
+    if begun and begun[-1]["checkpoint"] != checkpoint:
+        return 0
+    since = restart if begun else 0  # no record at all: it never came so far
+    for record in reversed(begun):
+        if record["checkpoint"] != checkpoint:
+            break
+        since = record["began"]
+    return restart - since
+
+
+def _records() -> list[dict[str, Any]]:
+    try:
+        lines = Path(os.environ.get(ATTEMPTS, "")).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [record for line in lines if (record := _record(line)) is not None]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict):
+        return None
+    fits = any(all(isinstance(record.get(name), kind) for name, kind in form.items()) for form in FORMS)
+    return record if fits else None
+
+
+def job_state() -> str:
+    """The job's state in SLURM's words; "" where it cannot be found out."""
+    command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def main(status: int) -> int:
+    """Requeue this job where that may help; returns the job's exit status.
+
+    A job that was cancelled, or that SLURM requeues itself, is left to SLURM.
+    """
+    if status == 0 or job_state() != "RUNNING":
+        return status
+    records = _records()
+    run = next((Path(record["run"]) for record in reversed(records) if "run" in record), None)
+    again, status, why = verdict(status, records, _restart(), "" if run is None else newest_checkpoint(run))
+    print(f"{why}: {'requeued' if again else 'not requeued'}", file=sys.stderr, flush=True)
+    if again:
+        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,411 @@
+"""How far runs are: what a submitted run has in its folder, and its status from result, metrics, lock, log and queue.
+
+submission.json is the submitter's: where the run was sent, and whether somebody has cancelled it since.
+attempt.json is the job's own: where the newest attempt runs, and how it ended.
+SLURM's queue is asked where it answers; its accounting never is, since many sites have none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+
+from harness import files, processes, records, run_folder
+from harness.config import RunConfig
+from harness.errors import Stopped, TrainingFailed, UserError, is_final
+from harness.files import folder_fault
+from harness.run_folder import ATTEMPT_FILE, METRICS_FILE, OWN_FOLDERS, SUBMISSION_FILE, SUBMITIT, RunFolder
+from harness.terminal import rank
+
+TAIL_BYTES = 65536  # of metrics.jsonl: the newest figures stand at its end
+LOG_TAIL_BYTES = 2**20  # of train.log, for the same reason
+NOT_RUNS = (*OWN_FOLDERS, run_folder.SUBMITIT, "code")  # parts of a run folder
+FAILURE = re.compile(
+    r"^\S+ \S+ ERROR The run failed: (.*?)(?: \(rank \d+ of \d+, process .*\))?$", re.M
+)  # in train.log
+NEWEST_START = " INFO task    "  # the beginning of what a start writes to train.log, see launch/run/setup.py
+NOT_BEGUN = "not begun"
+# SLURM's commands are given it as a word. Of an array's run 123_4, of a heterogeneous job 123+1.
+Job = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}([_+][0-9]{1,18})?$")]
+Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # a path or an argument: the system takes no NUL in them
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Where a run was sent. `request`: a launch.jobs.resources.Request's `to_dict`, enough to send it again."""
+
+    cluster: str  # slurm | local
+    job: Job  # SLURM's id, of an array's run `<array>_<index>`; local: the process of the queue
+    logs: Text  # folder of `<job>_<rank>_log.out`
+    node: Text  # the machine that it was sent from
+    started: Text = ""  # local: when the process of the queue began, since its number may be another's by now
+    work_dir: Text = ""
+    request: dict[str, Any] = field(default_factory=dict)
+    cancelled: bool = False
+
+    def write(self, folder: Path) -> None:
+        """Into the run folder."""
+        files.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+
+    def sent_from(self, folder: Path, script: str) -> bool:
+        """Whether a job of that batch script does the run in `folder`: a copied or edited file may name any job.
+
+        A submission's scripts lie in its `logs`, which is in the run's folder or in one above it.
+        """
+        logs = os.path.realpath(self.logs)
+        own = (os.path.realpath(place / SUBMITIT) for place in (folder, *folder.parents))
+        return logs == os.path.realpath(Path(script).parent) and logs in own
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The newest attempt at a run, as rank 0 wrote it down."""
+
+    state: str  # running | stopped | failed | finished
+    reason: str = ""
+    node: str = ""
+    process: int = 0
+    job: str = ""
+    time: float = 0.0  # of this line, seconds since 1970
+    final: bool = False  # failed, and would fail in the same way again
+
+
+_FORMS: dict[str, TypeAdapter[Any]] = {SUBMISSION_FILE: TypeAdapter(Submission), ATTEMPT_FILE: TypeAdapter(Attempt)}
+
+
+def forget(folder: Path) -> None:
+    """Before a new submission: what was said about earlier ones, a cancellation too, holds no longer."""
+    RunFolder(folder).submission.unlink(missing_ok=True)
+    RunFolder(folder).attempt.unlink(missing_ok=True)
+
+
+def read_submission(folder: Path) -> Submission | None:
+    """None for a run that was not submitted, or where the file cannot be read or is none of ours."""
+    found: Submission | None = _read(RunFolder(folder).submission)
+    return found
+
+
+def read_attempt(folder: Path) -> Attempt | None:
+    """None where no submitted attempt was made."""
+    found: Attempt | None = _read(RunFolder(folder).attempt)
+    return found
+
+
+def _read(path: Path) -> Any:
+    try:
+        return records.read(path, _FORMS[path.name])
+    except UserError:
+        return None
+
+
+def fault(folder: Path) -> str:
+    """What is wrong with one of the two files; empty where nothing is, or where there are none."""
+    for path in (RunFolder(folder).submission, RunFolder(folder).attempt):
+        try:
+            if os.path.lexists(path):
+                records.read(path, _FORMS[path.name])
+        except UserError as error:
+            return f"{error}; remove the file, which only tells where the run was sent"
+    return ""
+
+
+def is_cancelled(folder: Path) -> bool:
+    """Whether somebody cancelled the run after its last submission."""
+    found = read_submission(folder)
+    return found is not None and found.cancelled
+
+
+@contextlib.contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
+    main = rank() == 0
+    if main:
+        _write(folder, "running")
+    try:
+        yield
+    except Stopped as stop:
+        if main:
+            _write(folder, "stopped", str(stop))
+        raise
+    except BaseException as error:
+        if _is_the_cause(error):
+            failed(folder, _reason(error), is_final(error))
+        raise
+    if main:
+        _write(folder, "finished")
+
+
+def _is_the_cause(error: BaseException) -> bool:
+    """Whether this rank tells why the run failed: not one that fell with another, whose word it would overwrite."""
+    from launch.run.failures import SILENT  # with torch
+
+    return not getattr(error, SILENT, rank() > 0)
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UserError | TrainingFailed):
+        return str(error)
+    where = "" if rank() == 0 else f"rank {rank()} on {os.uname().nodename}: "
+    return f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def failed(folder: Path, reason: str, final: bool = True) -> None:
+    """Note that the attempt failed. `final`: another one would fail in the same way."""
+    _write(folder, "failed", reason, final)
+
+
+def close(folder: Path, state: str, reason: str) -> None:
+    """In the name of an attempt that ended without a word."""
+    attempt = read_attempt(folder)
+    if attempt is not None and attempt.state == "running":
+        ended = dataclasses.replace(attempt, state=state, reason=reason, time=round(time.time(), 3))
+        with contextlib.suppress(OSError):
+            files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
+
+
+def _write(folder: Path, state: str, reason: str = "", final: bool = False) -> None:
+    attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
+    with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
+        files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
+
+
+def job_id() -> str:
+    """The SLURM job that this process belongs to, as submitit writes it; "" outside one."""
+    array = os.environ.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a run has written down so far; None where there is nothing yet. Scores are fractions."""
+
+    epoch: float | None = None
+    step: int | None = None
+    dev: float | None = None
+    test: float | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A run as `status` shows it."""
+
+    folder: Path
+    config: RunConfig | None  # None where the settings cannot be read
+    state: str  # queued | running | stopped | failed | finished | broken (a file of it cannot be read)
+    reason: str = ""
+    job: str = ""
+    node: str = ""
+    figures: Figures = field(default_factory=Figures)
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job as squeue knows it."""
+
+    state: str  # PENDING, RUNNING, COMPLETING, ...
+    node: str
+    reason: str
+    script: str = ""  # the batch script that was submitted
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will come of it any more."""
+        return self.state in ENDED
+
+
+def find(places: Sequence[str]) -> list[Path]:
+    """Run folders at and below the places. Raises UserError where there is none."""
+    found: list[Path] = []
+    for place in places:
+        path = Path(place).expanduser().absolute()
+        fault = folder_fault(path)
+        if fault is not None:
+            raise UserError(f"{place}: {fault}; name run folders, or a folder above them")
+        below = list(run_folders(path))
+        if not below:
+            raise UserError(f"{place}: no runs in it; name run folders, or a folder above them")
+        found += below
+    return list(dict.fromkeys(found))
+
+
+def run_folders(root: Path) -> Iterator[Path]:
+    """Run folders at and below a folder, by path: those of failed starts and of runs that cannot be read too."""
+    for place, below, names in os.walk(root.absolute()):
+        begun = {"result.json", METRICS_FILE} & set(names)
+        own = begun or ("config.json" in names and ({*below} & {*OWN_FOLDERS} or _has_config(Path(place))))
+        if own:
+            yield Path(place)
+        # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
+        below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
+
+
+def _has_config(folder: Path) -> bool:
+    try:
+        return bool(run_folder.stored_config(folder).task)
+    except UserError:
+        return False
+
+
+def figures(folder: Path) -> Figures:
+    """The newest figures of a run."""
+    paths = RunFolder(folder)
+    epoch = step = dev = None
+    with contextlib.suppress(UserError):
+        for _, row in records.rows(paths.metrics, _tail(paths.metrics, TAIL_BYTES)):
+            step = step if row is None else row.step
+            if row is not None and row.kind == "epoch":
+                epoch, dev = row.epoch, row.values.get("dev/score", dev)
+    try:
+        scores = {name: values["score"] for name, values in records.result(paths.result)["scores"].items()}
+    except UserError:
+        return Figures(epoch, step, dev)
+    return Figures(epoch, step, scores.get("dev", dev), scores.get("test"))
+
+
+def _tail(path: Path, size: int) -> int:
+    """Where the last `size` bytes of a file begin."""
+    try:
+        return max(0, path.stat().st_size - size)
+    except OSError:
+        return 0
+
+
+def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
+    """What squeue says about SLURM jobs; jobs that have left the queue are missing. None where it does not answer."""
+    wanted = sorted({job for job in jobs if job})
+    if not wanted:
+        return {}
+    # All of this user's: one id that squeue has forgotten would be an error for all of them.
+    command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r|%o"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    rows = [line.strip().split("|", 4) for line in done.stdout.splitlines()]
+    return {row[0]: Queued(*row[1:]) for row in rows if len(row) >= 4 and row[0] in wanted}
+
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+
+
+def read_all(folders: Sequence[Path]) -> list[RunState]:
+    """The states of runs; squeue is asked once."""
+    sent = {folder: read_submission(folder) for folder in folders}
+    slurm = queue(found.job for found in sent.values() if found is not None and found.cluster == "slurm")
+    return [_read_state(folder, sent[folder], slurm) for folder in folders]
+
+
+def _read_state(folder: Path, sent: Submission | None, slurm: Mapping[str, Queued] | None) -> RunState:
+    paths, attempt = RunFolder(folder), read_attempt(folder)
+    job = sent.job if sent is not None and sent.cluster == "slurm" else ""
+    node = attempt.node if attempt is not None else ""
+    try:
+        config, fault = run_folder.stored_config(folder), ""
+    except UserError as error:
+        config, fault = None, str(error)
+    fault = fault or _damage(paths)
+
+    def state(name: str, reason: str = "", on: str = node) -> RunState:
+        return RunState(folder, config, name, reason, job, on, figures(folder))
+
+    if os.path.lexists(paths.result):
+        return state("broken", fault) if fault else state("finished")
+    owner = run_folder.holder(paths)
+    if owner is not None:
+        return state("running", "" if job else processes.shown(owner), node or owner.rpartition(" on ")[2])
+    if (waiting := _submitted(sent, attempt, slurm)) is not None:
+        return state(*waiting)
+    if fault:
+        return state("broken", fault)
+    if sent is not None and sent.cancelled:
+        return state("stopped", "cancelled")
+    if attempt is not None and attempt.state in ("stopped", "failed"):
+        return state(attempt.state, attempt.reason)
+    if attempt is not None and attempt.state == "running":
+        said = slurm[job].state if slurm and job in slurm else f"process {attempt.process} is gone"
+        return state("failed", _logged_failure(paths, attempt.time) or f"ended without a word ({said})")
+    if (failure := _logged_failure(paths)) is not None:
+        return state("failed", failure)
+    return state("stopped", NOT_BEGUN if run_folder.only_started(paths) else "")
+
+
+def _damage(paths: RunFolder) -> str:
+    """What is wrong with the files beside the settings; empty where nothing is."""
+    try:
+        if os.path.lexists(paths.result):
+            records.result(paths.result)
+    except UserError as error:
+        return f"{error}; the run must be scored again"
+    return fault(paths.path)
+
+
+def _submitted(
+    sent: Submission | None, attempt: Attempt | None, slurm: Mapping[str, Queued] | None
+) -> tuple[str, str, str] | None:
+    """(queued or running, why, node) of a submission that still has its run; else None."""
+    if sent is None:
+        return None
+    if sent.cluster == "slurm":
+        job = None if slurm is None else slurm.get(sent.job)
+        if job is not None and not job.has_ended:
+            waits = job.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+            return ("queued", job.reason, "") if waits else ("running", "", job.node)
+        runs_still = attempt is not None and attempt.state == "running"
+        if slurm is None and (runs_still or (attempt is None and not sent.cancelled)):
+            said = "as last heard: squeue does not answer here"
+            return "running" if runs_still else "queued", said, attempt.node if attempt is not None else ""
+    elif not sent.cancelled and _waits_here(sent):
+        return "queued", f"in the queue of process {sent.job.split('_')[0]}", ""
+    return None
+
+
+def submitted(folder: Path) -> str | None:
+    """What a submission that still has the folder's run is called; None where there is none, or it is this job."""
+    sent = read_submission(folder)
+    if sent is None or sent.job == job_id():
+        return None
+    slurm = queue([sent.job]) if sent.cluster == "slurm" else {}
+    found = _submitted(sent, read_attempt(folder), slurm)
+    if found is None:
+        return None
+    state, reason, _ = found
+    return ", ".join(part for part in (state, f"job {sent.job}" if sent.cluster == "slurm" else "", reason) if part)
+
+
+def _logged_failure(paths: RunFolder, since: float = 0.0) -> str | None:
+    """Why the newest start failed, from the run's log; None where it has said nothing of the kind since then."""
+    try:
+        if not paths.log.is_file() or paths.log.stat().st_mtime < since:
+            return None
+        with open(paths.log, "rb") as file:
+            file.seek(_tail(paths.log, LOG_TAIL_BYTES))
+            log = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    failures = FAILURE.findall(log[max(0, log.rfind(NEWEST_START)) :])
+    return str(failures[-1]) if failures else None
+
+
+def _waits_here(sent: Submission) -> bool:
+    """Whether a queue of this machine still has the run before it."""
+    if sent.cluster != "local" or sent.node != os.uname().nodename:
+        return False
+    return bool(sent.started) and processes.start(int(re.split("[_+]", sent.job)[0])) == sent.started
+
+
+def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:
+    """The states of the folders that are there."""
+    return {state.folder: state for state in read_all([folder for folder in folders if os.path.isdir(folder)])}

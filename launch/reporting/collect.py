@@ -1,0 +1,248 @@
+"""Run folders to runs: what each one is, how far it came, and why it cannot be counted where it cannot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import records, run_folder
+from harness.config import RunConfig
+from harness.errors import UserError
+from harness.files import folder_fault
+from harness.run_folder import RunFolder
+from harness.task import Task
+from launch.jobs import status as run_status
+from launch.jobs.status import RunState
+from launch.run import settings
+from tasks import predictions
+from tasks.predictions import Answers
+from tasks.published import TITLES
+from tasks.recipes import recipe_for
+
+ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. `status`: finished, running, queued, stopped (may be resumed), failed or broken (unreadable)."""
+
+    folder: Path
+    status: str
+    reason: str = ""  # why it is not finished
+    task: str = ""  # the column it belongs to: the task's name, see `_told_apart`
+    model: str = ""  # name or path, as it was given
+    variant: str = ""  # settings that differ from the recipe's, as `name=value`
+    seed: int = 0
+    data: str = "given"  # or sample
+    config: RunConfig | None = None
+    result: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Sequence[Mapping[str, float]] = ()  # epoch, train_loss, dev_loss, dev_score: where known
+    rates: Mapping[str, float] = field(default_factory=dict)  # medians of examples and tokens a second
+
+    @property
+    def is_own(self) -> bool:
+        """Whether its task is of the user's own, none of the ten."""
+        return self.config is not None and self.config.own_task is not None
+
+    @property
+    def definition(self) -> Task:
+        """Its task. Not to be asked of a broken run."""
+        assert self.config is not None
+        return tasks.get(self.config.task, self.config.own_task)
+
+    @property
+    def title(self) -> str:
+        """What its task is called in tables."""
+        if self.config is None or self.config.own_task is None:
+            return TITLES.get(self.task, self.task)
+        return str(self.config.own_task.get("title", self.config.task)) + self.task.removeprefix(self.config.task)
+
+    @property
+    def row(self) -> tuple[str, str]:
+        """Runs of one row differ in task and seed alone."""
+        return self.model, self.variant
+
+    @property
+    def is_counted(self) -> bool:
+        """Finished on real data, with a test score."""
+        return self.is_scored and self.data == "given"
+
+    @property
+    def is_scored(self) -> bool:
+        """Finished, with a test score."""
+        return self.status == "finished" and "test" in self.result["scores"]
+
+    @property
+    def test_score(self) -> float | None:
+        """A fraction; None where test was not predicted."""
+        return self.score("test")
+
+    def score(self, split: str) -> float | None:
+        """A fraction, of the reported weights; None where the split was not scored."""
+        values = self.result.get("scores", {}).get(split)
+        return None if values is None else float(values["score"])
+
+    @property
+    def device_hours(self) -> float | None:
+        """Hours of training and evaluation times devices, a resumed run's earlier parts included."""
+        timing = self.result.get("timing", {})
+        parts = timing.get("train_seconds", 0.0) + timing.get("evaluation_seconds", 0.0)
+        seconds = max(timing.get("total_seconds", 0.0), parts)
+        return seconds * self.result.get("world_size", 1) / 3600 if seconds else None
+
+
+def find(roots: Sequence[Path]) -> list[Run]:
+    """All runs in and below the folders, by path. Raises UserError for a folder that is not there or holds none."""
+    folders: list[Path] = []
+    for root in roots:
+        fault = folder_fault(root.expanduser())
+        if fault is not None:
+            raise UserError(f"{root}: {fault}; name run folders, or a folder that holds them")
+        folders += [path for path in run_status.run_folders(root.expanduser()) if path not in folders]
+    if not folders:
+        raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
+    known = run_status.by_folder(folders)  # the queue is asked once
+    return _told_apart([read(folder, known[folder]) for folder in folders])
+
+
+def answers_of(run: Run) -> Answers:
+    """What a finished run answered. Raises UserError."""
+    path = RunFolder(run.folder).prediction("test")
+    if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: is not a file")
+    return predictions.read(run.definition, path)
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs of own tasks that share a name but not their meaning get `<name>#<digest>`: they are not one column."""
+    digests = {run.folder: _digest(run.config.own_task) for run in runs if run.config is not None and run.is_own}
+    kinds: dict[str, set[str]] = {}
+    for run in runs:
+        if run.is_own:
+            kinds.setdefault(run.task, set()).add(digests[run.folder])
+    return [
+        replace(run, task=f"{run.task}#{digests[run.folder]}") if len(kinds.get(run.task, ())) > 1 else run
+        for run in runs
+    ]
+
+
+def _digest(definition: Mapping[str, Any] | None) -> str:
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:6]
+
+
+def read(folder: Path, state: RunState | None = None) -> Run:
+    """The run in a folder; one that cannot be read is `broken`, with the reason. `state`: where it is known already."""
+    try:
+        return _read(folder, state or run_status.read_all([folder])[0])
+    except UserError as error:
+        return Run(folder, "broken", str(error))
+    except Exception as error:  # whatever it is, the other runs are to be reported
+        return Run(folder, "broken", f"{folder}: not a run's files ({type(error).__name__}: {error})")
+
+
+def _read(folder: Path, state: RunState) -> Run:
+    paths = RunFolder(folder)
+    if state.state == "broken":
+        raise UserError(state.reason)
+    config = run_folder.stored_config(folder)
+    tasks.get(config.task, config.own_task)
+    data = "sample" if config.data_dir is None else "given"
+    epochs, rates = _figures(paths.metrics)
+    common: dict[str, Any] = {
+        "task": config.task, "model": config.model_name_or_path, "variant": variant(config), "seed": config.seed,
+        "config": config, "epochs": epochs, "rates": rates,
+    }  # fmt: skip
+    if not os.path.lexists(paths.result):
+        return Run(folder, state.state, _why_unfinished(state, epochs), data=data, **common)
+    result = records.result(paths.result)
+    _check(result, config, paths.result)
+    if result["data"] == "sample":
+        data = "sample"
+    return Run(folder, "finished", data=data, result=result, **common)
+
+
+def _check(result: Mapping[str, Any], config: RunConfig, path: Path) -> None:
+    """Raises UserError where the result is not that of the folder's config."""
+    for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
+        if result.get(name) != expected:
+            raise UserError(f"{path}: its {name} is {result.get(name)!r}, config.json says {expected!r}")
+
+
+def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
+    """(figures by epoch, median rates) of metrics.jsonl; a line that a kill cut short is left out."""
+    names = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
+    epochs: dict[float, dict[str, float]] = {}
+    rates: dict[str, list[float]] = {"examples": [], "tokens": []}
+    for _, row in records.rows(path):
+        values = {} if row is None else row.values
+        if row is not None and row.kind == "epoch" and row.epoch is not None:
+            found = {ours: value for name, ours in names.items() if (value := values.get(name)) is not None}
+            epochs[float(row.epoch)] = {"epoch": float(row.epoch), **found}
+        for name, seen in rates.items():
+            if (rate := values.get(f"train/{name}_per_second")) is not None:
+                seen.append(rate)
+    medians = {name: sorted(seen)[len(seen) // 2] for name, seen in rates.items() if seen}
+    return [epochs[key] for key in sorted(epochs)], medians
+
+
+def _why_unfinished(state: RunState, epochs: Sequence[Mapping[str, float]]) -> str:
+    """In the words of `submit.py status`, and how far the run came where those say nothing."""
+    reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
+    if state.state == "running":
+        return reached
+    return next(iter(state.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
+
+
+# ---- settings
+def _differences(config: RunConfig, recipe: str | None) -> dict[str, Any]:
+    """Settings of the run that `launch/train.py --task T --model_name_or_path M` would not have had."""
+    given: dict[str, Any] = {
+        "task": config.task,
+        "model_name_or_path": config.model_name_or_path,
+        "output_dir": "unused",
+    }
+    given |= {"recipe": recipe, "data_dir": config.data_dir, "own_task": config.own_task}
+    usual = RunConfig(**settings.complete(given)).identity(inputs=True)
+    own = config.identity(inputs=True)
+    return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
+
+
+def variant(config: RunConfig) -> str:
+    """What sets the run apart from its model's own recipe, as `name=value`; empty where nothing does."""
+    own = recipe_for(config.model_name_or_path)
+    parts = [] if config.recipe in (None, own) else [f"recipe={config.recipe}"]
+    parts += [f"{name}={_text(value)}" for name, value in _differences(config, config.recipe).items()]
+    return ", ".join(parts)
+
+
+def command(run: Run) -> str:
+    """What repeats the run, from the root of the code."""
+    config = run.config
+    assert config is not None, "a broken run has no command"
+    devices = run.result.get("world_size", 1)
+    words = ["deepspeed", *(["--num_gpus", str(devices)] if devices > 1 else []), "launch/train.py"]
+    words += ["--task_file", str(RunFolder(run.folder).task_file)] if run.is_own else ["--task", config.task]
+    words += ["--model_name_or_path", config.model_name_or_path, "--seed", str(config.seed)]
+    words += ["--recipe", config.recipe] if config.recipe else []
+    words += ["--data_dir", config.data_dir] if config.data_dir else []
+    if not config.trained:
+        words += [f"--{name}" for name in ("do_eval", "do_predict") if getattr(config, name)]
+    for name, value in _differences(config, config.recipe).items():
+        if name == "trained":
+            continue
+        if isinstance(value, bool):
+            words.append(f"--{name}" if value else f"--no-{name}")
+        elif value is not None:
+            words += [f"--{name}", _text(value)]
+    return shlex.join([*words, "--output_dir", config.output_dir])
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

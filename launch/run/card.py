@@ -1,0 +1,152 @@
+"""The model card: README.md in `model/`, as the Hugging Face hub reads it. Holds no path of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import files
+from harness.config import EMBEDDED, RunConfig
+from harness.export import loading, plain_card
+from harness.model_folder import HEAD_FILE
+from harness.run_folder import RunFolder
+from harness.task import Task
+from launch.run.settings import SAMPLE_BANNER
+from tasks import published
+from tasks.recipes import RECIPES, recipe_for
+
+METRICS = {"Pearson": "pearsonr", "accuracy": "accuracy"}  # names that the hub knows; all others are F1
+SHARING = """## Before you share it
+
+MedSTS, MedNLI, i2b2 2010 and ShARe/CLEFE are clinical text under data use agreements, which may also bind models that
+were trained on it. The other corpora have licences of their own."""
+OWN_SHARING = """## Before you share it
+
+The terms of the data that it was trained on may bind the model too."""
+WHAT = {
+    "similarity": "how similar two sentences are, as a number",
+    "tagging": "mentions, a tag B, I or O for each word",
+    "multiclass": "one class for a sentence or a pair of sentences",
+    "multilabel": "any number of labels for each sentence; a document has those of its sentences",
+}
+
+
+def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> None:
+    """Write the card of a run's model; one that somebody has edited since it was written stays. Before result.json."""
+    path, head_file = Path(folder.model) / "README.md", Path(folder.model) / HEAD_FILE
+    if not head_file.is_file():  # a run that was asked for nothing but to train keeps its model, others have none
+        return
+    head = json.loads(head_file.read_text(encoding="utf-8"))
+    ours = [plain_card(head["standard_class"], head["pooling"])]
+    if folder.result.is_file():
+        ours.append(text(config, json.loads(folder.result.read_text(encoding="utf-8")), head))
+    if not path.is_file() or path.read_text(encoding="utf-8") in ours:
+        files.write(path, text(config, result, head))
+
+
+def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    """The card; `head` is what HEAD_FILE holds."""
+    is_sample = result["data"] == "sample"
+    parts = [
+        f"---\n{_front_matter(config, result, head)}\n---",
+        f"# {config.model_label} fine-tuned for {_title(config)}" + (" (SAMPLE DATA)" if is_sample else ""),
+        *([f"> **{SAMPLE_BANNER}**"] if is_sample else []),
+        f"Task `{config.task}`{_origin(config)}: {WHAT[_task(config).family]}.",
+        _scores(result),
+        _recipe(config, result),
+        f"## Loading it\n\n{loading(head['standard_class'], head['pooling'])}",
+        SHARING if config.own_task is None else OWN_SHARING,
+    ]
+    return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _task(config: RunConfig) -> Task:
+    return tasks.get(config.task, config.own_task)
+
+
+def _title(config: RunConfig) -> str:
+    return published.TITLES[config.task] if config.own_task is None else str(config.own_task["title"])
+
+
+def _origin(config: RunConfig) -> str:
+    return " of the BLUE benchmark" if config.own_task is None else ", not of the BLUE benchmark but defined by a file"
+
+
+def base_model(name: str) -> str | None:
+    """The encoder's name on the hub; None for a folder."""
+    if name == EMBEDDED:
+        return RECIPES[recipe_for(name)].model
+    return None if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1 else name
+
+
+def _front_matter(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+    from huggingface_hub import EvalResult, ModelCardData
+
+    family, is_sample = _task(config).family, result["data"] == "sample"
+    pipeline = "token-classification" if family == "tagging" else "text-classification"
+    metrics = {split: METRICS.get(values["metric"], "f1") for split, values in result["scores"].items()}
+    evaluated = [
+        EvalResult(
+            task_type=pipeline,
+            dataset_type=result["task"],
+            dataset_name=_title(config),
+            dataset_split=split,
+            metric_type=metrics[split],
+            metric_name=values["metric"],
+            metric_value=values["score"],
+        )
+        for split, values in result["scores"].items()
+        # No table of the hub may take these for results.
+        if not is_sample and not (split == "dev" and result["dev_was_trained_on"])
+    ]
+    origin = ["blue-benchmark"] if config.own_task is None else []
+    data = ModelCardData(
+        language="en",
+        library_name="transformers" if head["standard_class"] else "blue-harness",
+        pipeline_tag=pipeline,
+        base_model=base_model(config.model_name_or_path),
+        datasets=[config.task] if config.own_task is None else None,
+        metrics=sorted(set(metrics.values())),
+        tags=[*origin, "biomedical", *(["sample-data"] if is_sample else [])],
+        model_name=f"{config.model_label}-{result['task']}",
+        eval_results=evaluated or None,
+    )
+    return str(data.to_yaml())
+
+
+def _scores(result: Mapping[str, Any]) -> str:
+    lines = ["## Scores", "", "| split | metric | score | examples | |", "|---|---|---:|---:|---|"]
+    for split, values in result["scores"].items():
+        remark = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
+        lines.append(
+            f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {remark} |"
+        )
+    return "\n".join(lines) + ("" if result["scores"] else "\n\nNone: neither dev nor test was scored.")
+
+
+def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
+    trained = config.train_splits or _task(config).train_splits
+    chosen = "the last epoch's" if result["selected"] == "last" else f"of epoch {result['best_epoch']}, the best on dev"
+    steps = config.max_steps if config.max_steps > 0 else None
+    rows = {
+        "encoder": config.model_label,
+        **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
+        **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
+        "recipe": config.recipe,
+        "trained on": " + ".join(trained),
+        "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
+        "length of training": f"{steps} steps" if steps else f"{config.num_train_epochs:g} epochs",
+        "examples a step": result["examples_per_step"],
+        "longest input": f"{config.max_seq_length} word pieces",
+        "weights": chosen,
+        "arithmetic": f"{result['precision']} on {result['world_size']} device(s)",
+        "seed": result["seed"],
+        "code": f"blue-harness, commit {result['commit'] or 'unknown'}",
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    }
+    return "## How it was made\n\n| | |\n|---|---|\n" + "\n".join(
+        f"| {name} | {value} |" for name, value in rows.items()
+    )

@@ -1,0 +1,143 @@
+"""What a run is made of before anything is trained: batch plan, precision, task, data as token ids."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tasks
+from harness import checkpoint, data, distributed, model, pretrained, token_cache, watchdog
+from harness import config as run_config
+from harness.config import BatchPlan, RunConfig
+from harness.distributed import World
+from harness.evaluate import Split
+from harness.model_folder import HEAD_FILE
+from harness.run_folder import RunFolder
+from harness.task import SPLITS, Encoded, Example, Task
+from launch.run import fine_tuned, inputs, settings
+from launch.run.settings import SAMPLE_BANNER
+from tasks import recipes
+from tasks.corpora import checks
+from tasks.tables import NoExamples
+
+logger = logging.getLogger("harness.launch")
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that training, scoring and the record share."""
+
+    config: RunConfig
+    world: World
+    folder: RunFolder
+    plan: BatchPlan
+    precision: str  # fp16 | bf16 | fp32
+    task: Task
+    tokenizer: Any
+    splits: dict[str, Split]  # those that are needed and have examples
+    data: str  # "given" | "sample"
+    model_commit: str | None  # of the hub, that the encoder's files are of
+    trains: bool  # whether there is anything to train: a finished run is only asked for further scores
+
+    @property
+    def train_splits(self) -> tuple[str, ...]:
+        """Splits that are trained on."""
+        return self.config.train_splits or self.task.train_splits
+
+    @property
+    def pad_id(self) -> int:
+        """What rows are filled up with; masked out everywhere."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    def training_examples(self) -> Encoded:
+        """The splits that are trained on, one after another."""
+        return data.join([self.splits[name].encoded for name in self.train_splits])
+
+
+def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
+    """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
+    config = inputs.as_begun(config, world, folder)
+    plan = run_config.batch_plan(config, world.size, _begun_with(folder))
+    trains = distributed.on_main(lambda: bool(config.do_train) and not folder.result.is_file())
+    task = tasks.get(config.task, config.own_task)
+    own_head = None if config.trained else fine_tuned.check(config, task)
+    place, kind = settings.find_data(config)
+    examples = _read(config, task, place)
+    if kind == "given":
+        for warning in checks.quick(task, examples):
+            logger.warning("data    %s", warning)
+    tokenizer = model.load_tokenizer(config, task.head.per_word)
+    distributed.on_main(lambda: inputs.record(config, world, folder, settings.needed_splits(config, task)))
+    logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
+    cache = token_cache.place(place, config.feature_cache if kind == "given" else token_cache.NOWHERE)
+    with watchdog.phase("tokenising"):
+        splits = {
+            name: Split(name, rows, token_cache.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
+            for name, rows in examples.items()
+        }
+    made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
+    shown = "sample" if made_up else "given"
+    commit = pretrained.commit(config)
+    run = Run(config, world, folder, plan, config.precision, task, tokenizer, splits, shown, commit, trains)
+    _announce(run, place)
+    return run
+
+
+def _begun_with(folder: RunFolder) -> int | None:
+    """Examples per optimizer step of the run that lies in the folder."""
+    state = distributed.on_main(lambda: checkpoint.begun(folder.checkpoints))
+    return None if state is None else state.examples_per_step
+
+
+def _read(config: RunConfig, task: Task, place: Path) -> dict[str, list[Example]]:
+    """The splits that are needed, in their order. A dev set may be missing or empty where nothing depends on it."""
+    examples = {}
+    needed = settings.needed_splits(config, task)
+    for name in (name for name in SPLITS if name in needed):
+        try:
+            examples[name] = task.read(place, name)
+        except NoExamples as error:
+            if name != "dev":
+                raise
+            reason = settings.check_without_dev(config, task, error)
+            logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
+    return examples
+
+
+def _announce(run: Run, place: Path) -> None:
+    """The beginning of the run's log: what, on what, and the four batch numbers."""
+    config, plan = run.config, run.plan
+    if run.data == "sample":
+        logger.warning(SAMPLE_BANNER)
+    logger.info("task    %s (%s), recipe %s, seed %d", run.task.name, run.task.family, config.recipe, config.seed)
+    if config.own_task is not None:
+        own, like = ", ".join(config.own_task["recipe"]) or "nothing", recipes.LIKE[run.task.family]
+        logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
+    logger.info(
+        "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
+    )
+    if not config.trained:
+        logger.info("head    of the model itself: nothing is trained")
+    elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
+        logger.info("head    a fresh one: the model is fine-tuned already, and only its encoder is used")
+    if run.world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
+        logger.info("        %s", unused)
+    logger.info(
+        "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
+    )
+    if config.do_train:
+        logger.info(
+            "batch   %d examples a device x %d devices x %d accumulated = %d a step",
+            plan.micro,
+            plan.world,
+            plan.accumulation,
+            plan.total,
+        )
+        if "dev" in run.train_splits:
+            logger.warning(
+                "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
+            )
+    logger.info("folder  %s", run.folder.path)

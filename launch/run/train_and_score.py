@@ -1,0 +1,168 @@
+"""The training of one run, and the scores that it reports.
+
+`train`: model and engine built, state restored, epochs run, weights written to `model/`. `score` predicts by the
+weights in `model/`, so that what is reported is what is kept; where nothing was trained, by those that
+--model_name_or_path names.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from harness import checkpoint, data, distributed, export, logs, loop, model, pretrained, standard_head, watchdog
+from harness.checkpoint import TrainState
+from harness.ds import engine
+from harness.ds.engine import Engine
+from harness.errors import Stopped, UserError
+from harness.evaluate import Evaluation, evaluate, write_files
+from harness.files import write
+from harness.model import EncoderWithHead
+from harness.model_folder import HEAD_FILE
+from harness.preemption import StopRequest
+from harness.standard_head import StandardHead
+from harness.task import Report
+from harness.tracking import Tracker
+from launch.run import fine_tuned
+from launch.run.setup import Run
+
+logger = logging.getLogger("harness.launch")
+
+
+def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
+    """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
+    config, world, examples = run.config, run.world, run.training_examples()
+    steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
+    logger.info("loading %s ...", config.model_label)
+    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word, run.tokenizer)
+    trained = engine.build(network, run.task.head, config, run.plan, steps, world)
+    logger.info("packing %s", network.layout)
+
+    def score_dev() -> Evaluation:
+        return evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id)
+
+    with ExitStack() as stack:
+        stack.callback(_release, trained)
+        torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
+        state = checkpoint.restore(run.folder.checkpoints, trained, world)
+        _check_best(run, state)
+        state.examples_per_step = run.plan.total
+        if state.epoch or state.step_in_epoch:
+            logger.info("Taken up after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
+        training = loop.Training(
+            config,
+            world,
+            run.plan,
+            steps,
+            trained,
+            examples,
+            run.pad_id,
+            score_dev=score_dev if config.eval_every_epoch and "dev" in run.splits else None,
+            after_epoch=lambda now: _after_epoch(run, trained, now),
+            tracker=tracker,
+            progress=stack.enter_context(
+                logs.progress(world.is_main, steps / data.steps_per_epoch(len(examples), run.plan), steps)
+            ),
+            folder=run.folder,
+            stop=stop,
+        )
+        stack.enter_context(stop.deferred())
+        if not loop.fit(training, state):
+            raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
+        _write_model(run, trained, state)
+        if distributed.agree(bool(stop.requested), world.device):  # of one rank: all leave together
+            raise Stopped("stopped before the final scores; the same command goes on from there")
+    return state
+
+
+@watchdog.phase("saving")
+def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
+    if run.world.is_main:
+        run.folder.check_exists()
+    if run.config.select == "best_dev" and state.best_epoch() == state.epoch:
+        weights = trained.weights()
+        state.best = distributed.on_main(lambda: checkpoint.save_best(run.folder.checkpoints, weights, state.epoch))
+    if run.world.is_main:
+        write(run.folder.dev_results, _dev_results(run, state))
+
+
+def _check_best(run: Run, state: TrainState) -> None:
+    """Raises UserError where a state does not say which weights its best epoch had."""
+    if run.config.select == "best_dev" and (state.best or {}).get("epoch") != state.best_epoch():
+        raise UserError(
+            f"{run.folder.checkpoints}: an older version wrote it, without the weights of the best epoch (--select "
+            "best_dev); remove this folder to train again from the start, or name another --output_dir"
+        )
+
+
+def _dev_results(run: Run, state: TrainState) -> str:
+    """The original's table of epochs, comma separated."""
+    lines = []
+    for entry in state.history:
+        if "dev" in entry:
+            dev = entry["dev"]
+            row = run.task.dev_row(Report(dev["score"], dev["metric"], dev, {}))
+            lines.append({"Global_step": entry["step"], "Epochs": entry["epoch"], "Loss": dev["loss"], **row})
+    header = [",".join(lines[0])] if lines else []
+    return "\n".join(header + [",".join(str(value) for value in line.values()) for line in lines]) + "\n"
+
+
+@watchdog.phase("saving")
+def _write_model(run: Run, trained: Engine, state: TrainState) -> None:
+    """The last weights, or those that the state names as the best. Collective."""
+    weights = trained.weights() if state.best is None else {}  # gathered from all ranks
+
+    def save() -> None:
+        kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
+        task, tokenizer = run.task, run.tokenizer
+        about = fine_tuned.about(run.config, run.task, run.precision, run.data)
+        export.save(run.folder.model, trained.module, kept, tokenizer, task.labels, task.family, about)
+
+    distributed.on_main(save)
+
+
+def _release(trained: Engine) -> None:
+    """Give the memory back: the weights to be scored are read from `model/`."""
+    trained.close()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
+    """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without a model."""
+    wanted = (("dev", run.config.do_eval and "dev" in run.splits), ("test", run.config.do_predict))
+    asked = [name for name, is_wanted in wanted if is_wanted]
+    if not asked:
+        return {}
+    logger.info("scoring %s ...", " and ".join(asked))
+    network = _network(run)
+    forward = engine.forward_as_trained(network, run.config, run.world)
+    scores = {}
+    for name in asked:
+        scores[name] = evaluate(forward, run.splits[name], run.task, run.config, run.world, run.pad_id)
+        for warning in scores[name].report.warnings:
+            logger.warning("%s: %s", name, warning)
+        if run.world.is_main:
+            write_files(scores[name], run.splits[name], run.task, run.folder, run.config)
+            tracker.chart(name, scores[name].report)
+            tracker.summary(_figures(name, scores[name]))
+    return scores
+
+
+def _network(run: Run) -> EncoderWithHead | StandardHead:
+    config = run.config
+    folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
+    if not config.trained and not (folder / HEAD_FILE).is_file():
+        return standard_head.load(str(folder), run.task, config)
+    return model.load(folder, config.packing, standard_head.trusts(config)).model
+
+
+def _figures(name: str, evaluation: Evaluation) -> dict[str, float]:
+    """For the tracker's summary. Its dev/score is the best epoch's, so the reported one needs a name of its own."""
+    numbers = {key: value for key, value in evaluation.to_dict().items() if isinstance(value, int | float)}
+    return {f"{'reported_dev' if name == 'dev' else name}/{key}": value for key, value in numbers.items()}
