@@ -3,8 +3,8 @@
     python -m benchmarks.bench --data DIR/blue                       # make bench
     python -m benchmarks.bench --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
 
-Every system trains the same model on the same rows with the same batch, at most 128 word pieces, in its own process;
-the first step is not timed. Rates count examples and word pieces without padding. Results: benchmarks/results/
+Every system trains the same model on the same rows with the same batch, at most 128 tokens, in its own process;
+the first step is not timed. Rates count examples and tokens without padding. Results: benchmarks/results/
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def show(result: dict[str, Any]) -> None:
     for case in result["cases"]:
         share = 100 * case["operations_per_second"] / result["matrix_operations_per_second"]
         rows = f"{case['task']} (made-up rows)" if case["made_up"] else case["task"]
-        title = f"{rows}, {case['model']}, {case['length']:.0f} word pieces a row; {share:.0f} % of the matrix rate"
+        title = f"{rows}, {case['model']}, {case['length']:.0f} tokens a row; {share:.0f} % of the matrix rate"
         table = Table("", *FIGURES, title=title)
         for name, row in case["medians"].items():
             against = case["ratios"].get(name)

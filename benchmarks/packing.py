@@ -50,7 +50,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
             spent = step(net, task, batch)
             if number:  # the first makes buffers and kernels
                 seconds[layout].append(spent)
-    print(f"{name}: {pieces / slots:.0%} of the padded batches are word pieces")
+    print(f"{name}: {pieces / slots:.0%} of the padded batches are tokens")
     for layout, spent_each in seconds.items():
         ratio = statistics.median(p / s for p, s in zip(seconds["padded"], spent_each, strict=True))
         print(f"  {layout:10s} {statistics.median(spent_each):.3f} s a step, {ratio:.2f} x padded", flush=True)

@@ -1,7 +1,7 @@
 """What a run costs against the number of its rows and against their length: seconds, which should grow linearly.
 
 Rows: made-up rows of a task, read, made into token ids, trained on for an epoch and predicted. Lengths: training steps
-and predictions of the same number of word pieces in examples of one length each. Seconds of this process, the embedded
+and predictions of the same number of tokens in examples of one length each. Seconds of this process, the embedded
 encoder, batches of 32.
 
     python -m benchmarks.scaling [--task mednli] [--rows 500,1000,2000] [--lengths 16,32,64,128,256,512] [--pieces 2048]
@@ -58,7 +58,7 @@ def by_rows(task: Task, trained: engine.Engine, tokenizer: Any, rows: int, folde
 
 
 def by_length(trained: engine.Engine, length: int, pieces: int) -> dict[str, float]:
-    """Seconds of a training step and of a prediction of `pieces` word pieces in examples of `length`."""
+    """Seconds of a training step and of a prediction of `pieces` tokens in examples of `length`."""
     draw, count = np.random.default_rng(length), pieces // length
     ids = draw.integers(1000, 20000, (count, length)).tolist()
     encoded = Encoded(ids, [[0] * length] * count, [0] * count)
@@ -102,7 +102,7 @@ def main() -> None:
         by_length(trained, 64, args.pieces)  # buffers and kernels
         show("rows", {n: by_rows(task, trained, tokenizer, n, Path(folder) / str(n)) for n in args.rows})
         if task.family == "multiclass":
-            show("word pieces an example", {n: by_length(trained, n, args.pieces) for n in args.lengths})
+            show("tokens an example", {n: by_length(trained, n, args.pieces) for n in args.lengths})
         distributed.close()
 
 

@@ -60,7 +60,7 @@ class RunConfig:
     train_splits: tuple[str, ...] | None = option(
         None, "splits to train on, e.g. `train` or `train,dev`; default: as the recipe", choices=("train", "dev")
     )
-    max_seq_length: int = option(128, "longest input in word pieces; longer ones are cut", least=8)
+    max_seq_length: int = option(128, "longest input in subword tokens; longer ones are cut", least=8)
     do_train: bool | None = option(None, "train (with none of the three do_ flags: all three)", identity=False)
     do_eval: bool | None = option(None, "score the dev split", identity=False)
     do_predict: bool | None = option(None, "predict and score the test split", identity=False)

@@ -81,16 +81,16 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Batch:
-    """A forward pass. B examples padded to T word pieces, n = B rows of logits (tagging: n scored words)."""
+    """A forward pass. B examples padded to T tokens, n = B rows of logits (tagging: n scored words)."""
 
     input_ids: torch.Tensor  # [B, T] int64
-    attention_mask: torch.Tensor  # [B, T] int64, 1 on word pieces
+    attention_mask: torch.Tensor  # [B, T] int64, 1 on tokens
     token_type_ids: torch.Tensor | None  # [B, T] int64
     scored: torch.Tensor | None  # tagging: [n] int64, places of the scored words in the flattened [B * T]
     labels: torch.Tensor  # [n] int64 or float32, or [n, classes] float32
     examples: tuple[int, ...]  # their numbers in the split
     units: tuple[int, ...]  # rows of logits of each example; sums to n
-    lengths: tuple[int, ...] = ()  # word pieces of each example, known without asking the device
+    lengths: tuple[int, ...] = ()  # tokens of each example, known without asking the device
 
     @property
     def tokens(self) -> int:

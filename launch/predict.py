@@ -57,7 +57,7 @@ class Predictor:
             yield answer | ({"note": "SAMPLE DATA"} if self.is_sample else {})
 
     def _predict(self, examples: Sequence[Example]) -> tuple[list[Prediction], list[int]]:
-        """Predictions, and for each example how many of its word pieces the model saw."""
+        """Predictions, and for each example how many of its tokens the model saw."""
         task, tokenizer = self.form.task, self.loaded.tokenizer
         encoded = task.features(examples, tokenizer, self.max_seq_length)
         found: list[Prediction] = []

@@ -33,7 +33,7 @@ from tasks.tables import NoExamples
 
 @terminal.safely()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 `check` found something of weight, 2 a mistake of the user's or unreadable data."""
+    """Exit status: 0 done, 1 `check` found something serious, 2 a mistake of the user's or unreadable data."""
     words = list(sys.argv[1:] if argv is None else argv)
     os.umask(terminal.OWNER_ONLY)
     try:
@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("folder", metavar="DIR", help="the folder of one task")
     one.add_argument("--task", metavar="T", help="its task [as its manifest or its name says]")
     one.add_argument("--task_file", metavar="FILE", help="the TOML file that defines its task, one of your own")
-    one.add_argument("--model_name_or_path", metavar="M", help="measure lengths in word pieces of this encoder")
+    one.add_argument("--model_name_or_path", metavar="M", help="measure lengths in subword tokens of this encoder")
     one.add_argument("--max_seq_length", type=int, default=128, help="how much of an example a model sees [128]")
     one = commands.add_parser("fetch", help="download a corpus that is open to everyone", allow_abbrev=False)
     one.set_defaults(call=_fetch)
@@ -134,8 +134,8 @@ if __name__ == "__main__":
     sys.exit(main())
 
 
-EXIT_FINE, EXIT_WEIGHTY = 0, 1
-MOST_CUT = 0.3  # share of a split's examples: more is of weight; of DDI the published recipe cuts nearly a quarter
+EXIT_FINE, EXIT_SERIOUS = 0, 1
+MOST_CUT = 0.3  # share of a split's examples: more is serious; of DDI the published recipe cuts nearly a quarter
 WIDTH = 120  # where no terminal tells
 
 
@@ -168,10 +168,10 @@ def check(folder: Path, name: str | None, task_file: str | None, model: str | No
         del examples  # the next split is read without this one in memory
     findings = sorted(
         [*without, *survey.findings(), *(() if task_file else _of_manifest(folder)), *_of_lengths(lengths)],
-        key=lambda finding: not finding.weighty,
+        key=lambda finding: not finding.serious,
     )
     _show(folder, survey, lengths, findings)
-    return EXIT_WEIGHTY if any(finding.weighty for finding in findings) else EXIT_FINE
+    return EXIT_SERIOUS if any(finding.serious for finding in findings) else EXIT_FINE
 
 
 def _task_of(folder: Path) -> str:
@@ -204,7 +204,7 @@ def _of_manifest(folder: Path) -> Iterator[Finding]:
 def _of_lengths(lengths: dict[str, Lengths]) -> Iterator[Finding]:
     for split, found in lengths.items():
         if found.cut:
-            text = f"{split}: {found.cut} examples ({found.share_cut:.1%}) are cut at {found.limit} word pieces"
+            text = f"{split}: {found.cut} examples ({found.share_cut:.1%}) are cut at {found.limit} subword tokens"
             yield Finding(found.share_cut > MOST_CUT, text)
 
 
@@ -215,10 +215,10 @@ def _show(folder: Path, survey: Survey, lengths: dict[str, Lengths], findings: l
     if lengths:
         console.print(_pieces(lengths))
     for finding in findings:
-        console.print(Text("! " if finding.weighty else "- ", style="red" if finding.weighty else ""), end="")
+        console.print(Text("! " if finding.serious else "- ", style="red" if finding.serious else ""), end="")
         console.print(Text(finding.text))
     if not findings:
-        console.print("Nothing to remark.")
+        console.print("No issues found.")
 
 
 def _sizes(survey: Survey) -> Table:
@@ -246,8 +246,8 @@ def _sizes(survey: Survey) -> Table:
 
 def _pieces(lengths: dict[str, Lengths]) -> Table:
     table = Table(box=None, pad_edge=False)
-    for name in ("word pieces", "mean", "median", "longest", "cut", "share cut"):
-        table.add_column(name, justify="left" if name == "word pieces" else "right")
+    for name in ("subword tokens", "mean", "median", "longest", "cut", "share cut"):
+        table.add_column(name, justify="left" if name == "subword tokens" else "right")
     for split, found in lengths.items():
         cells = (f"{found.mean:.1f}", f"{found.median:.0f}", str(found.most), str(found.cut), f"{found.share_cut:.2%}")
         table.add_row(split, *cells)

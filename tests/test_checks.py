@@ -176,7 +176,7 @@ class TestCommand:
         shown = capsys.readouterr().out
         assert "no manifest.json" in shown and "Smith" not in shown
 
-    def test_weighty(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_serious(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         folder = biosses_folder(tmp_path / "x", published_biosses() | {"dev": pairs("train", 16)})
         assert prepare.main(["check", str(folder), "--task", "biosses"]) == 1
         assert "! dev: 16 rows (100.0%) have a text of train" in capsys.readouterr().out
@@ -185,7 +185,7 @@ class TestCommand:
         folder = biosses_folder(tmp_path / "biosses", published_biosses())
         more = ["--model_name_or_path", str(tiny_bert), "--max_seq_length", "20"]
         assert prepare.main(["check", str(folder), *more]) == 1
-        assert "! train: 64 examples (100.0%) are cut at 20 word pieces" in capsys.readouterr().out
+        assert "! train: 64 examples (100.0%) are cut at 20 subword tokens" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("spoil", "part"),

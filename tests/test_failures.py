@@ -82,7 +82,7 @@ class TestTwoRanks:
         for name in ("killed", "killed while the other hangs"):
             process = seen[name]["processes"][1]
             (line,) = reported(seen[name]["screen"])
-            assert f"rank 1 (process {process} on {seen[name]['host']}) ended without a word" in line
+            assert f"rank 1 (process {process} on {seen[name]['host']}) exited without an error message" in line
             assert "the same command goes on from the last checkpoint" in line
 
     def test_all_ranks_end_within_seconds(self, seen: dict[str, dict[str, Any]]) -> None:
@@ -159,12 +159,12 @@ class TestReport:
         error = RuntimeError("connection lost")
         setattr(error, failures.SILENT, "/runs/x/train.log")
         assert failures.report(error) == 1
-        assert capsys.readouterr().err == "error: another rank failed first; /runs/x/train.log tells\n"
+        assert capsys.readouterr().err == "error: another rank failed first; see /runs/x/train.log\n"
 
     def test_a_peer_that_never_came(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = RuntimeError("[../gloo/transport/tcp/pair.cc:537] Connection closed by peer [127.0.0.1]:7048")
         assert failures.report(error) == EXIT_LOST
-        assert capsys.readouterr().err.startswith("error: another rank ended before the run had begun")
+        assert capsys.readouterr().err.startswith("error: another rank ended before the run had started")
 
     @pytest.mark.parametrize("error", [UserError("--seed x: not a number"), ValueError("wrong")])
     def test_torchrun_is_told(self, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ class Stopwatch:
     tokens: list[int] = field(default_factory=list)
 
     def step(self, examples: int, tokens: int) -> None:
-        """An optimizer step has ended that saw so many examples and word pieces (padding left out)."""
+        """An optimizer step has ended that saw so many examples and tokens (padding left out)."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.time())

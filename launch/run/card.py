@@ -120,10 +120,8 @@ def _front_matter(config: RunConfig, result: Mapping[str, Any], head: Mapping[st
 def _scores(result: Mapping[str, Any]) -> str:
     lines = ["## Scores", "", "| split | metric | score | examples | |", "|---|---|---:|---:|---|"]
     for split, values in result["scores"].items():
-        remark = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
-        lines.append(
-            f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {remark} |"
-        )
+        note = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
+        lines.append(f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {note} |")
     return "\n".join(lines) + ("" if result["scores"] else "\n\nNone: neither dev nor test was scored.")
 
 
@@ -140,7 +138,7 @@ def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
         "length of training": f"{steps} steps" if steps else f"{config.num_train_epochs:g} epochs",
         "examples a step": result["examples_per_step"],
-        "longest input": f"{config.max_seq_length} word pieces",
+        "longest input": f"{config.max_seq_length} subword tokens",
         "weights": chosen,
         "arithmetic": f"{result['precision']} on {result['world_size']} device(s)",
         "seed": result["seed"],

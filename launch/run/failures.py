@@ -39,7 +39,7 @@ logger = logging.getLogger("harness.launch")
 POLL_SECONDS = 1.0  # between two looks for the failure of another rank
 GRACE_SECONDS = 10.0  # for a rank to end by itself then: gloo tells it of a lost peer at once, NCCL may wait for ever
 REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
-FAILED, STOPPED = "failed", "stopped"  # what a claim holds
+FAILED, STOPPED = "failed", "stopped"  # content of a claim
 STOPPED_TOGETHER = "stopped with another rank; nothing is lost, the same command goes on"
 SILENT = "reported_by_another_rank"  # attribute of an error: the log that tells of the failure, "" for one's own
 
@@ -91,35 +91,35 @@ class FirstFailure:
         if not gone and self._claims(True, STOPPED):
             return
         if gone and self._claims(True):
-            told = self._lost_peer()
-            setattr(told, SILENT, "")
-            self._keep(told, told)
-            raise told from stop
+            failure = self._lost_peer()
+            setattr(failure, SILENT, "")
+            self._keep(failure, failure)
+            raise failure from stop
         if self.claim.exists() and not self._stopped():
             failed = TrainingFailed("another rank failed")
             setattr(failed, SILENT, str(self.folder.log))
             raise failed from stop
 
-    def _mark(self, error: Exception, lost: bool) -> None:
-        first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(lost)
-        if lost and not first and self._stopped():
+    def _mark(self, error: Exception, peer_lost: bool) -> None:
+        first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(peer_lost)
+        if peer_lost and not first and self._stopped():
             raise Stopped(STOPPED_TOGETHER) from error
-        told = self._lost_peer() if lost and first else _storage(error, self.folder)
-        shown = told or error
+        failure = self._lost_peer() if peer_lost and first else _storage(error, self.folder)
+        shown = failure or error
         setattr(shown, SILENT, "" if first else str(self.folder.log))
         if first:
-            self._keep(shown, error if lost else shown)
-        if told is not None:
-            raise told from error
+            self._keep(shown, error if peer_lost else shown)
+        if failure is not None:
+            raise failure from error
 
-    def _claims(self, lost: bool, what: str = FAILED) -> bool:
+    def _claims(self, peer_lost: bool, what: str = FAILED) -> bool:
         """Whether this is the first rank that fails, or that stops by itself."""
         try:
             handle = os.open(self.claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         except FileExistsError:
             return False
         except OSError:  # the folder is gone or cannot be written: that is the failure, and it has one rank at least
-            return not lost
+            return not peer_lost
         with contextlib.suppress(OSError):  # a full disk
             os.write(handle, what.encode())
         os.close(handle)
@@ -130,8 +130,8 @@ class FirstFailure:
         until = time.monotonic() + POLL_SECONDS
         while time.monotonic() < until:
             with contextlib.suppress(OSError):
-                if held := self.claim.read_text(encoding="utf-8"):
-                    return held == STOPPED
+                if content := self.claim.read_text(encoding="utf-8"):
+                    return content == STOPPED
             time.sleep(0.05)
         return False
 
@@ -157,7 +157,7 @@ class FirstFailure:
             time.sleep(0.05)
         if gone:
             who = " and ".join(f"rank {rank} (process {self.peers[rank][1]} on {self.peers[rank][0]})" for rank in gone)
-            what = f"{who} ended without a word: killed, perhaps for want of memory"
+            what = f"{who} exited without an error message: killed, perhaps for want of memory"
         else:
             others = sorted({host for host, _, _ in self.peers} - {os.uname().nodename})
             where = f" (other hosts: {', '.join(others)})" if others else ""
@@ -165,21 +165,21 @@ class FirstFailure:
         return TrainingFailed(f"{what}; the same command goes on from the last checkpoint. Log: {self.folder.log}")
 
     def _gone(self) -> list[int]:
-        """Ranks whose process was to be seen from here and has ended."""
+        """Ranks whose process is visible from here and has ended."""
         here, _, space = self.peers[self.world.rank]
-        seen = [
+        local = [
             (rank, peer[1]) for rank, peer in enumerate(self.peers) if space and (peer[0], peer[2]) == (here, space)
         ]
-        return [rank for rank, process in seen if _has_ended(process)]
+        return [rank for rank, process in local if _has_ended(process)]
 
     def _watch(self) -> None:
         """End this process where another rank has failed and this one does not notice."""
         while not self.done.wait(POLL_SECONDS):
             if (self.claim.exists() or self._gone()) and not self.done.wait(GRACE_SECONDS):
-                if self._claims(lost=True):
-                    told = self._lost_peer()
-                    self._keep(told, told)
-                    print(f"error: {told}", file=sys.stderr, flush=True)
+                if self._claims(peer_lost=True):
+                    failure = self._lost_peer()
+                    self._keep(failure, failure)
+                    print(f"error: {failure}", file=sys.stderr, flush=True)
                 elif self._stopped():
                     say(STOPPED_TOGETHER)
                     os._exit(EXIT_STOPPED)
@@ -188,10 +188,10 @@ class FirstFailure:
     def end_stuck(self, found: Stuck) -> NoReturn:
         """End this process, since a rank of the run stands still; say which one."""
         threading.Timer(GRACE_SECONDS, os._exit, [EXIT_LOST]).start()  # if the log cannot be written
-        if self._claims(lost=True):
-            told = self._stuck(found)
-            self._keep(told, told)
-            print(f"error: {told}", file=sys.stderr, flush=True)
+        if self._claims(peer_lost=True):
+            failure = self._stuck(found)
+            self._keep(failure, failure)
+            print(f"error: {failure}", file=sys.stderr, flush=True)
         if not found.answers:
             self._kill(*found.ranks)
         os._exit(EXIT_LOST)
@@ -236,7 +236,7 @@ class FirstFailure:
 
 
 def _namespace() -> str:
-    """Which processes this one can see; "" where that cannot be told. Two containers may bear one host name."""
+    """Which processes this one can see; "" where that is unknown. Two containers may have one host name."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -305,11 +305,11 @@ def report(error: Exception) -> int:
     unmarked = "another rank's output" if any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) else ""
     if log := getattr(error, SILENT, unmarked):
         if "SUBMITIT_EXECUTOR" in os.environ:  # its ranks have an output file each, and people look at rank 0's
-            print(f"error: another rank failed first; {log} tells", file=sys.stderr, flush=True)
+            print(f"error: another rank failed first; see {log}", file=sys.stderr, flush=True)
         time.sleep(REPORT_SECONDS)
         return status
     if not expected and not hasattr(error, SILENT) and lost_peer(error):
-        error, expected = TrainingFailed("another rank ended before the run had begun; see its own message"), True
+        error, expected = TrainingFailed("another rank ended before the run had started; see its own message"), True
     text = f"error: {error}" if expected else "".join(traceback.format_exception(error)).rstrip()
     print(text, file=sys.stderr, flush=True)
     if place := os.environ.get("TORCHELASTIC_ERROR_FILE"):  # torchrun closes with its own summary: let it hold this

@@ -63,11 +63,11 @@ def tracker(run: Run) -> Iterator[Tracker]:
     finally:
         last = built.close(status)
         if last:
-            logger.info("To upload the run's figures: %s", last)
+            logger.info("To upload the run's metrics: %s", last)
 
 
 def _resumed_step(run: Run) -> int:
-    """The step up to which earlier figures stay: all of them where nothing is trained any more."""
+    """The step up to which earlier metrics stay: all of them where nothing is trained any more."""
     if not run.trains:
         return sys.maxsize
     from harness import checkpoint
@@ -158,7 +158,7 @@ def show(result: Mapping[str, Any]) -> None:
     """The closing table: scores times 100."""
     rows: list[dict[str, str | float]] = []
     for name, values in result["scores"].items():
-        remark = "trained on" if name == "dev" and result.get("dev_was_trained_on") else ""
+        note = "trained on" if name == "dev" and result.get("dev_was_trained_on") else ""
         rows.append(
             {
                 "split": name,
@@ -166,7 +166,7 @@ def show(result: Mapping[str, Any]) -> None:
                 "score": f"{100 * values['score']:.2f}",
                 "loss": f"{values['loss']:.4f}",
                 "examples": str(values["examples"]),
-                "": remark,
+                "": note,
             }
         )
     if rows:

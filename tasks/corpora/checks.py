@@ -32,7 +32,7 @@ ODD = ("Cc", "Cs", "Co", "Cn")  # control, half of a pair, private use, not assi
 class Finding:
     """One thing that was noticed."""
 
-    weighty: bool  # the data is probably not what the task's scores are about; else only worth knowing
+    serious: bool  # the data is probably not what the task's scores are about; else only worth knowing
     text: str  # one line, without text of the examples
 
 
@@ -94,7 +94,7 @@ class Survey:
         return PUBLISHED.get(self.task.name, ())
 
     def findings(self) -> list[Finding]:
-        """What is worth knowing, the weighty first."""
+        """What is worth knowing, the serious first."""
         found = [
             *self._of_sizes(),
             *self._of_labels(),
@@ -102,7 +102,7 @@ class Survey:
             *self._of_characters(),
             *self._of_mentions(),
         ]
-        return sorted(found, key=lambda finding: not finding.weighty)
+        return sorted(found, key=lambda finding: not finding.serious)
 
     def _labels(self, example: Example) -> Iterable[str]:
         if self.task.family == "multilabel":
@@ -230,11 +230,11 @@ def _named(ids: Sequence[str]) -> str:
 
 
 def quick(task: Task, examples: Mapping[str, Sequence[Example]]) -> list[str]:
-    """Warnings about the splits that were read, weighty ones only, a line each: sizes far from the published ones,
+    """Warnings about the splits that were read, serious ones only, a line each: sizes far from the published ones,
     labels that train lacks, and texts that are in two splits."""
     survey = Survey(task)
     empty = [f"{split}: no examples" for split, rows in examples.items() if not rows]
     for split in SPLITS:
         if examples.get(split):
             survey.add(split, examples[split])
-    return empty + [finding.text for finding in survey.findings() if finding.weighty]
+    return empty + [finding.text for finding in survey.findings() if finding.serious]

@@ -1,4 +1,4 @@
-"""How long are the examples in word pieces, and how many does a model's limit cut?"""
+"""How long are the examples in subword tokens, and how many does a model's limit cut?"""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.task import Example, Task
 
 __all__ = ["Lengths", "measure"]
 
-UNLIMITED = 1_000_000  # word pieces; no example has so many
+UNLIMITED = 1_000_000  # subword tokens; no example has so many
 CHUNK = 1000  # examples tokenised at once
 
 
