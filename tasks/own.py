@@ -9,7 +9,7 @@
     sentence = "text"                   # a name in the header of the files, or a column's number
     label = "degree"
 
-CONTRIBUTING.md has whole examples, and the table of all keys. A checked file is a definition: plain values, every
+docs/custom_tasks.md has whole examples, and the table of all keys. A checked file is a definition: plain values, every
 default filled in, so that two files that mean the same are the same. It travels in a run's settings.
 """
 
@@ -54,7 +54,7 @@ def read(path: Path) -> tuple[dict[str, Any], Path | None]:
         raise UserError(f"--task_file {where}: cannot be read ({error.strerror}); check its permissions") from None
     except (ValueError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{where}: not TOML ({reason}); CONTRIBUTING.md has files to start from") from None
+        raise UserError(f"{where}: not TOML ({reason}); docs/custom_tasks.md has files to start from") from None
     folder = values.pop("data_dir", None)
     definition = check(values, where)
     if folder is None:

@@ -31,7 +31,7 @@ def words(counts: list[int]) -> Encoded:
 
 class TestPage:
     def test_every_flag_exists(self) -> None:
-        named = set(re.findall(r"--([a-z][a-z_0-9]+)", PAGE))
+        named = set(re.findall(r"--(?:no-)?([a-z][a-z_0-9]+)", PAGE))
         assert named <= set(flags.known_names()) | set(flags.RETIRED)
 
     def test_every_file_exists(self) -> None:

@@ -69,8 +69,8 @@ def texts(task: str, name: str) -> set[str]:
 
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_generator_gives_committed_files(tmp_path: Path, hash_seed: str) -> None:
-    command = [sys.executable, "-m", "tasks.samples.generate", "--out", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, env={"PYTHONHASHSEED": hash_seed}, check=True)
+    command = [sys.executable, str(ROOT / "tests" / "samples" / "generate.py"), "--out", str(tmp_path)]
+    subprocess.run(command, env={"PYTHONHASHSEED": hash_seed}, check=True)
     made = {file.relative_to(tmp_path).as_posix(): file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     kept = {file.relative_to(SAMPLES).as_posix(): file.read_bytes() for file in SAMPLES.rglob("*.tsv")}
     assert set(made) == {f"{task}/{name}" for task, names in TASKS.items() for name in names}

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's tasks without code, followed literally; and a job of an own task whose file is edited meanwhile."""
+"""docs/custom_tasks.md, followed literally; and a job of a custom task whose file is edited meanwhile."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ from encoders import tiny_encoder
 from running import SMALL, clean_environment, hear_interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
-SECTION = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("\n## A task more, without code\n")[1]
-SECTION = SECTION.split("\n## ")[0]
-FILES = re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", SECTION, re.M | re.S)
-COMMANDS = re.findall(r"^```bash\n(.*?)^```$", SECTION, re.M | re.S)
-PRINTED = [
-    text for text in re.findall(r"^```text\n(.*?)^```$", SECTION, re.M | re.S) if text not in dict(FILES).values()
-]
+PAGE = (ROOT / "docs" / "custom_tasks.md").read_text(encoding="utf-8")
+FILES = re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", PAGE, re.M | re.S)
+COMMANDS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.M | re.S)
+PRINTED = [text for text in re.findall(r"^```text\n(.*?)^```$", PAGE, re.M | re.S) if text not in dict(FILES).values()]
 
 
 def skeleton(line: str) -> str:
@@ -31,8 +28,8 @@ def skeleton(line: str) -> str:
     return " ".join(re.sub(r"[0-9]+(\.[0-9]+)?", "#", line).split())
 
 
-def test_the_section_has_files_commands_and_what_they_print() -> None:
-    """The reading of the section itself."""
+def test_the_page_has_files_commands_and_what_they_print() -> None:
+    """The reading of the page itself."""
     assert len(FILES) == 8 and sum(name.endswith("task.toml") for name, _ in FILES) == 2
     assert len(COMMANDS) == 2 and len(PRINTED) == 2
 

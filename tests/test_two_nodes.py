@@ -215,7 +215,7 @@ def test_a_port_that_somebody_has(nodes: Nodes, line: list[str]) -> None:
 
 @pytest.mark.parametrize("fault", ["node", "port"])
 def test_torchrun_finds_it_before_a_rank_starts(fault: str, nodes: Nodes, line: list[str]) -> None:
-    """It waits for its other node as long as the README says, and ends at once where it cannot listen."""
+    """It waits for its other node as long as docs/resuming.md says, and ends at once where it cannot listen."""
     command = nodes.inside("node1", BIN / "torchrun", "--nnodes", "2", "--node_rank", "0", "--nproc_per_node", "1",
                            "--master_addr", nodes.address("node1"), "--master_port", str(PORT), "--rdzv_conf",
                            "timeout=10", TRAIN, *line, "--output_dir", str(nodes.place / "alone"))  # fmt: skip

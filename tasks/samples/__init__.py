@@ -1,5 +1,5 @@
-"""Small made-up data sets in the formats of the ten BLUE tasks, and the program that wrote them.
+"""Small made-up data sets in the formats of the ten BLUE tasks, written by tests/samples/generate.py.
 
-Every sentence comes from templates and word lists in this folder; most drug, gene and study names do not exist. The
-data serve to try the harness and to test it. A model learns them quickly, and its scores on them mean nothing.
+Most drug, gene and study names in them do not exist. The data serve to try the harness and to test it. A model learns
+them quickly, and its scores on them mean nothing.
 """

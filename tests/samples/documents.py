@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from tasks.samples.vocabulary import sentence
+from vocabulary import sentence
 
 HALLMARKS: tuple[tuple[str, ...], ...] = (
     (  # 0 activating invasion and metastasis

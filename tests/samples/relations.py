@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tasks.samples.vocabulary import fill, sentence
+from vocabulary import fill, sentence
 
 Row = tuple[tuple[str, ...], str]  # (texts, label)
 

@@ -1,4 +1,4 @@
-"""Writes the made-up sample data of the ten BLUE tasks: `python -m tasks.samples.generate [--out DIR]`.
+"""Writes the made-up sample data of the ten BLUE tasks: `python tests/samples/generate.py [--out DIR]`.
 
 All text is invented, by templates and word lists in this folder, and scores reached on it mean nothing. The files
 follow the BLUE formats, every sentence of a task occurs once over its three splits, and the same seed gives the same
@@ -12,9 +12,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
-from tasks.samples import documents, pairs, relations, tagging
-from tasks.samples.pairs import Row
+import documents
+import pairs
+import relations
+import tagging
+from pairs import Row
 
+SAMPLES = Path(__file__).resolve().parents[2] / "tasks" / "samples"
 SEED = 1
 SPLITS = ("train", "dev", "test")
 FIRST_ID = 990_000_000  # invented document numbers, longer than any real one
@@ -139,9 +143,9 @@ def build(seed: int = SEED) -> dict[str, str]:
 
 
 def main() -> None:
-    """Write every file below --out, by default beside this program."""
+    """Write every file below --out, by default where the product reads them."""
     parser = argparse.ArgumentParser(description="Write the made-up sample data of the ten BLUE tasks.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
+    parser.add_argument("--out", type=Path, default=SAMPLES, help="folder to write to")
     out = parser.parse_args().out
     for path, text in build().items():
         file = out / path

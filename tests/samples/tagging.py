@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from tasks.samples.vocabulary import pieces
+from vocabulary import pieces
 
 TIGHT_BEFORE = set(".,;:)-")  # no blank before such a token in the text that offsets count in
 TIGHT_AFTER = set("(-")

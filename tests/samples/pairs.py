@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tasks.samples.vocabulary import expand, sentence
+from vocabulary import expand, sentence
 
 Row = tuple[tuple[str, ...], str]  # (texts, label)
 
