@@ -17,11 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.terminal import visible
+from harness.validation import faults
 
 LARGEST = 64 * 2**20  # bytes of a file
 LONGEST_LINE = 2**20  # bytes of a line of metrics.jsonl
-LONGEST_PLACE = 100  # letters of the name of what is wrong
 MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
 Number = Annotated[int | float, Field(ge=-MOST, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
@@ -107,24 +106,7 @@ def read(path: Path, form: TypeAdapter[T]) -> T:
     try:
         return form.validate_json(content, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path}: {_first_fault(error)}") from None
-
-
-def _first_fault(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return f"not JSON ({first['ctx']['error']})"
-    # A part of a union, such as int, is none of the file's names.
-    names = [str(part) for part in first["loc"] if part not in ("int", "float")]
-    place = visible(" ".join(".".join(names).split()))
-    place = f"{place[:LONGEST_PLACE]}..." if len(place) > LONGEST_PLACE else place
-    if not names:
-        return "not a JSON object of a run"
-    if first["type"] == "missing":
-        return f"{place} is missing"
-    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{place} is no setting of this version"
-    return f"{place}: {first['msg'].removeprefix('Input ')}"
+        raise UserError(f"{path}: {faults(error)[0]}") from None
 
 
 def config(path: Path) -> RunConfig:

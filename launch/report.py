@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.logs import Console
 from harness.terminal import guarded, visible
-from launch.reporting import collect, leaderboard, page, statistics, tables, workspace
+from launch.reporting import collect, leaderboard, page, statistics, tables
 from launch.reporting.leaderboard import Leaderboard
 from launch.reporting.page import Report
 from launch.reporting.statistics import Test
@@ -39,9 +39,6 @@ def _parser() -> Parser:
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
-    parser.add_argument(
-        "--wandb", metavar="ENTITY/PROJECT", help="save a wandb workspace there; offline, say what it would hold"
-    )
     return parser
 
 
@@ -59,8 +56,6 @@ def _main(argv: Sequence[str] | None) -> int:
     _show(board, tests, name)
     for path in written:
         print(path)
-    for line in workspace.save(given.wandb) if given.wandb else ():
-        print(line)
     return 0
 
 

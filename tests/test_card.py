@@ -52,7 +52,7 @@ def test_what_people_read(ten_runs: dict[str, Finished]) -> None:
 
 def changed(ten_runs: dict[str, Finished], **more: Any) -> str:
     folder = ten_runs["mednli"].folder
-    found = collect.read(folder)
+    found = collect.read_all([folder])[0]
     assert found.config is not None
     head = json.loads((folder / "model" / "harness_head.json").read_text())
     return card.text(found.config, {**found.result, **more}, {**head, **more.pop("head", {})})

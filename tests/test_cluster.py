@@ -10,9 +10,7 @@ from running import assert_user_error, refused
 
 from harness.errors import UserError
 from launch import submit
-from launch.jobs import slurm
 from launch.jobs.resources import Profile, Request
-from launch.run.settings import parse
 
 
 def script(tmp_path: Path, capsys: pytest.CaptureFixture[str], profile: str, *words: str) -> str:
@@ -133,7 +131,7 @@ def test_no_value_of_a_profile_breaks_a_line(line: str, tmp_path: Path, capsys: 
     words = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(tmp_path / "run"), "--print"]
     err, out = refused(submit.main, capsys, *words, "--profile", tmp_path / "cluster.toml")
     name = line.split("\n")[0].split(" = ")[0].strip("[]")
-    assert err.startswith(f"error: --profile {tmp_path}/cluster.toml: {name}: ") and "control character" in err
+    assert err.startswith(f"error: --profile {tmp_path}/cluster.toml: {name}") and "control character" in err
     assert err.rstrip("\n").isprintable() and out == []
 
 
@@ -154,30 +152,30 @@ def test_no_path_or_name_breaks_a_line(
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\ntouch sent\n")
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr("launch.jobs.preflight.check", lambda where, configs: ([], []))  # there is no such model
+    monkeypatch.setattr("launch.jobs.plans.look_for_missing", lambda where, configs: ([], []))  # there is no such model
     line = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", "runs/a", "--cluster", "slurm", *words]
     err, out = refused(submit.main, capsys, *line, *(["--print"] if printing else []))
     assert "control character" in err and err.rstrip("\n").isprintable() and out == []
     assert [path.name for path in tmp_path.iterdir()] == ["bin"]
 
 
-def test_a_request_of_a_run_folder_breaks_no_line(tmp_path: Path) -> None:
+def test_a_request_of_a_run_folder_breaks_no_line() -> None:
     """`requeue` reads it from submission.json, which no flag has checked."""
-    config, _ = parse(["--task", "mednli", "--model_name_or_path", "m", "--output_dir", str(tmp_path / "run")])
     for values in ({"nodes": "2\n#"}, {"profile": {"qos": "a\nb"}}, {"profile": {"additional_parameters": {"a\n": 1}}}):
-        request = Request.from_dict({"cluster": "slurm", "profile": {}, **values})
-        assert_user_error(lambda request=request: slurm.sbatch_text(request, [config]), "control character")
+        assert_user_error(
+            lambda values=values: Request.from_dict({"cluster": "slurm", **values}, "request."), "request."
+        )
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("cpus_per_gpu = 1\ncpus_per_task = 1", "cpus_per_task, cpus_per_gpu: give one of the two"),
-        ("mem_gb = 1\nmem_per_gpu_gb = 1", "mem_gb, mem_per_gpu_gb: give one of the two"),
-        ('container_runtime = "docker"', "container_runtime = 'docker': must be one of pyxis, apptainer"),
-        ('environment = "HOME"', "environment = 'HOME': must be a list of text"),
-        ("container_mounts = [1]", "container_mounts = [1]: must be a list of text"),
-        ("array_parallelism = 0", "array_parallelism = 0: must be a whole number above 0"),
+        ("cpus_per_gpu = 1\ncpus_per_task = 1", "cpus_per_gpu = 1: cpus_per_task is there too; give one of the two"),
+        ("mem_gb = 1\nmem_per_gpu_gb = 1", "mem_per_gpu_gb = 1: mem_gb is there too; give one of the two"),
+        ('container_runtime = "docker"', "container_runtime = 'docker': must be 'pyxis' or 'apptainer'"),
+        ('environment = "HOME"', "environment = 'HOME': must be a list"),
+        ("container_mounts = [1]", "container_mounts[0] = 1: must be text in quotes"),
+        ("array_parallelism = 0", "array_parallelism = 0: must be at least 1"),
     ],
 )
 def test_faults(text: str, said: str, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from launch.run import settings
 from launch.run.settings import parse
 
 HERE = os.uname().nodename
-SENT = Submission("slurm", "77_1", "/logs", "login", request=Request("slurm", nodes=2).to_dict())
+SENT = Submission("slurm", "77_1", "/logs", "login", request=Request(cluster="slurm", nodes=2).to_dict())
 
 
 @pytest.fixture(autouse=True)
@@ -60,26 +60,26 @@ def made(folder: Path, sent: Submission | None = None, attempt: Attempt | None =
     return folder
 
 
-def state_of(folder: Path) -> tuple[str, str]:
+def status_of(folder: Path) -> tuple[str, str]:
     (found,) = run_status.read_all([folder])
-    return found.state, found.reason
+    return found.status, found.reason
 
 
-class TestState:
+class TestStatus:
     def test_finished(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run", SENT, Attempt("running"))
         scores = {"metric": "accuracy", "loss": 1.0, "examples": 4}
         result = {**FINISHED, "scores": {"dev": {"score": 0.9, **scores}, "test": {"score": 0.8, **scores}}}
         run_folder.write_result(RunFolder(folder), result)
         (found,) = run_status.read_all([folder])
-        assert (found.state, found.figures.dev, found.figures.test) == ("finished", 0.9, 0.8)
+        assert (found.status, found.metrics.dev, found.metrics.test) == ("finished", 0.9, 0.8)
 
     def test_somebody_has_the_lock(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run")
         with ExitStack() as stack:
             run_folder.hold(RunFolder(folder), stack)
-            assert state_of(folder) == ("running", f"process {os.getpid()} on {HERE}")
-        assert state_of(folder) == ("stopped", "not begun")
+            assert status_of(folder) == ("running", f"process {os.getpid()} on {HERE}")
+        assert status_of(folder) == ("stopped", "not started")
 
     @pytest.mark.parametrize(
         ("queue", "attempt", "expected"),
@@ -89,7 +89,7 @@ class TestState:
             ("echo '77_1|RUNNING|node3|None'", Attempt("running"), ("running", "")),
             ("echo '77_1|CANCELLED|node3|None'", Attempt("stopped", "at step 3"), ("stopped", "at step 3")),
             ("echo '77_2|RUNNING|node3|None'", Attempt("failed", "loss"), ("failed", "loss")),
-            ("true", Attempt("running", process=9), ("failed", "ended without a word (process 9 is gone)")),
+            ("true", Attempt("running", process=9), ("failed", "exited without an error message (process 9 is gone)")),
             ("exit 1", Attempt("running"), ("running", "as last heard: squeue does not answer here")),
             ("exit 1", None, ("queued", "as last heard: squeue does not answer here")),
             ("exit 1", Attempt("failed", "loss"), ("failed", "loss")),
@@ -97,15 +97,16 @@ class TestState:
     )
     def test_on_slurm(self, queue: str, attempt: Attempt | None, expected: tuple[str, str], tmp_path: Path) -> None:
         squeue(tmp_path, queue)
-        assert state_of(made(tmp_path / "run", SENT, attempt)) == expected
+        assert status_of(made(tmp_path / "run", SENT, attempt)) == expected
 
     def test_in_a_queue_of_this_machine(self, tmp_path: Path) -> None:
         me = os.getpid()
         sent = Submission("local", f"{me}_3", "/logs", HERE, processes.start(me))
-        assert state_of(made(tmp_path / "run", sent)) == ("queued", f"in the queue of process {me}")
+        assert status_of(made(tmp_path / "run", sent)) == ("queued", f"in the queue of process {me}")
         gone = dataclasses.replace(sent, started="1")  # the number is another process's now
-        assert state_of(made(tmp_path / "other", gone, Attempt("stopped", "at step 3"))) == ("stopped", "at step 3")
-        assert state_of(made(tmp_path / "third", dataclasses.replace(gone, cancelled=True))) == ("stopped", "cancelled")
+        assert status_of(made(tmp_path / "other", gone, Attempt("stopped", "at step 3"))) == ("stopped", "at step 3")
+        cancelled = made(tmp_path / "third", dataclasses.replace(gone, cancelled=True))
+        assert status_of(cancelled) == ("stopped", "cancelled")
 
 
 class TestFailedStart:
@@ -113,7 +114,7 @@ class TestFailedStart:
 
     def said(self, folder: Path) -> tuple[str, str]:
         """By both; also found by both."""
-        by_status = state_of(folder)
+        by_status = status_of(folder)
         assert run_status.find([str(folder.parent)]) == [folder]
         (run,) = collect.find([folder.parent])
         assert (run.folder, run.status, run.reason) == (folder, *by_status)
@@ -121,7 +122,7 @@ class TestFailedStart:
 
     def test_reason_is_in_the_log(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run")
-        assert self.said(folder) == ("stopped", "not begun")
+        assert self.said(folder) == ("stopped", "not started")
         RunFolder(folder).log.write_text(
             "2026-01-01 10:00:00 ERROR The run failed: of an earlier start\n"
             "2026-01-01 11:00:00 ERROR The run failed: no weights (rank 0 of 1, process 7 on here)\n"
@@ -133,7 +134,7 @@ class TestFailedStart:
         [
             ("true", Attempt("failed", "--data_dir /x: no such folder"), ("failed", "--data_dir /x: no such folder")),
             ("echo '77_1|PENDING||Priority'", None, ("queued", "Priority")),
-            ("true", None, ("stopped", "not begun")),
+            ("true", None, ("stopped", "not started")),
         ],
     )
     def test_reason_is_the_jobs(
@@ -146,8 +147,8 @@ class TestFailedStart:
     def test_settings_that_cannot_be_read(self, content: str, tmp_path: Path) -> None:
         folder = made(tmp_path / "run")
         RunFolder(folder).config.write_text(content)
-        state, reason = self.said(folder)
-        assert state == "broken" and reason.startswith(f"{folder}/config.json: ")
+        status, reason = self.said(folder)
+        assert status == "broken" and reason.startswith(f"{folder}/config.json: ")
         assert submit.main(["status", str(folder)]) == submit.main(["status", "--json", str(folder)]) == 0
 
     def test_a_submission_that_waits_keeps_its_folder(self, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert submit.main(["status", str(tmp_path / "runs")]) == 0
     title, header, one, two = capsys.readouterr().out.splitlines()
     assert title == str(tmp_path / "runs") and header.split() == [
-        "run", "state", "progress", "dev", "test", "job", "node", "reason"
+        "run", "status", "progress", "dev", "test", "job", "node", "reason"
     ]  # fmt: skip
     assert one.split() == ["a/seed-1", "failed", "77_1", "node3", "loss", "is", "not", "finite"]
     assert two.split() == ["b/seed-2", "stopped", "epoch", "2/6", "step", "9", "52.50"]
@@ -209,7 +210,7 @@ def test_status_is_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     [
         (("status", "/no/where"), "/no/where: no such folder"),
         (("status", "."), ".: is empty"),
-        (("status", "above"), "above: no runs in it"),
+        (("status", "above"), "above: no run folder in or below it"),
         (("status", "all/one/config.json"), "all/one/config.json: is a file, not a folder"),
         (("status", "~/none"), "~/none: no such folder"),
         (("stop", "all"), "stop: no such command; did you mean cancel?"),
@@ -396,11 +397,11 @@ def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monk
     squeue(tmp_path, "true")
     (tmp_path / "all").mkdir()
     (tmp_path / "home").mkdir()
-    request_of_before = Request("slurm", nodes=2, profile=Profile(partition="gpu", setup=["module load cuda"]))
+    request_of_before = Request(cluster="slurm", nodes=2, profile=Profile(partition="gpu", setup=["module load cuda"]))
     sent = dataclasses.replace(SENT, work_dir=str(tmp_path / "home"), request=request_of_before.to_dict())
     made(tmp_path / "all/failed", sent, Attempt("failed", "loss"))
     made(tmp_path / "all/cancelled", dataclasses.replace(sent, cancelled=True), Attempt("stopped"))
-    made(tmp_path / "all/local", Submission("local", "1", "/logs", HERE, "", "", Request("local").to_dict()))
+    made(tmp_path / "all/local", Submission("local", "1", "/logs", HERE, "", "", Request(cluster="local").to_dict()))
     made(tmp_path / "all/by-hand")
     run_folder.write_result(RunFolder(made(tmp_path / "all/finished", sent)), FINISHED)
     started: list[tuple[Request, list[str], str]] = []
@@ -412,10 +413,11 @@ def test_requeue_sends_what_is_not_finished_to_where_it_was(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     assert commands.main(["requeue", str(tmp_path / "all")], start) == 0
     assert (request_of_before, ["cancelled", "failed"], str(tmp_path / "home")) in started and len(started) == 2
-    assert [names for where, names, _ in started if where == Request("local")] == [["local"]]
+    assert [names for where, names, _ in started if where == Request(cluster="local")] == [["local"]]
 
 
 def test_a_request_survives_its_file() -> None:
-    values: dict[str, Any] = json.loads(json.dumps(Request("slurm", profile=Profile(environment=["A"])).to_dict()))
-    assert Request.from_dict(values) == Request("slurm", profile=Profile(environment=["A"]))
+    request = Request(cluster="slurm", profile=Profile(environment=["A"]))
+    values: dict[str, Any] = json.loads(json.dumps(request.to_dict()))
+    assert Request.from_dict(values) == request
     assert resources.Request.from_dict(values).profile.time == 240

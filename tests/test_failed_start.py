@@ -50,9 +50,9 @@ def test_the_corrected_command_trains(
     model, more = spoilt(stage, tmp_path, data, tiny_bert)
     assert train.main(arguments("biosses", model, folder, "--max_steps", "2", *more)) == 2
     said = capsys.readouterr().err.removeprefix("error: ").splitlines()[0]
-    (state,) = status.read_all(status.find([str(folder.parent)]))
+    (found,) = status.read_all(status.find([str(folder.parent)]))
     (run,) = collect.find([folder.parent])
-    assert (state.state, state.reason) == (run.status, run.reason) == ("failed", said)
+    assert (found.status, found.reason) == (run.status, run.reason) == ("failed", said)
     wandb = sorted((folder / "wandb").glob("*/*.wandb"))
     assert bool(wandb) == (stage == "the weights")
 
@@ -61,7 +61,7 @@ def test_the_corrected_command_trains(
     assert json.loads((folder / "result.json").read_text())["steps"] == 2
     assert f"The run failed: {said}" in (folder / "train.log").read_text()  # nothing is lost
     assert sorted((folder / "wandb").glob("*/*.wandb")) == wandb
-    assert collect.read(folder).status == "finished"
+    assert collect.read_all([folder])[0].status == "finished"
 
 
 def test_a_mended_task_file(tiny_bert: Path, tmp_path: Path) -> None:

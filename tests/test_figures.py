@@ -12,7 +12,7 @@ from launch.reporting import collect, error_browser, figures
 
 
 def test_curves_are_mean_and_range_by_epoch(tmp_path: Path) -> None:
-    runs = [collect.read(made_up(tmp_path / str(seed), "mednli", seed=seed)) for seed in (1, 2)]
+    runs = [collect.read_all([made_up(tmp_path / str(seed), "mednli", seed=seed)])[0] for seed in (1, 2)]
     for run, scores in zip(runs, ((0.5, 0.7), (0.6, 0.9)), strict=True):
         rows = [{"epoch": float(i), "dev_score": score} for i, score in enumerate(scores, 1)]
         object.__setattr__(run, "epochs", rows)
@@ -29,13 +29,13 @@ def test_calibration() -> None:
 
 
 def test_predictions_that_do_not_give_the_score_are_named(tmp_path: Path) -> None:
-    run = collect.read(made_up(tmp_path / "a", "mednli", score=0.123))
+    run = collect.read_all([made_up(tmp_path / "a", "mednli", score=0.123)])[0]
     assert "result.json says 0.1230" in figures.answered(run).remark
-    assert figures.answered(collect.read(made_up(tmp_path / "b", "mednli"))).remark == ""
+    assert figures.answered(collect.read_all([made_up(tmp_path / "b", "mednli")])[0]).remark == ""
 
 
 def test_many_models_leave_room_for_fewer_examples(tmp_path: Path) -> None:
-    one = figures.answered(collect.read(made_up(tmp_path / "a", "clefe", rows=100, skill=0.1)))
+    one = figures.answered(collect.read_all([made_up(tmp_path / "a", "clefe", rows=100, skill=0.1)])[0])
     few = error_browser.of_task(tasks.get("clefe"), [(0, one)], with_text=False)
     many = error_browser.of_task(tasks.get("clefe"), [(row, one) for row in range(4000)], with_text=False)
     assert len(few["ids"]) == few["wrong"] and len(many["ids"]) <= 100

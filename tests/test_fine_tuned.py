@@ -56,7 +56,7 @@ def test_on_other_data_by_the_run_folder(ten_runs: dict[str, Finished], tmp_path
     result = scored("mednli", finished.folder, tmp_path / "run", *other)
     assert result["model"] == str(finished.folder / "model") and result["scores"]["test"]["examples"] == 60
     assert scored("mednli", finished.folder, tmp_path / "run", *other) == result
-    found = collect.read(tmp_path / "run")
+    found = collect.read_all([tmp_path / "run"])[0]
     assert found.status == "finished" and found.is_counted and "trained=False" in found.variant
     assert collect.command(found).count("--do_eval --do_predict") == 1
     argv = ["--task", "mednli", "--model_name_or_path", str(finished.folder), "--output_dir", str(tmp_path / "run")]

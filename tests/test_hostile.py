@@ -71,9 +71,9 @@ class TestDamagedFolders:
         status = self.reported(root, out, capsys)
         assert time.process_time() - started < 10 + count / 2
         assert set(good) <= set(status) and {path for path in done if path not in status} <= lost(done)
-        assert {status[path]["state"] for path in good} == {"finished"}
+        assert {status[path]["status"] for path in good} == {"finished"}
         assert {(path, status[path]["test"]) for path in good if status[path]["test"] not in (0.71, 0.73)} == set()
-        broken = {path: row["reason"] for path, row in status.items() if row["state"] == "broken"}
+        broken = {path: row["reason"] for path, row in status.items() if row["status"] == "broken"}
         assert len(broken) > count / 5
         assert {path: why for path, why in broken.items() if not why or "\n" in why or len(why) > 700} == {}
         board = json.loads((out / "leaderboard.json").read_text())
@@ -100,7 +100,7 @@ class TestDamagedFolders:
         assert submit.main(["status", str(root), "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert all(row["folder"] in page for row in rows)
-        figures = {row["folder"]: row.pop("figures") for row in rows}
+        figures = {row["folder"]: row.pop("metrics") for row in rows}
         return {Path(row["folder"]): {**row, **figures[row["folder"]]} for row in rows}
 
 
@@ -125,7 +125,7 @@ REASONS = {  # file, what is changed in it -> where the reason points
     "job of another type": ("submission.json", {"job": ["1"]}, "submission.json: job"),
     "request": ("submission.json", {"request": 1}, "submission.json: request"),
     "attempt": ("attempt.json", {"reason": {}}, "attempt.json: reason"),
-    "unknown setting": ("config.json", {"learning_rat": 1}, "learning_rat is no setting"),
+    "unknown setting": ("config.json", {"learning_rat": 1}, "learning_rat: no such key"),
     "setting of another type": ("config.json", {"seed": [1]}, "config.json: seed"),
     "binary": ("config.json", "\x89PNG\r\n\x1a\n\0\0", "config.json: not JSON"),
     "a folder": ("result.json", None, "result.json: is not a file"),
@@ -156,9 +156,9 @@ def test_the_reason_names_the_place(kind: str, tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert submit.main(["status", str(tmp_path), "--json"]) == 0
     rows = {Path(row["folder"]).name: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert rows["good"]["state"] == "finished"
+    assert rows["good"]["status"] == "finished"
     if name != "metrics.jsonl":  # a run can go on without its figures
-        assert rows["bad"]["state"] == "broken" and said in rows["bad"]["reason"]
+        assert rows["bad"]["status"] == "broken" and said in rows["bad"]["reason"]
 
 
 def test_settings_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -403,7 +403,7 @@ class TestFigures:
         before = peak(reset=True)
         metrics = MetricsFile(path, 900_000)
         assert metrics.last_epoch == 899_999 and metrics.count() == 900_001
-        assert run_status.figures(tmp_path).step == 900_000
+        assert run_status.newest_metrics(tmp_path).step == 900_000
         assert peak() - before < 50e6
 
 

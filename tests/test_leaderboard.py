@@ -128,7 +128,7 @@ class TestNothingIsAveragedOverSilently:
         assert cell.scores == [0.8] and "u" in cell.marks
         with open(failed / "train.log", "a") as log:  # taken up again, and no word of a failure since
             log.write("2026-01-01 11:00:00 INFO task    mednli\n")
-        assert collect.read(failed).status == "stopped"
+        assert collect.read_all([failed])[0].status == "stopped"
 
     def test_a_run_that_goes_on_is_running(self, tmp_path: Path) -> None:
         from contextlib import ExitStack
@@ -138,8 +138,8 @@ class TestNothingIsAveragedOverSilently:
         made_up(tmp_path / "a", "mednli", finished=False)
         with ExitStack() as stack:
             run_folder.hold(run_folder.RunFolder(tmp_path / "a"), stack)
-            assert collect.read(tmp_path / "a").status == "running"
-        assert collect.read(tmp_path / "a").status == "stopped"
+            assert collect.read_all([tmp_path / "a"])[0].status == "running"
+        assert collect.read_all([tmp_path / "a"])[0].status == "stopped"
 
     def test_other_settings_are_another_row(self, tmp_path: Path) -> None:
         made_up(tmp_path / "a", "mednli", score=0.8)
@@ -178,15 +178,15 @@ class TestNothingIsAveragedOverSilently:
 
 BROKEN = {
     "no JSON": ("result.json", "{", "result.json: not JSON"),
-    "a list": ("result.json", "[]", "result.json: not a JSON object"),
+    "a list": ("result.json", "[]", "result.json: must be a table"),
     "empty": ("result.json", "{}", "task is missing"),
     "no score": ("result.json", {"scores": {"test": {}}}, "scores.test.score is missing"),
-    "not a number": ("result.json", {"scores": {"test": {"score": None}}}, "scores.test.score: should be"),
+    "not a number": ("result.json", {"scores": {"test": {"score": None}}}, "scores.test.score = None: must be"),
     "no metric": ("result.json", {"scores": {"test": {"score": 0.5}}}, "scores.test.metric is missing"),
-    "neither given nor sample": ("result.json", {"data": "x"}, "data: should be 'given' or 'sample'"),
-    "no timing": ("result.json", {"timing": None}, "timing: should be"),
+    "neither given nor sample": ("result.json", {"data": "x"}, "data = 'x': must be 'given' or 'sample'"),
+    "no timing": ("result.json", {"timing": None}, "timing = None: must be"),
     "an endless number": ("result.json", b'{"seed": 1e999}', "result.json"),
-    "settings of another type": ("config.json", {"num_train_epochs": "three"}, "num_train_epochs: should be"),
+    "settings of another type": ("config.json", {"num_train_epochs": "three"}, "num_train_epochs = 'three': must be"),
     "a setting beyond all numbers": ("config.json", {"max_steps": 10**400}, "max_steps is no number"),
     "another seed": ("result.json", {"seed": 13}, "its seed is 13, config.json says 12"),
     "no settings": ("config.json", None, "config.json: missing"),
@@ -272,7 +272,7 @@ def test_the_command_repeats_the_run(tmp_path: Path) -> None:
 
     flags = ["--learning_rate", "1e-4", "--train_splits", "train", "--select", "best_dev", "--precision", "fp32"]
     folder = made_up(tmp_path / "a b", "clefe", "some/oubiobert-base", 7, flags=flags, world_size=2)
-    run = collect.read(folder)
+    run = collect.read_all([folder])[0]
     words = shlex.split(collect.command(run))
     assert words[:4] == ["deepspeed", "--num_gpus", "2", "launch/train.py"]
     config, _ = settings.parse(words[4:])

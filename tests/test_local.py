@@ -106,7 +106,7 @@ def test_stopped_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
         assert first.returncode == 75 and results(tmp_path) == {"medsts/tiny/seed-12"}, said
     else:
         assert first.returncode == 75 and results(tmp_path) == set(), said
-    states = {json.loads(text)["state"] for text in _output("status", str(tmp_path / "out"), "--json").splitlines()}
+    states = {json.loads(text)["status"] for text in _output("status", str(tmp_path / "out"), "--json").splitlines()}
     assert states <= {"stopped", "finished"}
 
     said, _ = (again := launched(tmp_path, *line)).communicate(timeout=300)
@@ -151,7 +151,7 @@ def _output(*words: str) -> str:
 
 class TestDevices:
     def names(self, count: int, **request: int) -> list[tuple[str, str | None, str | None]]:
-        workers = local._workers(Request("local", **request), count, Path("/code"))
+        workers = local._workers(Request(cluster="local", **request), count, Path("/code"))
         return [(worker.name, worker.environment.get("CUDA_VISIBLE_DEVICES"), worker.environment.get("OMP_NUM_THREADS"))
                 for worker in workers]  # fmt: skip
 
@@ -171,7 +171,7 @@ class TestDevices:
     def test_a_rank_of_the_calling_process_is_not_passed_on(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("RANK", "3")
         monkeypatch.setenv("SLURM_PROCID", "3")
-        (worker,) = local._workers(Request("local"), 1, Path("/code"))
+        (worker,) = local._workers(Request(cluster="local"), 1, Path("/code"))
         assert not {"RANK", "SLURM_PROCID"} & worker.environment.keys()
 
 

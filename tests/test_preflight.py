@@ -16,7 +16,7 @@ from running import SMALL, cut
 from harness import run_folder
 from harness.run_folder import RunFolder
 from launch import report, submit
-from launch.jobs import suite_record
+from launch.jobs import suites
 from launch.run.settings import parse
 
 TASKS = ("biosses", "medsts", "mednli")
@@ -203,14 +203,14 @@ class TestLeftOut:
 
     def test_record_of_a_suite_that_was_moved_or_spoilt(self, tmp_path: Path) -> None:
         home, folder = tmp_path / "a", tmp_path / "a" / "t" / "m" / "seed-1"
-        suite_record.update(home, [folder], {home / "u" / "m" / "seed-1": ("u", "no data")})
+        suites.record_left_out(home, [folder], {home / "u" / "m" / "seed-1": ("u", "no data")})
         assert (home / "suite.json").stat().st_mode & 0o077 == 0
         os.rename(home, tmp_path / "b")
         moved = tmp_path / "b" / "t" / "m" / "seed-1"
-        assert suite_record.notes([moved]) == ["left out: u (no data)"]
+        assert suites.left_out_notes([moved]) == ["left out: u (no data)"]
         for text in ("{", "[]", json.dumps({"left_out": 3})):
             (tmp_path / "b" / "suite.json").write_text(text)
-            assert suite_record.notes([moved]) == []
+            assert suites.left_out_notes([moved]) == []
 
 
 def test_a_model_that_is_in_the_download_cache(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,10 +77,10 @@ class TestWithoutACluster:
         ("text", "said"),
         [
             ('partion = "x"', "partion: no such key; did you mean partition?"),
-            ("time = 0", "time = 0: must be a whole number above 0"),
+            ("time = 0", "time = 0: must be at least 1"),
             ("time = true", "time = True: must be a whole number"),
             ("qos = 3", "qos = 3: must be text"),
-            ('setup = "module load"', "must be a list of shell lines"),
+            ('setup = "module load"', "setup = 'module load': must be a list"),
             ("time =", "not TOML"),
         ],
     )

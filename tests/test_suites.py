@@ -107,7 +107,7 @@ def test_one_run_is_where_it_always_was(tmp_path: Path) -> None:
     [
         ('task = ["hoc"]', "task: no such key; did you mean tasks?"),
         ('tasks = ["hok"]', "unknown task 'hok'; did you mean 'hoc'?"),
-        ("tasks = 3", "tasks = 3: must be a list of names"),
+        ("tasks = 3", "tasks[0] = 3: must be text in quotes"),
         (
             'tasks = ["hoc"]\n[overrides]\nlearning_rat = 1',
             "learning_rat: no such setting; did you mean learning_rate?",

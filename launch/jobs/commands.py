@@ -17,10 +17,10 @@ from harness import logs, processes, run_folder
 from harness.config import RunConfig, nearest
 from harness.errors import EXIT_STOPPED, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import display, resources, suite_record
+from launch.jobs import display, resources, suites
 from launch.jobs import status as run_status
-from launch.jobs.resources import Profile, Request
-from launch.jobs.status import Queued, RunState, Submission
+from launch.jobs.resources import Request
+from launch.jobs.status import Queued, RunStatus, Submission
 
 COMMANDS = {
     "status": "how far runs are",
@@ -65,59 +65,60 @@ def _meant(name: str) -> str:
     return f"; did you mean {same}?" if same else nearest(name.lower(), tuple(COMMANDS))
 
 
-def _status(found: Sequence[RunState], as_json: bool) -> int:
+def _status(found: Sequence[RunStatus], as_json: bool) -> int:
     if as_json:
-        for state in found:
-            values = {**dataclasses.asdict(state), "folder": str(state.folder)}
-            values["task"] = state.config.task if state.config is not None else ""
-            print(json.dumps({name: value for name, value in values.items() if name != "config"}))
+        for run in found:
+            values = {name: getattr(run, name) for name in ("status", "reason", "job", "node")}
+            metrics = {name: getattr(run.metrics, name) for name in ("epoch", "step", "dev", "test")}
+            task = run.config.task if run.config is not None else ""
+            print(json.dumps({"folder": str(run.folder), **values, "metrics": metrics, "task": task}))
         return 0
-    base = Path(os.path.commonpath([state.folder for state in found]))
+    base = Path(os.path.commonpath([run.folder for run in found]))
     rows = []
-    for state in found:
-        name = str(state.folder.relative_to(base)) if state.folder != base else base.name
-        cells = display.line(name, state.state, state.config, state.figures, state.reason)
+    for run in found:
+        name = str(run.folder.relative_to(base)) if run.folder != base else base.name
+        cells = display.line(name, run.status, run.config, run.metrics, run.reason)
         note = cells.pop("note")
-        rows.append({**cells, "job": state.job, "node": state.node, "reason": note})
+        rows.append({**cells, "job": run.job, "node": run.node, "reason": note})
     logs.setup(True, None)
     logs.print_table(str(base), rows)
     logs.close()
-    for note in suite_record.notes([state.folder for state in found]):
+    for note in suites.left_out_notes([run.folder for run in found]):
         print(note)
     return 0
 
 
-def _cancel(found: Sequence[RunState]) -> int:
+def _cancel(found: Sequence[RunStatus]) -> int:
     """Queued runs leave the queue; running ones are asked to stop at a checkpoint. Exit status 0 all asked, else 1."""
     refused = False
-    slurm = run_status.queue(state.job for state in found)
-    for state in found:
-        if state.state not in ("queued", "running"):
-            print(f"{state.folder}: {state.state}, nothing to cancel")
+    slurm = run_status.queue(run.job for run in found)
+    for run in found:
+        if run.status not in ("queued", "running"):
+            print(f"{run.folder}: {run.status}, nothing to cancel")
             continue
         try:
-            print(f"{state.folder}: {_ask_to_stop(state, slurm)}")
+            print(f"{run.folder}: {_ask_to_stop(run, slurm)}")
         except (UserError, OSError, subprocess.TimeoutExpired) as error:
-            print(f"{state.folder}: cannot be asked to stop: {error}")
+            print(f"{run.folder}: cannot be asked to stop: {error}")
             refused = True
     return int(refused)
 
 
-def _ask_to_stop(state: RunState, slurm: Mapping[str, Queued] | None) -> str:
+def _ask_to_stop(run: RunStatus, slurm: Mapping[str, Queued] | None) -> str:
     """What to tell. Raises UserError where no job or process is certain to be this run's."""
-    sent = run_status.read_submission(state.folder)
-    waits, job, process = state.state == "queued", "", 0
-    if slurm is None and state.job and run_folder.holder(RunFolder(state.folder)) is None:
-        raise UserError(f"squeue does not answer here, so nothing tells whether job {state.job} is this run's")
-    if slurm and state.job in slurm and not slurm[state.job].has_ended:
-        job = state.job
+    sent = run_status.read_submission(run.folder)
+    waits, job, process = run.status == "queued", "", 0
+    if slurm is None and run.job and run_folder.holder(RunFolder(run.folder)) is None:
+        raise UserError(f"squeue does not answer here, so nothing tells whether job {run.job} is this run's")
+    if slurm and run.job in slurm and not slurm[run.job].has_ended:
+        job = run.job
         # Ids are used again, and folders are copied and edited.
-        if sent is None or not sent.sent_from(state.folder, slurm[job].script):
+        if sent is None or not sent.sent_from(run.folder, slurm[job].script):
             raise UserError(f"job {job}, which its submission.json names, was not submitted for this folder")
     elif not waits:
-        process = _process_of(state)
+        process = _process_of(run)
     if sent is not None:  # read by the job: a stop that was asked for is not followed by a requeue
-        dataclasses.replace(sent, cancelled=True).write(state.folder)
+        dataclasses.replace(sent, cancelled=True).write(run.folder)
     if job:
         # A job that waits has nothing to save.
         command = ["scancel", *([] if waits else ["--signal=USR2"]), job]
@@ -131,9 +132,9 @@ def _ask_to_stop(state: RunState, slurm: Mapping[str, Queued] | None) -> str:
     return "asked to stop at its next step"
 
 
-def _process_of(state: RunState) -> int:
+def _process_of(run: RunStatus) -> int:
     """The process of this machine that has the run's lock. Raises UserError where it may be another."""
-    paths = RunFolder(state.folder)
+    paths = RunFolder(run.folder)
     text = run_folder.holder(paths)
     if text is None:
         raise UserError("it has just ended")
@@ -148,7 +149,7 @@ def _process_of(state: RunState) -> int:
     return process
 
 
-def _logs(found: Sequence[RunState], options: argparse.Namespace) -> int:
+def _logs(found: Sequence[RunStatus], options: argparse.Namespace) -> int:
     if len(found) > 1:
         raise UserError(f"logs: {len(found)} runs there, name one of them: {found[0].folder}, ...")
     folder = found[0].folder
@@ -163,7 +164,7 @@ def _logs(found: Sequence[RunState], options: argparse.Namespace) -> int:
         going = True
         try:
             while going:
-                going = run_status.read_all([folder])[0].state in ("queued", "running")
+                going = run_status.read_all([folder])[0].status in ("queued", "running")
                 print(file.read(), end="", flush=True)
                 time.sleep(FOLLOW_SECONDS)
         except KeyboardInterrupt:
@@ -184,35 +185,29 @@ def _log_file(folder: Path, rank: int) -> Path:
     raise UserError(f"{folder}: no log of rank {rank} yet ({looked})")
 
 
-def _requeue(found: Sequence[RunState], start: Start) -> int:
+def _requeue(found: Sequence[RunStatus], start: Start) -> int:
     """Runs that were sent together to the same place are sent together again."""
-    again: dict[str, list[tuple[RunState, Submission]]] = {}
-    for state in found:
-        sent = run_status.read_submission(state.folder)
-        if state.state not in ("stopped", "failed"):
-            print(f"{state.folder}: {state.state}, left alone")
+    again: dict[str, tuple[Request, Submission, list[RunStatus]]] = {}
+    for run in found:
+        sent = run_status.read_submission(run.folder)
+        if run.status not in ("stopped", "failed"):
+            print(f"{run.folder}: {run.status}, left alone")
         elif sent is None:
-            damaged = RunFolder(state.folder).submission.exists()
+            damaged = RunFolder(run.folder).submission.exists()
             what = "its submission.json cannot be read" if damaged else "was not submitted"
-            print(f"{state.folder}: {what}; the command that started it goes on", file=sys.stderr)
+            print(f"{run.folder}: {what}; the command that started it goes on", file=sys.stderr)
         else:
+            where = f"{RunFolder(run.folder).submission}: request."
+            request = Request.from_dict({"cluster": sent.cluster, **sent.request}, where)
             key = json.dumps([sent.request, sent.work_dir], sort_keys=True)
-            again.setdefault(key, []).append((state, sent))
+            again.setdefault(key, (request, sent, []))[2].append(run)
     statuses = []
-    for group in again.values():
-        sent = group[0][1]
+    for request, sent, group in again.values():
         if sent.work_dir and Path(sent.work_dir).is_dir():
             os.chdir(sent.work_dir)  # relative paths in the settings start there
-        configs = [dataclasses.replace(config, output_dir=str(state.folder))
-                   for state, _ in group if (config := state.config) is not None]  # fmt: skip
-        statuses.append(start(_request(sent), configs))
+        configs = [dataclasses.replace(config, output_dir=str(run.folder))
+                   for run in group if (config := run.config) is not None]  # fmt: skip
+        statuses.append(start(request, configs))
     return max((status for status in statuses if status != EXIT_STOPPED), default=0) or (
         EXIT_STOPPED if EXIT_STOPPED in statuses else 0
     )
-
-
-def _request(sent: Submission) -> Request:
-    try:
-        return Request.from_dict(sent.request)
-    except (TypeError, KeyError):  # of another version of this program
-        return Request(cluster=sent.cluster, profile=Profile())

@@ -21,8 +21,7 @@ from rich.text import Text
 from harness import logs
 from harness.config import RunConfig
 from harness.logs import Console
-from launch.jobs import status
-from launch.jobs.status import Figures
+from launch.jobs.status import Metrics, Status, newest_metrics
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.10 has none
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 LIVE_SECONDS = 0.5  # between two drawings of the table
 PLAIN_SECONDS = 30.0  # between two plain lines about the runs that go on
 TAIL_LETTERS = 4000
-STYLES = {"running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
+STYLES: Mapping[str, str] = {"running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
 FIRST_SHOWN = ("running", "failed", "finished", "stopped", "queued")  # where a terminal is too low for all
 
 
@@ -40,12 +39,12 @@ class Row:
 
     config: RunConfig
     log: Path
-    state: str = "queued"
+    status: Status = "queued"
     reason: str = ""
     place: str = ""  # the device
     attempts: int = 0
     exit: int = 0
-    began: float = 0.0
+    started: float = 0.0
     seconds: float = 0.0
 
     @property
@@ -84,23 +83,23 @@ class Board:
         """A line for the user, beside the rows."""
         print(message, file=sys.stderr, flush=True)
 
-    def change(self, row: Row, state: str, reason: str = "", place: str = "") -> None:
-        """A row's new state. `place`: the device it runs on."""
-        if state == "running":
-            row.began = time.monotonic()
-        elif row.state == "running":
-            row.seconds += time.monotonic() - row.began
-        again = " (again, at the end of the queue)" if state == "queued" else ""
-        row.state, row.reason, row.place = state, reason, place
+    def change(self, row: Row, status: Status, reason: str = "", place: str = "") -> None:
+        """A row's new status. `place`: the device it runs on."""
+        if status == "running":
+            row.started = time.monotonic()
+        elif row.status == "running":
+            row.seconds += time.monotonic() - row.started
+        again = " (again, at the end of the queue)" if status == "queued" else ""
+        row.status, row.reason, row.place = status, reason, place
         self.changed(row, again)
 
     def changed(self, row: Row, again: str) -> None:
         """Tell it. `again`: what is added for a row that goes back into the queue."""
-        what = "failed" if again else row.state
+        what = "failed" if again else row.status
         where = f" on {row.place}" if row.place else ""
-        figures = status.figures(row.folder) if row.state == "finished" else Figures()
-        parts = [f"{what}{where}", *_scores(figures).values(), row.reason + again]
-        done = sum(other.state == "finished" for other in self.rows)
+        metrics = newest_metrics(row.folder) if row.status == "finished" else Metrics()
+        parts = [f"{what}{where}", *_scores(metrics).values(), row.reason + again]
+        done = sum(other.status == "finished" for other in self.rows)
         print(f"[{done}/{len(self.rows)}] {self.name(row)}: {', '.join(part for part in parts if part)}", flush=True)
 
     def show(self) -> None:
@@ -109,28 +108,28 @@ class Board:
             return
         self.shown = time.monotonic()
         for row in self.rows:
-            if row.state == "running":
-                said = _progress(row.config, status.figures(row.folder)) or "starting"
+            if row.status == "running":
+                said = _progress(row.config, newest_metrics(row.folder)) or "starting"
                 print(f"    {self.name(row)}: {said}", flush=True)
 
     def summary(self, before: Sequence[RunConfig] = (), notes: Sequence[str] = ()) -> None:
         """After the last run: the table of all, with those that were finished before, and how to go on."""
-        counts = Counter(row.state for row in self.rows)
-        parts = [f"{counts[state]} {state}" for state in STYLES if counts[state]]
+        counts: Counter[str] = Counter(row.status for row in self.rows)
+        parts = [f"{counts[status]} {status}" for status in STYLES if counts[status]]
         parts += [f"{len(before)} finished before"] if before else []
-        shown = [(config, "finished", "finished before") for config in before]
-        shown += [(row.config, row.state, row.reason) for row in self.rows]
+        shown: list[tuple[RunConfig, str, str]] = [(config, "finished", "finished before") for config in before]
+        shown += [(row.config, row.status, row.reason) for row in self.rows]
         show_runs(", ".join(parts), shown, notes)
         self.advise()
 
     def advise(self) -> None:
         """Where to look, and how to go on."""
         for row in self.rows:
-            if row.state == "failed":
+            if row.status == "failed":
                 times = "once" if row.attempts == 1 else f"{row.attempts} times"
                 print(f"{self.name(row)} failed {times}: {row.reason}\n    log: {row.log}",
                       file=sys.stderr)  # fmt: skip
-        if any(row.state in ("stopped", "failed") for row in self.rows):
+        if any(row.status in ("stopped", "failed") for row in self.rows):
             print("the same command goes on from the last checkpoints, with what is not finished", file=sys.stderr)
 
 
@@ -163,15 +162,15 @@ class LiveBoard(Board):
             return
         self.shown = time.monotonic()
         fitting = max(1, self.live.console.height - 6)
-        order = sorted(self.rows, key=lambda row: FIRST_SHOWN.index(row.state))[:fitting]
+        order = sorted(self.rows, key=lambda row: FIRST_SHOWN.index(row.status))[:fitting]
         kept = {id(row) for row in order}
         lines = []
         for row in self.rows:
             if id(row) in kept:
-                found = status.figures(row.folder) if row.state != "queued" else Figures()
-                lines.append(line(self.name(row), row.state, row.config, found, row.reason or row.place))
-        counts = Counter(row.state for row in self.rows)
-        caption = ", ".join(f"{number} {state}" for state, number in counts.items())
+                found = newest_metrics(row.folder) if row.status != "queued" else Metrics()
+                lines.append(line(self.name(row), row.status, row.config, found, row.reason or row.place))
+        counts = Counter(row.status for row in self.rows)
+        caption = ", ".join(f"{number} {status}" for status, number in counts.items())
         self.live.update(_table(lines, caption), refresh=True)
 
 
@@ -187,7 +186,7 @@ class LogBoard(Board):
         """The log tells, but for what it cannot know."""
         self.show()
         known = row.reason.splitlines()[0] in self.tail if row.reason else True
-        if row.state in ("queued", "failed") and (again or not known):
+        if row.status in ("queued", "failed") and (again or not known):
             print(f"failed: {row.reason}{again}", file=sys.stderr, flush=True)
 
     def show(self) -> None:
@@ -204,50 +203,50 @@ class LogBoard(Board):
         """The run has shown its own."""
         if before or notes:
             super().summary(before, notes)
-        elif self.rows[0].state == "stopped":
+        elif self.rows[0].status == "stopped":
             print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
 
 
 def show_runs(title: str, runs: Sequence[tuple[RunConfig, str, str]], notes: Sequence[str] = ()) -> None:
-    """A table of (run, state, note), and notes below it."""
+    """A table of (run, status, note), and notes below it."""
     base = os.path.commonpath([config.output_dir for config, *_ in runs])
     logs.setup(True, None)
     lines = []
-    for config, state, note in runs:
+    for config, status, note in runs:
         folder = Path(config.output_dir)
         name = os.path.relpath(folder, base) if len(runs) > 1 else str(folder)
-        lines.append(line(name, state, config, status.figures(folder), note))
+        lines.append(line(name, status, config, newest_metrics(folder), note))
     logs.print_table(title, lines)
     logs.close()
     for note in notes:
         print(note)
 
 
-def line(name: str, state: str, config: RunConfig | None, figures: Figures, note: str) -> dict[str, str | float]:
+def line(name: str, status: str, config: RunConfig | None, metrics: Metrics, note: str) -> dict[str, str | float]:
     """A row of a table of runs; scores times 100."""
-    scores = _scores(figures)
+    scores = _scores(metrics)
     first = next(iter(note.splitlines()), "")
     return {
         "run": name,
-        "state": state,
-        "progress": "" if state == "finished" or config is None else _progress(config, figures, score=False),
+        "status": status,
+        "progress": "" if status == "finished" or config is None else _progress(config, metrics, score=False),
         "dev": scores.get("dev", "").removeprefix("dev "),
         "test": scores.get("test", "").removeprefix("test "),
         "note": first,
     }
 
 
-def _scores(figures: Figures) -> dict[str, str]:
-    pairs = (("dev", figures.dev), ("test", figures.test))
+def _scores(metrics: Metrics) -> dict[str, str]:
+    pairs = (("dev", metrics.dev), ("test", metrics.test))
     return {name: f"{name} {100 * value:.2f}" for name, value in pairs if value is not None}
 
 
-def _progress(config: RunConfig, figures: Figures, score: bool = True) -> str:
-    if figures.step is None:
+def _progress(config: RunConfig, metrics: Metrics, score: bool = True) -> str:
+    if metrics.step is None:
         return ""
     last = f"/{config.max_steps}" if config.max_steps > 0 else ""
-    epochs = "" if config.max_steps > 0 else f"epoch {figures.epoch or 0:g}/{config.num_train_epochs:g} "
-    return f"{epochs}step {figures.step}{last}" + (f" {_scores(figures).get('dev', '')}".rstrip() if score else "")
+    epochs = "" if config.max_steps > 0 else f"epoch {metrics.epoch or 0:g}/{config.num_train_epochs:g} "
+    return f"{epochs}step {metrics.step}{last}" + (f" {_scores(metrics).get('dev', '')}".rstrip() if score else "")
 
 
 def _table(lines: Sequence[Mapping[str, str | float]], caption: str) -> Table:
@@ -255,5 +254,5 @@ def _table(lines: Sequence[Mapping[str, str | float]], caption: str) -> Table:
     for name in lines[0] if lines else ():
         table.add_column(name, justify="right" if name in ("dev", "test") else "left", no_wrap=name != "note")
     for cells in lines:
-        table.add_row(*(Text(str(cell)) for cell in cells.values()), style=STYLES.get(str(cells["state"]), ""))
+        table.add_row(*(Text(str(cell)) for cell in cells.values()), style=STYLES.get(str(cells["status"]), ""))
     return table

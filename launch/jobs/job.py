@@ -92,7 +92,7 @@ def _hand_over(folder: Path) -> dict[str, Any]:
         return stopped
     if why := requeue.no_progress(folder):
         say(why)
-        status.failed(folder, why)
+        status.write_attempt(folder, "failed", why, final=True)
         distributed.leave(EXIT_NO_PROGRESS)
     if terminal.rank() == 0:
         state = requeue.job_state()

@@ -38,7 +38,7 @@ from launch.jobs.job import LAUNCHER_VARIABLES, TrainJob
 from launch.jobs.requeue import RETRIES
 from launch.jobs.resources import Request
 from launch.jobs.slurm import home, snapshot
-from launch.jobs.status import Submission
+from launch.jobs.status import Status, Submission
 
 POLL_SECONDS = 0.1
 STEP_VARIABLES = ("SLURM_PROCID", "SLURM_STEP_ID")  # of a job that this command runs in: no ranks of ours
@@ -142,20 +142,20 @@ class Queue:
     def _settle(self, worker: Worker) -> None:
         if worker.row is None or (outcome := worker.answer()) is None:
             return
-        row, (status, died), worker.row = worker.row, outcome, None
-        row.exit = status
-        if status == 0:
+        row, (code, died), worker.row = worker.row, outcome, None
+        row.exit = code
+        if code == 0:
             self._end(row, "finished")
-        elif status == EXIT_STOPPED or self.signals or run_status.is_cancelled(row.folder):
+        elif code == EXIT_STOPPED or self.signals or run_status.is_cancelled(row.folder):
             row.exit = EXIT_STOPPED
             worker.close()  # a library may be half imported in it
             self._end(row, "stopped", "cancelled" if run_status.is_cancelled(row.folder) else "")
         else:
             worker.close()  # a process in which something went wrong is not used again
             attempt = run_status.read_attempt(row.folder)
-            reason = died or (attempt.reason if attempt is not None else "") or f"exit status {status}"
+            reason = died or (attempt.reason if attempt is not None else "") or f"exit status {code}"
             final = not died and attempt is not None and attempt.final
-            again = status != EXIT_USER and not final and row.attempts <= RETRIES
+            again = code != EXIT_USER and not final and row.attempts <= RETRIES
             if again:
                 self.board.change(row, "queued", reason)
                 self.waiting.append(row)
@@ -174,10 +174,10 @@ class Queue:
             self.board.say("stopping; the checkpoints are being written")
         self.told = self.signals
 
-    def _end(self, row: Row, state: str, reason: str = "") -> None:
-        """The queue is done with a row: whoever asks for the run's state shall not be told that it waits here."""
-        self.board.change(row, state, reason)
-        run_status.close(row.folder, state, reason)
+    def _end(self, row: Row, status: Status, reason: str = "") -> None:
+        """The queue is done with a row: whoever asks for the run's status shall not read that it waits here."""
+        self.board.change(row, status, reason)
+        run_status.close(row.folder, status, reason)
         sent = run_status.read_submission(row.folder)
         if sent is not None and sent.started:
             dataclasses.replace(sent, started="").write(row.folder)
@@ -214,10 +214,10 @@ def run(
 
 
 def _status(rows: Sequence[Row]) -> int:
-    failed = [row for row in rows if row.state == "failed"]
+    failed = [row for row in rows if row.status == "failed"]
     if failed:
         return EXIT_USER if all(row.exit == EXIT_USER for row in failed) else EXIT_FAILED
-    return EXIT_STOPPED if any(row.state == "stopped" for row in rows) else 0
+    return EXIT_STOPPED if any(row.status == "stopped" for row in rows) else 0
 
 
 def _workers(request: Request, runs_to_do: int, code: Path) -> list[Worker]:

@@ -6,82 +6,75 @@ The profile is the only place where a site differs from another.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import re
 import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from harness import files
 from harness.config import nearest
 from harness.errors import UserError
 from harness.flags import Parser as Parser
+from harness.validation import checked
 
-RUNTIMES = ("pyxis", "apptainer")
 ALWAYS_PASSED = ("HOME", "PATH", "USER", "LANG")  # beside what `environment` names
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters; a line break begins another line of the batch script
-EXCLUSIVE = (("cpus_per_task", "cpus_per_gpu"), ("mem_gb", "mem_per_gpu_gb"))
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-@dataclass(frozen=True)
-class Profile:
+def _without_control(value: Any, allowed: str = "") -> Any:
+    if isinstance(value, str) and set(CONTROL.findall(value)) - {*allowed}:
+        raise ValueError("has a control character, which no line of a batch script can hold")
+    return value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Line = Annotated[str, AfterValidator(_without_control)]
+ShellLines = Annotated[str, AfterValidator(lambda text: _without_control(text, allowed="\n\t"))]
+
+
+class Profile(BaseModel):
     """Facts of one cluster; None: the cluster's default. See slurm/cluster.example.toml."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    cpus_per_task: int | None = None  # a device
-    cpus_per_gpu: int | None = None  # the same as sbatch's --cpus-per-gpu
-    mem_gb: int | None = None  # a node
-    mem_per_gpu_gb: int | None = None
-    time: int = 240  # minutes
-    signal_delay_s: int = 90  # the stop request comes so long before the time limit
-    array_parallelism: int | None = None  # runs of a suite at once
-    setup: list[str] = dataclasses.field(default_factory=list)
-    environment: list[str] | None = None  # what reaches the job: NAME, or NAME=value; None: all
-    container: str | None = None
-    container_runtime: str = "pyxis"
-    container_mounts: list[str] = dataclasses.field(default_factory=list)
-    container_python: str = "python"
-    additional_parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+    model_config = STRICT
+
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    cpus_per_task: Positive | None = None  # a device
+    cpus_per_gpu: Positive | None = None  # the same as sbatch's --cpus-per-gpu
+    mem_gb: Positive | None = None  # a node
+    mem_per_gpu_gb: Positive | None = None
+    time: Positive = 240  # minutes
+    signal_delay_s: Positive = 90  # the stop request comes so long before the time limit
+    array_parallelism: Positive | None = None  # runs of a suite at once
+    setup: list[ShellLines] = []
+    environment: list[Line] | None = None  # what reaches the job: NAME, or NAME=value; None: all
+    container: Line | None = None
+    container_runtime: Literal["pyxis", "apptainer"] = "pyxis"
+    container_mounts: list[Line] = []
+    container_python: Line = "python"
+    additional_parameters: dict[Line, Annotated[Any, AfterValidator(_without_control)]] = {}
 
     @classmethod
     def read(cls, path: Path) -> Profile:
         """Raises UserError that lists every fault, a line each."""
         values = files.read_settings(path, "--profile", "see slurm/cluster.example.toml")
-        faults = [f"--profile {path}: {fault}" for fault in cls._faults(values)]
-        if faults:
-            raise UserError("\n".join(faults))
-        return cls(**values)
+        return checked(lambda: cls(**values), f"--profile {path}: ", lambda key: nearest(key, list(cls.model_fields)))
 
+    @field_validator("cpus_per_gpu", "mem_per_gpu_gb")
     @classmethod
-    def _faults(cls, values: Mapping[str, Any]) -> list[str]:
-        kinds = {field.name: str(field.type).split()[0] for field in dataclasses.fields(cls)}
-        faults = []
-        for name, value in values.items():
-            if name not in kinds:
-                faults.append(f"{name}: no such key{nearest(name, list(kinds))}")
-            elif kinds[name] == "int" and (type(value) is not int or value < 1):
-                faults.append(f"{name} = {value!r}: must be a whole number above 0")
-            elif kinds[name] == "str" and not isinstance(value, str):
-                faults.append(f"{name} = {value!r}: must be text in quotes")
-            elif kinds[name] == "list[str]" and not _is_list_of_text(value):
-                what = "shell lines" if name == "setup" else "text in quotes"
-                faults.append(f"{name} = {value!r}: must be a list of {what}")
-            elif name == "additional_parameters" and not isinstance(value, dict):
-                faults.append(f"{name} = {value!r}: must be a table of sbatch options")
-            else:
-                faults += _control_characters(name, value)
-        faults += [f"{one}, {other}: give one of the two" for one, other in EXCLUSIVE if {one, other} <= values.keys()]
-        runtime = values.get("container_runtime", RUNTIMES[0])
-        if isinstance(runtime, str) and runtime not in RUNTIMES:
-            faults.append(f"container_runtime = {runtime!r}: must be one of {', '.join(RUNTIMES)}")
-        return faults
+    def _not_said_twice(cls, value: int | None, info: ValidationInfo) -> int | None:
+        other = {"cpus_per_gpu": "cpus_per_task", "mem_per_gpu_gb": "mem_gb"}[str(info.field_name)]
+        if value is not None and info.data.get(other) is not None:
+            raise ValueError(f"{other} is there too; give one of the two")
+        return value
 
     def cpus(self, gpus_per_node: int) -> int | None:
         """CPUs of a process; without GPUs, a process's share is what a GPU's would be."""
@@ -141,38 +134,28 @@ class Profile:
         return list(dict.fromkeys([*own, *(f"{path}:{path}" for path in outer)]))
 
 
-def _control_characters(name: str, value: Any) -> list[str]:
-    """Faults of a value that would break a line of the batch script; shell lines may have several lines."""
-    words = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else [value]
-    allowed = "\n\t" if name == "setup" else ""
-    found = [word for word in words if isinstance(word, str) and set(CONTROL.findall(word)) - {*allowed}]
-    return [f"{name}: {word!r} has a control character, which no line of a batch script can hold" for word in found]
-
-
-def _is_list_of_text(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-@dataclass(frozen=True)
-class Request:
+class Request(BaseModel):
     """Where every run of a submission shall run, and how many of them at once."""
 
-    cluster: str  # slurm | local | debug
-    nodes: int = 1
-    gpus_per_node: int = 1  # 0: on CPUs
-    tasks_per_node: int = 1  # processes: one a device
-    profile: Profile = dataclasses.field(default_factory=Profile)
-    jobs: int | None = None  # local: runs side by side in all; None: one a device
-    runs_per_gpu: int = 1  # local: runs side by side on one device
+    model_config = STRICT
+
+    cluster: Literal["slurm", "local", "debug"]
+    nodes: Positive = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 1  # 0: on CPUs
+    tasks_per_node: Positive = 1  # processes: one a device
+    profile: Profile = Profile()
+    jobs: Positive | None = None  # local: runs side by side in all; None: one a device
+    runs_per_gpu: Positive = 1  # local: runs side by side on one device
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a run's submission.json."""
-        return dataclasses.asdict(self)
+        return self.model_dump()
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Request:
-        """The reverse of `to_dict`."""
-        return cls(**{**values, "profile": Profile(**values["profile"])})
+    def from_dict(cls, values: Mapping[str, Any], where: str = "") -> Request:
+        """The reverse of `to_dict`. Raises UserError, after `where`: somebody may have changed the file, or another
+        version has written it."""
+        return checked(lambda: cls(**values), where)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -226,7 +209,15 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
             "--jobs, --runs_per_gpu: are for --cluster local; on SLURM array_parallelism of the profile says how many "
             "runs go on at once, each with its devices to itself"
         )
-    return Request(cluster, options.nodes, gpus, tasks, profile, options.jobs, options.runs_per_gpu)
+    return Request(
+        cluster=cluster,
+        nodes=options.nodes,
+        gpus_per_node=gpus,
+        tasks_per_node=tasks,
+        profile=profile,
+        jobs=options.jobs,
+        runs_per_gpu=options.runs_per_gpu,
+    )
 
 
 def _has_gpu() -> bool:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,10 @@ def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> di
     """
     profile, first, place = request.profile, configs[0], home(configs)
     name = f"{first.task}-{first.model_label}-{first.seed}" if len(configs) == 1 else first.wandb_group or "blue"
+    # submitit quotes a line break, which SLURM does not know. The profile's values have been checked.
+    for what, text in (("--output_dir", str(place)), ("the job's name, of task, model and --wandb_group,", name)):
+        if CONTROL.search(text):
+            raise UserError(f"{what} {text!r}: has a control character, which no batch script can hold; rename it")
     values: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,
@@ -66,20 +70,7 @@ def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> di
         ],
         "additional_parameters": {"requeue": True, **profile.sbatch_options(request.gpus_per_node)},
     }
-    _check_lines(values, place)
     return {name: value for name, value in values.items() if value is not None}
-
-
-def _check_lines(values: Mapping[str, Any], place: Path) -> None:
-    """Every `#SBATCH` line, wherever its value comes from: submitit quotes a line break, which SLURM does not know."""
-    named = {"job_name": "the job's name, of task, model and --wandb_group,"}
-    options = {name: value for name, value in values.items() if name not in ("setup", "teardown", "srun_args")}
-    lines = [(named.get(name, f"sbatch's {name}"), value) for name, value in options.items()]
-    lines += [word for name, value in options["additional_parameters"].items()
-              for word in ((f"sbatch's {name!r}", name), (f"sbatch's {name!r}", value))]  # fmt: skip
-    for name, value in [("--output_dir", str(place)), *lines]:
-        if isinstance(value, str) and CONTROL.search(value):
-            raise UserError(f"{name} {value!r}: has a control character, which no batch script can hold; rename it")
 
 
 def _mounts(configs: Sequence[RunConfig], code: Path) -> list[Path]:

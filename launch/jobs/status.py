@@ -1,4 +1,4 @@
-"""How far runs are: what a submitted run has in its folder, and its status from result, metrics, lock, log and queue.
+"""The one reader of run folders: which there are, and the status of each from result, metrics, lock, log and queue.
 
 submission.json is the submitter's: where the run was sent, and whether somebody has cancelled it since.
 attempt.json is the job's own: where the newest attempt runs, and how it ended.
@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
@@ -28,14 +28,16 @@ from harness.files import folder_fault
 from harness.run_folder import ATTEMPT_FILE, METRICS_FILE, OWN_FOLDERS, SUBMISSION_FILE, SUBMITIT, RunFolder
 from harness.terminal import rank
 
-TAIL_BYTES = 65536  # of metrics.jsonl: the newest figures stand at its end
+TAIL_BYTES = 65536  # of metrics.jsonl: the newest metrics stand at its end
 LOG_TAIL_BYTES = 2**20  # of train.log, for the same reason
 NOT_RUNS = (*OWN_FOLDERS, run_folder.SUBMITIT, "code")  # parts of a run folder
 FAILURE = re.compile(
     r"^\S+ \S+ ERROR The run failed: (.*?)(?: \(rank \d+ of \d+, process .*\))?$", re.M
 )  # in train.log
 NEWEST_START = " INFO task    "  # the beginning of what a start writes to train.log, see launch/run/setup.py
-NOT_BEGUN = "not begun"
+EPOCH_METRICS = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
+# broken: a file of the run cannot be read. stopped: the same command goes on.
+Status = Literal["queued", "running", "stopped", "failed", "finished", "broken"]
 # SLURM's commands are given it as a word. Of an array's run 123_4, of a heterogeneous job 123+1.
 Job = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}([_+][0-9]{1,18})?$")]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # a path or an argument: the system takes no NUL in them
@@ -72,7 +74,7 @@ class Submission:
 class Attempt:
     """The newest attempt at a run, as rank 0 wrote it down."""
 
-    state: str  # running | stopped | failed | finished
+    state: Status  # under this key in attempt.json; never queued or broken
     reason: str = ""
     node: str = ""
     process: int = 0
@@ -131,51 +133,39 @@ def recorded(folder: Path) -> Iterator[None]:
     """Keep attempt.json for the time of an attempt, on every rank; what was raised is raised on."""
     main = rank() == 0
     if main:
-        _write(folder, "running")
+        write_attempt(folder, "running")
     try:
         yield
     except Stopped as stop:
         if main:
-            _write(folder, "stopped", str(stop))
+            write_attempt(folder, "stopped", str(stop))
         raise
     except BaseException as error:
-        if _is_the_cause(error):
-            failed(folder, _reason(error), is_final(error))
+        from launch.run.failures import SILENT  # with torch
+
+        # A rank that fell with another one must not overwrite what that one says.
+        if not getattr(error, SILENT, not main):
+            where = "" if main else f"rank {rank()} on {os.uname().nodename}: "
+            reason = f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            known = isinstance(error, UserError | TrainingFailed)
+            write_attempt(folder, "failed", str(error) if known else reason, is_final(error))
         raise
     if main:
-        _write(folder, "finished")
+        write_attempt(folder, "finished")
 
 
-def _is_the_cause(error: BaseException) -> bool:
-    """Whether this rank tells why the run failed: not one that fell with another, whose word it would overwrite."""
-    from launch.run.failures import SILENT  # with torch
-
-    return not getattr(error, SILENT, rank() > 0)
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UserError | TrainingFailed):
-        return str(error)
-    where = "" if rank() == 0 else f"rank {rank()} on {os.uname().nodename}: "
-    return f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-
-
-def failed(folder: Path, reason: str, final: bool = True) -> None:
-    """Note that the attempt failed. `final`: another one would fail in the same way."""
-    _write(folder, "failed", reason, final)
-
-
-def close(folder: Path, state: str, reason: str) -> None:
-    """In the name of an attempt that ended without a word."""
+def close(folder: Path, status: Status, reason: str) -> None:
+    """In the name of an attempt that exited without an error message."""
     attempt = read_attempt(folder)
     if attempt is not None and attempt.state == "running":
-        ended = dataclasses.replace(attempt, state=state, reason=reason, time=round(time.time(), 3))
+        ended = dataclasses.replace(attempt, state=status, reason=reason, time=round(time.time(), 3))
         with contextlib.suppress(OSError):
             files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
 
 
-def _write(folder: Path, state: str, reason: str = "", final: bool = False) -> None:
-    attempt = Attempt(state, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
+def write_attempt(folder: Path, status: Status, reason: str = "", final: bool = False) -> None:
+    """How this process's attempt stands. `final`: it failed, and another one would fail in the same way."""
+    attempt = Attempt(status, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
         files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
 
@@ -187,26 +177,29 @@ def job_id() -> str:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """What a run has written down so far; None where there is nothing yet. Scores are fractions."""
 
     epoch: float | None = None
     step: int | None = None
     dev: float | None = None
     test: float | None = None
+    epochs: Sequence[Mapping[str, float]] = ()  # by epoch: epoch, and train_loss, dev_loss, dev_score where known
+    rates: Mapping[str, float] = field(default_factory=dict)  # medians of examples and tokens a second
 
 
 @dataclass(frozen=True)
-class RunState:
-    """A run as `status` shows it."""
+class RunStatus:
+    """A run as its folder and the queue show it."""
 
     folder: Path
-    config: RunConfig | None  # None where the settings cannot be read
-    state: str  # queued | running | stopped | failed | finished | broken (a file of it cannot be read)
+    status: Status
     reason: str = ""
+    config: RunConfig | None = None  # None where the settings cannot be read
+    result: Mapping[str, Any] | None = None  # None where the run is not finished, or the result cannot be read
     job: str = ""
     node: str = ""
-    figures: Figures = field(default_factory=Figures)
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 @dataclass(frozen=True)
@@ -224,61 +217,66 @@ class Queued:
         return self.state in ENDED
 
 
-def find(places: Sequence[str]) -> list[Path]:
-    """Run folders at and below the places. Raises UserError where there is none."""
+def find(places: Sequence[str | Path]) -> list[Path]:
+    """Run folders at and below the places, each once. Raises UserError for what is no folder, and where none is."""
     found: list[Path] = []
     for place in places:
         path = Path(place).expanduser().absolute()
-        fault = folder_fault(path)
-        if fault is not None:
+        if (fault := folder_fault(path)) is not None:
             raise UserError(f"{place}: {fault}; name run folders, or a folder above them")
-        below = list(run_folders(path))
-        if not below:
-            raise UserError(f"{place}: no runs in it; name run folders, or a folder above them")
-        found += below
+        found += run_folders(path)
+    if not found:
+        raise UserError(
+            f"{' '.join(map(str, places))}: no run folder in or below it; name run folders, or a folder above them"
+        )
     return list(dict.fromkeys(found))
 
 
 def run_folders(root: Path) -> Iterator[Path]:
     """Run folders at and below a folder, by path: those of failed starts and of runs that cannot be read too."""
     for place, below, names in os.walk(root.absolute()):
-        begun = {"result.json", METRICS_FILE} & set(names)
-        own = begun or ("config.json" in names and ({*below} & {*OWN_FOLDERS} or _has_config(Path(place))))
+        own = bool({"result.json", METRICS_FILE} & set(names))
+        if not own and "config.json" in names:  # which a model's folder has too
+            own = bool({*below} & {*OWN_FOLDERS})
+            with contextlib.suppress(UserError):
+                own = own or bool(run_folder.stored_config(Path(place)).task)
         if own:
             yield Path(place)
         # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
         below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
 
 
-def _has_config(folder: Path) -> bool:
-    try:
-        return bool(run_folder.stored_config(folder).task)
-    except UserError:
-        return False
-
-
-def figures(folder: Path) -> Figures:
-    """The newest figures of a run."""
-    paths = RunFolder(folder)
-    epoch = step = dev = None
+def newest_metrics(folder: Path, result: Mapping[str, Any] | None = None) -> Metrics:
+    """Those of the end of metrics.jsonl, and the scores of the result where there is one."""
+    paths, found = RunFolder(folder), Metrics()
+    with contextlib.suppress(UserError, OSError):  # a run can go on without its metrics
+        found = read_metrics(paths.metrics, max(0, paths.metrics.stat().st_size - TAIL_BYTES))
     with contextlib.suppress(UserError):
-        for _, row in records.rows(paths.metrics, _tail(paths.metrics, TAIL_BYTES)):
-            step = step if row is None else row.step
-            if row is not None and row.kind == "epoch":
-                epoch, dev = row.epoch, row.values.get("dev/score", dev)
-    try:
-        scores = {name: values["score"] for name, values in records.result(paths.result)["scores"].items()}
-    except UserError:
-        return Figures(epoch, step, dev)
-    return Figures(epoch, step, scores.get("dev", dev), scores.get("test"))
+        scores = (result or records.result(paths.result))["scores"]
+        reported = {split: scores[split]["score"] for split in ("dev", "test") if split in scores}
+        found = dataclasses.replace(found, **reported)
+    return found
 
 
-def _tail(path: Path, size: int) -> int:
-    """Where the last `size` bytes of a file begin."""
-    try:
-        return max(0, path.stat().st_size - size)
-    except OSError:
-        return 0
+def read_metrics(path: Path, start: int = 0) -> Metrics:
+    """From a metrics.jsonl, from byte `start` on; a line that a kill cut short is skipped. Raises UserError."""
+    epoch = step = dev = None
+    epochs: dict[float, dict[str, float]] = {}
+    rates: dict[str, list[float]] = {"examples": [], "tokens": []}
+    for _, row in records.rows(path, start):
+        if row is None:
+            continue
+        step = row.step
+        if row.kind == "epoch":
+            epoch, dev = row.epoch, row.values.get("dev/score", dev)
+        if row.kind == "epoch" and row.epoch is not None:  # an epoch that was repeated after a restart counts once
+            named = {name: value for key, name in EPOCH_METRICS.items() if (value := row.values.get(key)) is not None}
+            epochs[row.epoch] = {"epoch": float(row.epoch), **named}
+        for name, values in rates.items():
+            if (rate := row.values.get(f"train/{name}_per_second")) is not None:
+                values.append(rate)
+    medians = {name: sorted(values)[len(values) // 2] for name, values in rates.items() if values}
+    return Metrics(epoch, step, dev, epochs=[epochs[key] for key in sorted(epochs)], rates=medians)
 
 
 def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
@@ -301,60 +299,54 @@ def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
-def read_all(folders: Sequence[Path]) -> list[RunState]:
-    """The states of runs; squeue is asked once."""
+def read_all(folders: Sequence[Path]) -> list[RunStatus]:
+    """Runs with their status; squeue is asked once."""
     sent = {folder: read_submission(folder) for folder in folders}
     slurm = queue(found.job for found in sent.values() if found is not None and found.cluster == "slurm")
-    return [_read_state(folder, sent[folder], slurm) for folder in folders]
+    return [_read_run(folder, sent[folder], slurm) for folder in folders]
 
 
-def _read_state(folder: Path, sent: Submission | None, slurm: Mapping[str, Queued] | None) -> RunState:
+def _read_run(folder: Path, sent: Submission | None, slurm: Mapping[str, Queued] | None) -> RunStatus:
     paths, attempt = RunFolder(folder), read_attempt(folder)
     job = sent.job if sent is not None and sent.cluster == "slurm" else ""
     node = attempt.node if attempt is not None else ""
+    config, result, damage = None, None, fault(folder)
+    has_result = os.path.lexists(paths.result)
     try:
-        config, fault = run_folder.stored_config(folder), ""
+        result = records.result(paths.result) if has_result else None
     except UserError as error:
-        config, fault = None, str(error)
-    fault = fault or _damage(paths)
+        damage = f"{error}; the run must be scored again"
+    try:
+        config = run_folder.stored_config(folder)
+    except UserError as error:
+        damage = str(error)
 
-    def state(name: str, reason: str = "", on: str = node) -> RunState:
-        return RunState(folder, config, name, reason, job, on, figures(folder))
+    def run(status: Status, reason: str = "", on: str = node) -> RunStatus:
+        return RunStatus(folder, status, reason, config, result, job, on, newest_metrics(folder, result))
 
-    if os.path.lexists(paths.result):
-        return state("broken", fault) if fault else state("finished")
-    owner = run_folder.holder(paths)
-    if owner is not None:
-        return state("running", "" if job else processes.shown(owner), node or owner.rpartition(" on ")[2])
+    if has_result:
+        return run("broken", damage) if damage else run("finished")
+    if (owner := run_folder.holder(paths)) is not None:
+        return run("running", "" if job else processes.shown(owner), node or owner.rpartition(" on ")[2])
     if (waiting := _submitted(sent, attempt, slurm)) is not None:
-        return state(*waiting)
-    if fault:
-        return state("broken", fault)
+        return run(*waiting)
+    if damage:
+        return run("broken", damage)
     if sent is not None and sent.cancelled:
-        return state("stopped", "cancelled")
+        return run("stopped", "cancelled")
     if attempt is not None and attempt.state in ("stopped", "failed"):
-        return state(attempt.state, attempt.reason)
+        return run(attempt.state, attempt.reason)
     if attempt is not None and attempt.state == "running":
-        said = slurm[job].state if slurm and job in slurm else f"process {attempt.process} is gone"
-        return state("failed", _logged_failure(paths, attempt.time) or f"ended without a word ({said})")
+        last = slurm[job].state if slurm and job in slurm else f"process {attempt.process} is gone"
+        return run("failed", _logged_failure(paths, attempt.time) or f"exited without an error message ({last})")
     if (failure := _logged_failure(paths)) is not None:
-        return state("failed", failure)
-    return state("stopped", NOT_BEGUN if run_folder.only_started(paths) else "")
-
-
-def _damage(paths: RunFolder) -> str:
-    """What is wrong with the files beside the settings; empty where nothing is."""
-    try:
-        if os.path.lexists(paths.result):
-            records.result(paths.result)
-    except UserError as error:
-        return f"{error}; the run must be scored again"
-    return fault(paths.path)
+        return run("failed", failure)
+    return run("stopped", "not started" if run_folder.only_started(paths) else "")
 
 
 def _submitted(
     sent: Submission | None, attempt: Attempt | None, slurm: Mapping[str, Queued] | None
-) -> tuple[str, str, str] | None:
+) -> tuple[Status, str, str] | None:
     """(queued or running, why, node) of a submission that still has its run; else None."""
     if sent is None:
         return None
@@ -365,10 +357,12 @@ def _submitted(
             return ("queued", job.reason, "") if waits else ("running", "", job.node)
         runs_still = attempt is not None and attempt.state == "running"
         if slurm is None and (runs_still or (attempt is None and not sent.cancelled)):
-            said = "as last heard: squeue does not answer here"
-            return "running" if runs_still else "queued", said, attempt.node if attempt is not None else ""
-    elif not sent.cancelled and _waits_here(sent):
-        return "queued", f"in the queue of process {sent.job.split('_')[0]}", ""
+            reason = "as last heard: squeue does not answer here"
+            return "running" if runs_still else "queued", reason, attempt.node if attempt is not None else ""
+    elif sent.cluster == "local" and sent.started and not sent.cancelled and sent.node == os.uname().nodename:
+        process = re.split("[_+]", sent.job)[0]
+        if processes.start(int(process)) == sent.started:  # else the number is another process's by now
+            return "queued", f"in the queue of process {process}", ""
     return None
 
 
@@ -381,8 +375,8 @@ def submitted(folder: Path) -> str | None:
     found = _submitted(sent, read_attempt(folder), slurm)
     if found is None:
         return None
-    state, reason, _ = found
-    return ", ".join(part for part in (state, f"job {sent.job}" if sent.cluster == "slurm" else "", reason) if part)
+    status, reason, _ = found
+    return ", ".join(part for part in (status, f"job {sent.job}" if sent.cluster == "slurm" else "", reason) if part)
 
 
 def _logged_failure(paths: RunFolder, since: float = 0.0) -> str | None:
@@ -391,21 +385,9 @@ def _logged_failure(paths: RunFolder, since: float = 0.0) -> str | None:
         if not paths.log.is_file() or paths.log.stat().st_mtime < since:
             return None
         with open(paths.log, "rb") as file:
-            file.seek(_tail(paths.log, LOG_TAIL_BYTES))
+            file.seek(max(0, paths.log.stat().st_size - LOG_TAIL_BYTES))
             log = file.read().decode("utf-8", errors="replace")
     except OSError:
         return None
     failures = FAILURE.findall(log[max(0, log.rfind(NEWEST_START)) :])
     return str(failures[-1]) if failures else None
-
-
-def _waits_here(sent: Submission) -> bool:
-    """Whether a queue of this machine still has the run before it."""
-    if sent.cluster != "local" or sent.node != os.uname().nodename:
-        return False
-    return bool(sent.started) and processes.start(int(re.split("[_+]", sent.job)[0])) == sent.started
-
-
-def by_folder(folders: Sequence[Path]) -> dict[Path, RunState]:
-    """The states of the folders that are there."""
-    return {state.folder: state for state in read_all([folder for folder in folders if os.path.isdir(folder)])}

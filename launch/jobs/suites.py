@@ -11,30 +11,68 @@ A suite is one of tasks/suites.py, or a TOML file:
     max_seq_length = 256
     [overrides.hoc]                        # for one task; wins over the above
     num_train_epochs = 10
+
+suite.json in the folder above a suite's runs says which were left out because something was missing, and why. Every
+table that is made of the runs says so, until a run that was left out is finished after all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 import tasks
 from harness import flags
 from harness.config import RunConfig, nearest
 from harness.errors import UserError
-from harness.files import read_settings
+from harness.files import read_json, read_settings, write
 from harness.synonyms import hint
+from harness.validation import checked
 from launch.run import settings
 from tasks import suites as named
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
-KEYS = ("tasks", "models", "seeds", "sweep", "overrides")
+RECORD = "suite.json"
+LEVELS = 5  # from a run up to the folder of its suite: <task>/<model>/[<settings>/]seed-<n>, and one to spare
 NOT_SWEPT = ("task", "model_name_or_path", "seed", "data_dir", "train_splits")  # have a place of their own, or commas
+
+
+def _listed(value: Any) -> Any:
+    """A single value stands for a list of one."""
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    """A number of seeds, or the seeds themselves."""
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return tuple(range(FIRST_SEED, FIRST_SEED + value))
+    try:
+        return tuple(dict.fromkeys(int(str(seed)) for seed in value))
+    except (TypeError, ValueError):
+        raise ValueError("must be how many (5), or which (1,2,3)") from None
+
+
+Names = Annotated[list[str], BeforeValidator(_listed)]
+
+
+class SuiteFile(BaseModel):
+    """What the TOML file of a suite holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    tasks: Names = []
+    models: Names = []
+    seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
+    sweep: dict[str, Annotated[list[Any], BeforeValidator(_listed)]] = {}
+    overrides: dict[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +85,7 @@ class Suite:
     task_files: Mapping[str, str] = field(default_factory=dict)  # task of the user's own -> its TOML file
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    sweep: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # setting -> its values
+    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # setting -> its values
     overrides: Mapping[str, Any] = field(default_factory=dict)
     task_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -63,39 +101,31 @@ def read(name: str) -> Suite:
 
 
 def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:
-    where = f"--suite {path}: "
-    place = "; a run's settings stand in [overrides]"
-    faults = [f"{where}{key}: no such key{nearest(key, KEYS) or place}" for key in values if key not in KEYS]
-    for key in ("sweep", "overrides"):
-        if not isinstance(values.get(key, {}), dict):
-            faults.append(f"{where}{key} = {values[key]!r}: must be a table")
-    for key in ("tasks", "models"):
-        if not isinstance(values.get(key, ""), list | str):
-            faults.append(f"{where}{key} = {values[key]!r}: must be a list of names")
-    if faults:
-        raise UserError("\n".join(faults))
-    overrides = values.get("overrides", {})
-    common = {key: value for key, value in overrides.items() if not isinstance(value, dict)}
-    named_tasks, files = _tasks(_listed(values.get("tasks", ())), where, faults, path.parent)
-    suite = Suite(
-        name=path.stem,
-        tasks=named_tasks,
-        task_files=files,
-        models=tuple(str(model) for model in _listed(values.get("models", ()))),
-        seeds=_seeds(values.get("seeds", ()), where, faults),
-        sweep={key: tuple(_listed(value)) for key, value in values.get("sweep", {}).items()},
-        overrides=common,
-        task_overrides={key: value for key, value in overrides.items() if isinstance(value, dict)},
-    )
-    flags.convert(common, f"{where}[overrides] ", faults)
-    for task, table in suite.task_overrides.items():
-        if task not in suite.tasks:
-            faults.append(f"{where}[overrides.{task}]: not a task of this suite{nearest(task, suite.tasks)}")
+    where, keys = f"--suite {path}: ", list(SuiteFile.model_fields)
+    remedy = "; a run's settings stand in [overrides]"
+    file = checked(lambda: SuiteFile(**values), where, lambda key: nearest(key, keys) or remedy)
+    faults: list[str] = []
+    names, task_files = _tasks(file.tasks, where, faults, path.parent)
+    task_overrides = {key: value for key, value in file.overrides.items() if isinstance(value, dict)}
+    overrides = {key: value for key, value in file.overrides.items() if key not in task_overrides}
+    flags.convert(overrides, f"{where}[overrides] ", faults)
+    for task, table in task_overrides.items():
+        if task not in names:
+            faults.append(f"{where}[overrides.{task}]: not a task of this suite{nearest(task, names)}")
         flags.convert(table, f"{where}[overrides.{task}] ", faults)
-    _check_sweep(suite.sweep, where, faults)
+    _check_sweep(file.sweep, where, faults)
     if faults:
         raise UserError("\n".join(faults))
-    return suite
+    return Suite(
+        name=path.stem,
+        tasks=names,
+        task_files=task_files,
+        models=tuple(file.models),
+        seeds=file.seeds,
+        sweep=file.sweep,
+        overrides=overrides,
+        task_overrides=task_overrides,
+    )
 
 
 def narrowed(
@@ -115,7 +145,10 @@ def narrowed(
         changes["models"] = tuple(models)
     if seeds is not None:
         listed = [word for word in seeds.split(",") if word.strip()]
-        changes["seeds"] = _seeds(int(seeds) if seeds.isdecimal() else listed, "--", faults)
+        try:
+            changes["seeds"] = _seeds(int(seeds) if seeds.isdecimal() else listed)
+        except ValueError as error:
+            faults.append(f"--seeds {seeds}: {error}")
     swept = {key: tuple(text.split(",")) for key, _, text in (word.partition("=") for word in sweeps)}
     _check_sweep(swept, "--sweep ", faults)
     if faults:
@@ -199,10 +232,6 @@ def _shared_folders(runs: Sequence[RunConfig]) -> list[str]:
     return faults
 
 
-def _listed(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else [value]
-
-
 def _tasks(
     words: Sequence[Any], where: str, faults: list[str], folder: Path = Path(), known: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -227,18 +256,6 @@ def _tasks(
     return tuple(dict.fromkeys(found)), files
 
 
-def _seeds(value: Any, where: str, faults: list[str]) -> tuple[int, ...]:
-    """A number of seeds, or the seeds themselves."""
-    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        return tuple(range(FIRST_SEED, FIRST_SEED + value))
-    try:
-        return tuple(dict.fromkeys(int(str(seed)) for seed in value))
-    except (TypeError, ValueError):
-        shown = ",".join(str(seed) for seed in value) if isinstance(value, list) else value
-        faults.append(f"{where}seeds {shown}: must be how many (5), or which (1,2,3)")
-        return ()
-
-
 def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[str]) -> None:
     fields = flags.settings()
     for name, values in sweep.items():
@@ -251,3 +268,38 @@ def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[st
         else:
             for value in values:
                 flags.convert({name: value}, where, faults)
+
+
+# ---- runs that were left out
+def record_left_out(home: Path, wanted: Iterable[Path], left_out: Mapping[Path, tuple[str, str]]) -> None:
+    """Of the runs that are wanted now, say which are left out: run folder -> (what they lack it for, why)."""
+    path = home / RECORD
+    before = _left_out_before(path)
+    names = {os.path.relpath(folder, home) for folder in wanted}
+    kept = {name: entry for name, entry in before.items() if name not in names}
+    new = {os.path.relpath(folder, home): {"what": what, "why": why} for folder, (what, why) in left_out.items()}
+    if {**kept, **new} == before:
+        return
+    try:
+        write(path, json.dumps({"schema": 1, "left_out": {**kept, **new}}, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--output_dir {home}: cannot be written ({error.strerror}); name another folder") from error
+
+
+def left_out_notes(folders: Sequence[Path]) -> list[str]:
+    """A line for each reason why runs of the same suites as these were left out."""
+    homes = dict.fromkeys(above for folder in folders for above in [*folder.absolute().parents][:LEVELS])
+    why: dict[str, dict[str, None]] = {}
+    for home in homes:
+        for name, entry in _left_out_before(home / RECORD).items():
+            if not os.path.isfile(home / name / "result.json"):
+                why.setdefault(str(entry.get("why")), {})[str(entry.get("what"))] = None
+    return [f"left out: {', '.join(what)} ({reason})" for reason, what in why.items()]
+
+
+def _left_out_before(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = read_json(path)["left_out"]
+        return {str(name): dict(entry) for name, entry in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}

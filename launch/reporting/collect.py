@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import records, run_folder
+from harness import run_folder
 from harness.config import RunConfig
 from harness.errors import UserError
-from harness.files import folder_fault
 from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.jobs import status as run_status
-from launch.jobs.status import RunState
+from launch.jobs.status import RunStatus, Status
 from launch.run import settings
 from tasks import predictions
 from tasks.predictions import Answers
@@ -31,12 +30,12 @@ ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # nev
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. `status`: finished, running, queued, stopped (may be resumed), failed or broken (unreadable)."""
+    """One run folder, as tables and the page show it."""
 
     folder: Path
-    status: str
+    status: Status
     reason: str = ""  # why it is not finished
-    task: str = ""  # the column it belongs to: the task's name, see `_told_apart`
+    task: str = ""  # the column it belongs to: the task's name, see `read_all`
     model: str = ""  # name or path, as it was given
     variant: str = ""  # settings that differ from the recipe's, as `name=value`
     seed: int = 0
@@ -99,17 +98,8 @@ class Run:
 
 
 def find(roots: Sequence[Path]) -> list[Run]:
-    """All runs in and below the folders, by path. Raises UserError for a folder that is not there or holds none."""
-    folders: list[Path] = []
-    for root in roots:
-        fault = folder_fault(root.expanduser())
-        if fault is not None:
-            raise UserError(f"{root}: {fault}; name run folders, or a folder that holds them")
-        folders += [path for path in run_status.run_folders(root.expanduser()) if path not in folders]
-    if not folders:
-        raise UserError(f"{' '.join(map(str, roots))}: no run folder in or below; a run folder holds a config.json")
-    known = run_status.by_folder(folders)  # the queue is asked once
-    return _told_apart([read(folder, known[folder]) for folder in folders])
+    """All runs in and below the folders, by path. Raises UserError for a folder that is not there or where none is."""
+    return read_all(run_status.find(roots))
 
 
 def answers_of(run: Run) -> Answers:
@@ -120,84 +110,65 @@ def answers_of(run: Run) -> Answers:
     return predictions.read(run.definition, path)
 
 
-def _told_apart(runs: Sequence[Run]) -> list[Run]:
-    """Runs of own tasks that share a name but not their meaning get `<name>#<digest>`: they are not one column."""
-    digests = {run.folder: _digest(run.config.own_task) for run in runs if run.config is not None and run.is_own}
-    kinds: dict[str, set[str]] = {}
+def read_all(folders: Sequence[Path]) -> list[Run]:
+    """The runs in the folders; one that cannot be read is `broken`, with the reason.
+
+    Runs of custom tasks that share a name but not their definition get `<name>#<digest>`: they are not one column.
+    """
+    runs: list[Run] = []
+    for found in run_status.read_all(folders):
+        try:
+            runs.append(_read(found))
+        except UserError as error:
+            runs.append(Run(found.folder, "broken", str(error)))
+        except Exception as error:  # whatever it is, the other runs are to be reported
+            reason = f"{found.folder}: not a run's files ({type(error).__name__}: {error})"
+            runs.append(Run(found.folder, "broken", reason))
+    digests: dict[str, dict[Path, str]] = {}
     for run in runs:
-        if run.is_own:
-            kinds.setdefault(run.task, set()).add(digests[run.folder])
+        if run.config is not None and run.is_own:
+            definition = json.dumps(run.config.own_task, sort_keys=True)
+            digests.setdefault(run.task, {})[run.folder] = hashlib.sha256(definition.encode()).hexdigest()[:6]
     return [
-        replace(run, task=f"{run.task}#{digests[run.folder]}") if len(kinds.get(run.task, ())) > 1 else run
+        replace(run, task=f"{run.task}#{digests[run.task][run.folder]}")
+        if run.is_own and len(set(digests[run.task].values())) > 1
+        else run
         for run in runs
     ]
 
 
-def _digest(definition: Mapping[str, Any] | None) -> str:
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()[:6]
-
-
-def read(folder: Path, state: RunState | None = None) -> Run:
-    """The run in a folder; one that cannot be read is `broken`, with the reason. `state`: where it is known already."""
-    try:
-        return _read(folder, state or run_status.read_all([folder])[0])
-    except UserError as error:
-        return Run(folder, "broken", str(error))
-    except Exception as error:  # whatever it is, the other runs are to be reported
-        return Run(folder, "broken", f"{folder}: not a run's files ({type(error).__name__}: {error})")
-
-
-def _read(folder: Path, state: RunState) -> Run:
-    paths = RunFolder(folder)
-    if state.state == "broken":
-        raise UserError(state.reason)
-    config = run_folder.stored_config(folder)
+def _read(found: RunStatus) -> Run:
+    if found.status == "broken":
+        raise UserError(found.reason)
+    config = found.config or run_folder.stored_config(found.folder)  # raises: the settings of a running run
     tasks.get(config.task, config.own_task)
-    data = "sample" if config.data_dir is None else "given"
-    epochs, rates = _figures(paths.metrics)
-    common: dict[str, Any] = {
-        "task": config.task, "model": config.model_name_or_path, "variant": variant(config), "seed": config.seed,
-        "config": config, "epochs": epochs, "rates": rates,
-    }  # fmt: skip
-    if not os.path.lexists(paths.result):
-        return Run(folder, state.state, _why_unfinished(state, epochs), data=data, **common)
-    result = records.result(paths.result)
-    _check(result, config, paths.result)
-    if result["data"] == "sample":
-        data = "sample"
-    return Run(folder, "finished", data=data, result=result, **common)
-
-
-def _check(result: Mapping[str, Any], config: RunConfig, path: Path) -> None:
-    """Raises UserError where the result is not that of the folder's config."""
-    for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
-        if result.get(name) != expected:
-            raise UserError(f"{path}: its {name} is {result.get(name)!r}, config.json says {expected!r}")
-
-
-def _figures(path: Path) -> tuple[list[dict[str, float]], dict[str, float]]:
-    """(figures by epoch, median rates) of metrics.jsonl; a line that a kill cut short is left out."""
-    names = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
-    epochs: dict[float, dict[str, float]] = {}
-    rates: dict[str, list[float]] = {"examples": [], "tokens": []}
-    for _, row in records.rows(path):
-        values = {} if row is None else row.values
-        if row is not None and row.kind == "epoch" and row.epoch is not None:
-            found = {ours: value for name, ours in names.items() if (value := values.get(name)) is not None}
-            epochs[float(row.epoch)] = {"epoch": float(row.epoch), **found}
-        for name, seen in rates.items():
-            if (rate := values.get(f"train/{name}_per_second")) is not None:
-                seen.append(rate)
-    medians = {name: sorted(seen)[len(seen) // 2] for name, seen in rates.items() if seen}
-    return [epochs[key] for key in sorted(epochs)], medians
-
-
-def _why_unfinished(state: RunState, epochs: Sequence[Mapping[str, float]]) -> str:
-    """In the words of `submit.py status`, and how far the run came where those say nothing."""
-    reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
-    if state.state == "running":
-        return reached
-    return next(iter(state.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
+    metrics = run_status.read_metrics(RunFolder(found.folder).metrics)
+    result = found.result or {}
+    if found.result is None:
+        epochs = metrics.epochs
+        reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
+        said = next(iter(found.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
+        reason = reached if found.status == "running" else said
+    else:
+        reason = ""
+        for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
+            if result[name] != expected:
+                path = RunFolder(found.folder).result
+                raise UserError(f"{path}: its {name} is {result[name]!r}, config.json says {expected!r}")
+    return Run(
+        folder=found.folder,
+        status=found.status,
+        reason=reason,
+        task=config.task,
+        model=config.model_name_or_path,
+        variant=variant(config),
+        seed=config.seed,
+        data="sample" if config.data_dir is None or result.get("data") == "sample" else "given",
+        config=config,
+        result=result,
+        epochs=metrics.epochs,
+        rates=metrics.rates,
+    )
 
 
 # ---- settings

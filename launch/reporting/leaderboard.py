@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tasks
-from launch.jobs import suite_record
+from launch.jobs import suites
 from launch.reporting.collect import Run
 from tasks.published import TITLES
 
@@ -80,9 +80,7 @@ class Leaderboard:
     left_out: Sequence[tuple[Run, str]] = ()  # every run that is not in a cell, and why
     best: Mapping[str, float] = field(default_factory=dict)  # task or "total" -> best mean as printed, times 100
     own: Mapping[str, str] = field(default_factory=dict)  # tasks of the user's own that have a score -> title
-    missing: Sequence[
-        str
-    ] = ()  # lines on runs of the same suites that were never begun, see launch/jobs/suite_record.py
+    missing: Sequence[str] = ()  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
 
     @property
     def columns(self) -> dict[str, str]:
@@ -126,7 +124,7 @@ def build(runs: Sequence[Run]) -> Leaderboard:
         }
         rows.append(Row(labels[key], built, _total(built)))
     rows.sort(key=lambda row: (row.total is None, -row.total.mean if row.total else 0.0, row.label))
-    return Leaderboard(rows, left_out, _best(rows), own, suite_record.notes([run.folder for run in runs]))
+    return Leaderboard(rows, left_out, _best(rows), own, suites.left_out_notes([run.folder for run in runs]))
 
 
 def row_labels(runs: Sequence[Run]) -> dict[tuple[str, str], str]:

@@ -1,4 +1,4 @@
-"""The wandb run that sums a suite up, in the group of its runs: the leaderboard as a table, the means as figures."""
+"""The wandb run that sums a suite up, in the group of its runs: the leaderboard as a table, the means as metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
     `home` is the folder above all runs: it keeps the id, so that the suite's next repeat goes on with the same wandb
     run. Without a run that counts for a leaderboard (sample data never does) nothing is saved.
     """
-    board = leaderboard.build([collect.read(Path(config.output_dir)) for config in configs])
+    board = leaderboard.build(collect.read_all([Path(config.output_dir) for config in configs]))
     if not board.rows:
         return None
     first = configs[0]
