@@ -1,4 +1,4 @@
-"""How many operations a training step starts, and how often it waits for the device, with DeepSpeed mended and not.
+"""How many operations a training step starts, and how often it waits for the device, with the DeepSpeed fixes or not.
 
 A model as small as BERT-base keeps a GPU busy for less time than the host needs to start its operations: then their
 number is what a step costs. Counted on the CPU, with 12 layers of a narrow encoder, whose weights are as many as
@@ -96,7 +96,7 @@ def step(trained: engine.Engine, batch: Batch) -> tuple[Count, Count]:
 
 
 def main() -> None:
-    """A row a DeepSpeed JSON, mended and not."""
+    """A row a DeepSpeed JSON, with the fixes and without."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--ds_configs", default="fp16_zero0,fp16_zero1,fp16_zero2,fp16_zero3,bf16_zero1,fp32")
@@ -117,7 +117,7 @@ def main() -> None:
         for name in args.ds_configs.split(","):
             cells: list[int] = []
             for alone in (False, True):
-                with mock.patch.object(fixes, "mend", lambda *_: None) if alone else nullcontext():
+                with mock.patch.object(fixes, "apply", lambda *_: None) if alone else nullcontext():
                     trained, batch = build(dataclasses.replace(config, ds_config=name), world)
                 passes, rest = step(trained, batch)
                 cells += [rest.by_name.total(), rest.waits] if alone else [

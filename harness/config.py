@@ -228,7 +228,7 @@ class BatchPlan:
 def batch_plan(config: RunConfig, world: int, begun_with: int | None = None) -> BatchPlan:
     """The four batch numbers on `world` devices. Raises UserError where a global batch cannot be held.
 
-    `begun_with`: examples per optimizer step of the run that is taken up. They stay what they are at any number of
+    `begun_with`: examples per optimizer step of the run that is resumed. They stay what they are at any number of
     devices, and with them steps, schedule and order of the data; passes are at most as large as asked for.
     """
     micro, total = config.per_gpu_train_batch_size, config.global_batch_size

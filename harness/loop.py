@@ -1,4 +1,4 @@
-"""Training: epochs of optimizer steps, an evaluation after each, and a checkpoint wherever the run may be taken up."""
+"""Training: epochs of optimizer steps, an evaluation after each, and a checkpoint wherever the run may be resumed."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 A private name may go, or mean something else, in any version. One that goes is not always an error where it is used:
 a function that is put in the place of another under a name that nobody calls changes nothing, and gradients are wrong
-without a word. So all names are looked up before training.
+without an error message. So all names are looked up before training; those that harness/ds/fixes.py replaces, there.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMES: dict[str, Sequence[str]] = {
     "deepspeed.runtime.compiler": ("compile",),
     "deepspeed.runtime.torch_autocast": ("TORCH_AUTOCAST_INITIALIZED",),
     "deepspeed.runtime.engine:DeepSpeedEngine": (
-        *("buffered_allreduce_fallback", "clip_fp32_gradients", "gradient_clipping", "get_global_grad_norm"),
+        *("gradient_clipping", "get_global_grad_norm"),
         *("is_gradient_accumulation_boundary", "gradient_accumulation_steps", "was_step_applied", "destroy"),
     ),
 }
@@ -52,22 +52,17 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
         *("fp16_groups", "fp32_groups", "loss_scale", "loss_scale_config.cur_scale", "clip_grad", "overflow"),
         *("_skip_invalid_grad_norm", "_update_scale", "_global_grad_norm", "optimizer"),
     ),
-    "BF16_Optimizer": (*LINKED, "get_grads_for_reduction"),
-    "DeepSpeedZeroOptimizer": (
-        *(*LINKED, "check_overflow", "get_grad_norm_direct", "dp_process_group", "device", "loss_scaler.cur_scale"),
-    ),
+    "BF16_Optimizer": LINKED,
+    "DeepSpeedZeroOptimizer": (*(*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),),
     "DeepSpeedZeroOptimizer_Stage3": (
         *("fp16_partitioned_groups", "fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat", "unflatten"),
-        *("get_full_hp_param", "set_local_hp_param", "checkpoint_event_prologue", "checkpoint_event_epilogue"),
+        *("checkpoint_event_prologue", "checkpoint_event_epilogue"),
         *("loss_scaler.cur_scale", "optimizer"),
     ),
 }
-# And names of its parameters, by which the way of keeping them is known.
-FLAT = ("_hp_mapping", "get_full_hp_param", "set_full_hp_param")
+# And names of its parameters.
 PARAMETERS: dict[str, Sequence[str]] = {
-    "BF16_Optimizer": FLAT,
-    "DeepSpeedZeroOptimizer": FLAT,
-    "DeepSpeedZeroOptimizer_Stage3": ("ds_id", "ds_tensor", "ds_shape"),
+    "DeepSpeedZeroOptimizer_Stage3": ("ds_tensor", "ds_shape"),
 }
 
 logger = logging.getLogger("harness.engine")
@@ -88,7 +83,7 @@ def check() -> None:
             owner = importlib.import_module(module)
             owner = getattr(owner, inner) if inner else owner
         except (ImportError, AttributeError) as error:
-            raise _missing(path.replace(":", ".")) from error
+            raise missing(path.replace(":", ".")) from error
         _check_names(owner, names, path.replace(":", "."))
 
 
@@ -112,10 +107,11 @@ def _check_names(owner: Any, names: Sequence[str], title: str) -> None:
         try:
             operator.attrgetter(name)(owner)
         except AttributeError as error:
-            raise _missing(f"{title}.{name}") from error
+            raise missing(f"{title}.{name}") from error
 
 
-def _missing(what: str) -> UserError:
+def missing(what: str) -> UserError:
+    """The error for a name that is gone: `what` begins with the library's name."""
     library = re.split(r"[.':\s]", what.removeprefix("parameters under "))[0]
     return UserError(
         f"{library} {metadata.version(library)}: {what} is missing, which training relies on; "

@@ -139,7 +139,7 @@ def other_names(before: RunConfig, config: RunConfig, finished: bool = False) ->
 def prepare(
     config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names
 ) -> dict[str, Any] | None:
-    """Make the run folder or take it up again; returns the result where the run is finished, else None.
+    """Make the run folder or resume the run in it; returns the result where the run is finished, else None.
 
     Called on rank 0 alone. Raises UserError where the folder holds another run or cannot be written.
     """

@@ -231,7 +231,7 @@ def go_on(bench: Bench, row: Row, output: Path) -> None:
     said = bench.finish(row.case, output)
     if damaged is not None and not re.search(f"{damaged.name}.* is passed over", said):
         row.faults.append(f"not said that {damaged.name} is damaged")
-    found = re.search(r"Taken up after (\d+) epochs and (\d+) steps", said)
+    found = re.search(r"Resumed after (\d+) epochs and (\d+) steps", said)
     row.resumed = f"{found[1]}+{found[2]}" if found else "0"
     expected, left = bench.expected(row.case), fingerprint(output)
     row.faults += [f"differs: {name}" for name in expected if left.get(name, expected[name]) != expected[name]]

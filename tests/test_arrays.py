@@ -97,4 +97,4 @@ def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_a
     assert [found[name]["status"] for name in ("seed-2", "seed-3")] == ["stopped", "finished"]
     again = re.search(r"\bjob\s+(\d+)", command(slurm, "requeue", str(folder)))
     assert again and ended(slurm, tmp_path, again[1])["seed-2"]["status"] == "finished"
-    assert "Taken up after" in command(slurm, "logs", str(folder), "--lines", "500")
+    assert "Resumed after" in command(slurm, "logs", str(folder), "--lines", "500")

@@ -216,7 +216,7 @@ class TestTraining:
         assert (course.applied, course.skipped) == (STEPS, 0)
 
     @pytest.mark.parametrize("name", ["fp32", *TOLERANCE])
-    def test_weights_are_the_masters(self, courses: dict[str, Course], name: str) -> None:
+    def test_weights_are_the_float32_ones(self, courses: dict[str, Course], name: str) -> None:
         course = courses[name]
         shapes = {name: tuple(parameter.shape) for name, parameter in fresh().named_parameters()}
         assert {name: tuple(tensor.shape) for name, tensor in course.weights.items()} == shapes
@@ -324,15 +324,15 @@ class TestTraining:
 
     @pytest.mark.usefixtures("fp16_allowed")
     @pytest.mark.parametrize("name", ALL)
-    def test_saved_and_taken_up(self, world: World, courses: dict[str, Course], tmp_path: Path, name: str) -> None:
+    def test_saved_and_resumed(self, world: World, courses: dict[str, Course], tmp_path: Path, name: str) -> None:
         save_halfway(world, name, tmp_path)
-        losses, weights = take_up(world, name, tmp_path)
+        losses, weights = resume(world, name, tmp_path)
         assert losses == courses[name].losses[3:]
         assert furthest(weights, courses[name].weights) == 0
 
     @pytest.mark.usefixtures("fp16_allowed")
     @pytest.mark.parametrize("after", HALF)
-    def test_taken_up_at_another_stage(
+    def test_resumed_at_another_stage(
         self, world: World, courses: dict[str, Course], tmp_path: Path, after: str
     ) -> None:
         """Stages round differently in fp16, but what is taken over is the same to the bit."""
@@ -344,7 +344,7 @@ class TestTraining:
         again.close()
         first, second = (load_file(tmp_path / name / engine.TENSORS) for name in ("first", "second"))
         assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-        losses, _ = take_up(world, after, tmp_path / "first")
+        losses, _ = resume(world, after, tmp_path / "first")
         np.testing.assert_allclose(losses, courses[after].losses[3:], rtol=TOLERANCE[after])
 
     def test_a_checkpoint_holds_weights_and_moments_by_name(self, world: World, tmp_path: Path) -> None:
@@ -394,7 +394,7 @@ def save_halfway(world: World, name: str, folder: Path) -> None:
     running.close()
 
 
-def take_up(world: World, name: str, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+def resume(world: World, name: str, folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and weights of the second half."""
     again = start(world, settings(name))
     again.load(folder)

@@ -177,13 +177,13 @@ class TestFolder:
         assert torch.equal(torch.get_rng_state(), state)  # a resumed run and one that writes more often stay the same
         assert all(torch.equal(parameter, weights[name]) for name, parameter in built.named_parameters())
 
-    def test_masters_are_what_is_written(self, tiny_bert: Path, tmp_path: Path) -> None:
+    def test_float32_are_what_is_written(self, tiny_bert: Path, tmp_path: Path) -> None:
         """Not the weights of the module, which are half precision in fp16 runs."""
         built, tokenizer = build(tiny_bert, "pooler")
-        masters = weights_of(built)
-        export.save(tmp_path / "model", built.half(), masters, tokenizer, LABELS, "multiclass")
+        float32 = weights_of(built)
+        export.save(tmp_path / "model", built.half(), float32, tokenizer, LABELS, "multiclass")
         loaded = dict(model.load(tmp_path / "model").model.named_parameters())
-        assert all(torch.equal(loaded[name], masters[name]) for name in masters)
+        assert all(torch.equal(loaded[name], float32[name]) for name in float32)
         assert json.loads((tmp_path / "model" / HEAD_FILE).read_text())["standard_class"]
 
     def test_casing_goes_with_it(self, tiny_bert: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_package_of_the_harness_imports_nothing_of_it() -> None:
 
 def test_one_folder_imports_deepspeed() -> None:
     users = {name for name in SOURCES for found in imported(TREES[name]) if package(found) == "deepspeed"}
-    assert users == {"harness/ds/engine.py"}
+    assert users and all(name.startswith("harness/ds/") for name in users)
 
 
 def test_imports_are_absolute() -> None:

@@ -126,7 +126,7 @@ class TestNothingIsAveragedOverSilently:
         assert statuses["c"] == ("failed", "loss is not a number")
         cell = only(tmp_path).cells["mednli"]
         assert cell.scores == [0.8] and "u" in cell.marks
-        with open(failed / "train.log", "a") as log:  # taken up again, and no word of a failure since
+        with open(failed / "train.log", "a") as log:  # resumed, and no failure since
             log.write("2026-01-01 11:00:00 INFO task    mednli\n")
         assert collect.read_all([failed])[0].status == "stopped"
 

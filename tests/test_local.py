@@ -76,7 +76,7 @@ def test_a_run_that_diverges_fails_once_and_one_whose_worker_dies_is_tried_again
     assert reason.splitlines()[0] in said
     assert "medsts/tiny/seed-1: failed, the process was ended by SIGKILL" in said
     assert "again, at the end of the queue" in said
-    assert "Taken up after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
+    assert "Resumed after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
 
     line = [*line, "--tasks", "medsts"]  # what is finished is not done again
     said, _ = (again := launched(tmp_path, *line, "--cluster", "local")).communicate(timeout=100)
@@ -111,7 +111,7 @@ def test_stopped_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
 
     said, _ = (again := launched(tmp_path, *line)).communicate(timeout=300)
     assert again.returncode == 0 and len(results(tmp_path)) == 3, said
-    assert "Taken up after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
+    assert "Resumed after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_killed_halfway_a_suite_does_only_what_is_missing(tmp_path: Path) -> Non
 
     said, _ = (again := launched(tmp_path, *line)).communicate(timeout=300)
     assert again.returncode == 0 and "2 finished, 2 finished before" in said, said
-    assert "Taken up after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
+    assert "Resumed after" in "".join(path.read_text() for path in (tmp_path / "out/submitit").glob("*_log.out"))
     assert len(results(tmp_path)) == 4
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert f"To upload the suite's leaderboard: wandb sync {tmp_path}/out/wandb/offline-run-" in said

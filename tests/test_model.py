@@ -112,14 +112,14 @@ class TestForward:
 class TestWeights:
     def test_half_precision_file(self, encoders: dict[str, Path], tmp_path: Path) -> None:
         folder = copied(encoders["bert"], tmp_path / "half")
-        halves = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
-        write_weights(folder, halves)
+        halved = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+        write_weights(folder, halved)
         declared = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps({**declared, "dtype": "float16"}))
         built = model.build(settings(folder), 3, per_word=False)
         assert {parameter.dtype for parameter in built.parameters()} == {torch.float32}
         loaded = dict(built.encoder.named_parameters())
-        assert all(torch.equal(loaded[name], halves[name].float()) for name in halves)
+        assert all(torch.equal(loaded[name], halved[name].float()) for name in halved)
 
     def test_seed_draws_the_head_alone(self, encoders: dict[str, Path]) -> None:
         first, again, other = (

@@ -125,7 +125,7 @@ def test_disk_full_while_saving(
     assert "step-0000-000005" in saved(output)
     resize(small_disk, 64 << 20)
     assert train.main(command(model, output)) == 0
-    assert "Taken up after 0 epochs and 5 steps" in capsys.readouterr().out
+    assert "Resumed after 0 epochs and 5 steps" in capsys.readouterr().out
     ends_as_if_nothing_had_happened(command(model, output), output, undisturbed)
 
 
@@ -211,7 +211,7 @@ def test_folder_that_is_taken_away(
     assert not output.exists()
     away.rename(output)
     assert train.main(line) == 0
-    assert "Taken up after 0 epochs and 10 steps" in capsys.readouterr().out
+    assert "Resumed after 0 epochs and 10 steps" in capsys.readouterr().out
 
 
 def test_encoder_in_the_output_folder(
@@ -279,7 +279,7 @@ def test_newest_checkpoint_that_is_damaged(
     assert train.main(command(model, output)) == 0
     said = capsys.readouterr().out
     assert f"WARNING: {newest} is not complete and is passed over" in said
-    assert "Taken up after 0 epochs and 5 steps" in said
+    assert "Resumed after 0 epochs and 5 steps" in said
     assert fingerprint(output) == fingerprint(undisturbed)
 
 

@@ -89,4 +89,4 @@ def test_a_stopped_job_goes_on_by_the_definition_it_began_with(tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads((folder / "result.json").read_text())
     assert result["scores"]["test"]["metric"] == "macro F1" and result["steps"] == 150
-    assert "Taken up after" in (folder / "train.log").read_text()
+    assert "Resumed after" in (folder / "train.log").read_text()

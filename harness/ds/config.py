@@ -39,9 +39,9 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
         raise UserError(f"--ds_config {name}: zero_optimization.stage must be 0, 1, 2 or 3")
     if is_mixed(settings) and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
-    halves = {"fp16": settings.get("fp16", {}).get("enabled"), "bf16": settings.get("bf16", {}).get("enabled")}
-    halves["bf16"] = halves["bf16"] or is_mixed(settings)
-    return next((precision for precision, enabled in halves.items() if enabled), "fp32"), settings
+    if settings.get("fp16", {}).get("enabled"):
+        return "fp16", settings
+    return "bf16" if settings.get("bf16", {}).get("enabled") or is_mixed(settings) else "fp32", settings
 
 
 def is_mixed(settings: Mapping[str, Any]) -> bool:

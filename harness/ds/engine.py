@@ -1,4 +1,4 @@
-"""The DeepSpeed engine around a task's model: the only file that imports deepspeed.
+"""The DeepSpeed engine around a task's model.
 
 A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
 clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
@@ -154,7 +154,7 @@ class Engine:
         self.precision = precision
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
         # (its pull request 8393); then that is done here.
-        self._scales_loss = fixes.keeps_halves_apart(inner)
+        self._scales_loss = fixes.is_fp16_without_zero(inner)
         self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
         self._skipped_in_a_row = 0
         self._adam = OriginalAdam(optimizer_state.of(inner).adam)
@@ -205,10 +205,10 @@ class Engine:
         return StepFigures(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """Float32 master weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
+        """The float32 weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
         kept = optimizer_state.of(self.inner)
         return {
-            name: optimizer_state.alone((kept.read(p) if p.requires_grad else p).float())
+            name: optimizer_state.on_cpu((kept.read(p) if p.requires_grad else p).float())
             for name, p in self.inner.module.named_parameters()
         }
 
@@ -301,7 +301,7 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
         if not its_own and not isinstance(error, REFUSALS):
             raise  # whatever else happens there is not the settings' fault
         raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
-    fixes.mend(inner, world)
+    fixes.apply(inner, world)
     barrier()
     return Engine(inner, head, world, precision, linear)
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed 0.19.8 does wrongly or at needless cost for small models, mended on its engine (benchmarks/notes.md).
+"""Fixes for what DeepSpeed 0.19.8 does wrongly, or at needless cost for small models (benchmarks/notes.md).
 
 Small models are bound by the number of operations that the host starts, not by arithmetic: a pass over 200 weights one
 at a time costs as much as the model's backward pass, and every number that the host reads makes it wait for the device.
@@ -17,75 +17,82 @@ from harness import private_names
 from harness.distributed import World
 
 
-def mend(inner: Any, world: World) -> None:
-    """Mend DeepSpeed's engine in place, by ZeRO stage and precision. Raises UserError where it is not as we know it."""
+def apply(inner: Any, world: World) -> None:
+    """Fix DeepSpeed's engine in place, by ZeRO stage and precision. Raises UserError where it is not as we know it."""
+    from deepspeed.runtime.base_optimizer import ZeROOptimizer
+    from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
+
     private_names.check_engine(inner)
     optimizer = inner.optimizer
-    if keeps_halves_apart(inner):
-        # It allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the first.
+    if is_fp16_without_zero(inner):
+        # DeepSpeed allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the
+        # first: the run's own first step would be too small.
         optimizer.optimizer.state.clear()
-        optimizer.step = _half_step(optimizer)
-    elif type(optimizer).__name__ == "DeepSpeedZeroOptimizer":  # stages 1 and 2
+        _replace(optimizer, "step", _fp16_step(optimizer))
+    elif isinstance(optimizer, DeepSpeedZeroOptimizer):  # stages 1 and 2
         # A gradient that overflowed shows in their norm, which is computed and looked at next. Not by the setting
         # check_grad_overflow, on which bf16's second look depends too.
-        optimizer.check_overflow = lambda **_: None
-        optimizer.get_grad_norm_direct = _norm_over_ranks(optimizer)
+        _replace(optimizer, "check_overflow", lambda **_: None)
+        _replace(optimizer, "get_grad_norm_direct", _norm_over_ranks(optimizer))
 
-    weights = [parameter for parameter in inner.module.parameters() if parameter.requires_grad]
+    parameters = [parameter for parameter in inner.module.parameters() if parameter.requires_grad]
 
-    def clip() -> None:  # in float32 it clips and forgets the norm
-        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(weights, inner.gradient_clipping())
-
-    inner.clip_fp32_gradients = clip
-    if world.size == 1 and not hasattr(optimizer, "get_grads_for_reduction"):
-        # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
-        inner.buffered_allreduce_fallback = _filler(weights)
-
-
-def keeps_halves_apart(inner: Any) -> bool:
-    """Whether this is fp16 at stage 0: weights in fp16 and float32 masters, in a list each."""
-    return type(inner.optimizer).__name__ == "FP16_UnfusedOptimizer"
-
-
-def _filler(parameters: Sequence[torch.nn.Parameter]) -> Callable[..., None]:
-    """What is left of the reduction of gradients: weights without one get one of zeros, as from several ranks."""
-
-    def fill(**_: Any) -> None:
+    def clip() -> None:  # in float32 DeepSpeed clips and forgets the norm
         for parameter in parameters:
-            if parameter.grad is None:
+            if parameter.grad is None:  # as DeepSpeed's reduction has it: else Adam would have no moments to save
                 parameter.grad = torch.zeros_like(parameter)
+        inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(parameters, inner.gradient_clipping())
 
-    return fill
+    _replace(inner, "clip_fp32_gradients", clip)
+    if world.size == 1 and not isinstance(optimizer, ZeROOptimizer):
+        # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
+        # Not under ZeRO, which takes the gradients in the same call, and BF16_Optimizer counts as ZeRO.
+        _replace(inner, "enable_backward_allreduce", False)
 
 
-def _half_step(optimizer: Any) -> Callable[[], bool]:
-    """The step of fp16 at stage 0 in a few operations over all weights, where DeepSpeed has 20 for each of them.
+def _replace(owner: Any, name: str, value: Any) -> None:
+    """Set an attribute that is there. Raises UserError where it is not: under a name that nobody reads a fix would
+    change nothing, and gradients would be wrong without an error."""
+    if not hasattr(owner, name):
+        raise private_names.missing(f"deepspeed's {type(owner).__name__}.{name}")
+    setattr(owner, name, value)
 
-    It also waits for the device once, to read the gradients' norm, and not once for each weight; and gradients are
+
+def is_fp16_without_zero(inner: Any) -> bool:
+    """Whether fp16 parameters and their float32 weights lie in two lists of tensors: fp16 at stage 0."""
+    from deepspeed.runtime.fp16.unfused_optimizer import FP16_UnfusedOptimizer
+
+    return isinstance(inner.optimizer, FP16_UnfusedOptimizer)
+
+
+def _fp16_step(optimizer: Any) -> Callable[[], bool]:
+    """The step of fp16 at stage 0 in a few operations over all parameters, where DeepSpeed has 20 for each of them.
+
+    It also waits for the device once, to read the gradients' norm, and not once for each parameter; and gradients are
     divided by the loss scale that they were multiplied by, where DeepSpeed first raises the scale when it is time to.
     """
-    halves = [half for group in optimizer.fp16_groups for half in group]
-    masters = [master for group in optimizer.fp32_groups for master in group]
+    fp16 = [parameter for group in optimizer.fp16_groups for parameter in group]
+    fp32 = [weight for group in optimizer.fp32_groups for weight in group]
 
     def step() -> bool:
-        """Clip, update the masters, copy them to the weights; True where gradients overflowed and nothing was done."""
+        """Clip, update the float32 weights, copy them to fp16; True where gradients overflowed and nothing was done."""
         scale = float(optimizer.loss_scale)
-        gradients = [torch.zeros_like(half) if half.grad is None else half.grad for half in halves]
+        gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in fp16]
         norm = float(_norm(gradients)) / scale
         if not math.isfinite(norm):
             return bool(optimizer._skip_invalid_grad_norm())
         optimizer.overflow, optimizer._global_grad_norm = False, norm
-        for master in masters:
-            master.grad = torch.empty_like(master)
-        full = [master.grad for master in masters]
-        torch._foreach_copy_(full, gradients)
+        for weight in fp32:
+            weight.grad = torch.empty_like(weight)
+        unscaled = [weight.grad for weight in fp32]
+        torch._foreach_copy_(unscaled, gradients)
         clip = (norm + 1e-6) / optimizer.clip_grad if optimizer.clip_grad else 1.0
-        torch._foreach_mul_(full, 1 / (scale * max(1.0, clip)))
+        torch._foreach_mul_(unscaled, 1 / (scale * max(1.0, clip)))
         optimizer.optimizer.step()
         with torch.no_grad():
-            torch._foreach_copy_(halves, masters)
-        for master in masters:
-            master.grad = None
+            torch._foreach_copy_(fp16, fp32)
+        for weight in fp32:  # four bytes a parameter that nothing needs until the next step
+            weight.grad = None
         optimizer._update_scale(False)
         return False
 

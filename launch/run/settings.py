@@ -167,7 +167,7 @@ def _usual(recipe: str, task: str, definition: Mapping[str, Any] | None) -> dict
 
 
 def prepare(config: RunConfig, claimed: run_folders.Claimed = lambda _: None) -> dict[str, Any] | None:
-    """The run folder made or taken up again; the result where the run is finished. Raises UserError. On rank 0 alone.
+    """The run folder made, or its run resumed; the result where the run is finished. Raises UserError. Rank 0 alone.
 
     A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
     """

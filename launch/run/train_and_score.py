@@ -52,7 +52,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         _check_best(run, state)
         state.examples_per_step = run.plan.total
         if state.epoch or state.step_in_epoch:
-            logger.info("Taken up after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
+            logger.info("Resumed after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
         training = loop.Training(
             config,
             world,

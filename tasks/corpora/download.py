@@ -69,7 +69,7 @@ def _check_there(target: Path, known: str | None) -> None:
 
 
 def _gather(url: str, part: Path, waits: tuple[float, ...]) -> None:
-    """Bytes until there are as many as promised; a broken transfer is taken up again a few times."""
+    """Bytes until there are as many as promised; a broken transfer is resumed a few times."""
     if not url.startswith(("https://", "http://")):
         raise UserError(f"--address {url}: no address that starts with https://")
     wrong = ""

@@ -1,4 +1,4 @@
-"""What is mended on DeepSpeed's engine does as DeepSpeed does, in fewer operations, and rightly where that does not."""
+"""A fixed DeepSpeed engine does as DeepSpeed does, in fewer operations, and rightly where that does not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.ds import fixes
 from harness.ds.engine import Engine
 from harness.task import Batch
 
-MENDED = ("fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32")
+FIXED = ("fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32")
 Start = Callable[..., tuple[Engine, Batch]]
 
 
@@ -46,7 +46,7 @@ def start(world: World, tmp_path: Path, fp16_allowed: None) -> Start:
     return started
 
 
-@pytest.mark.parametrize("name", MENDED)
+@pytest.mark.parametrize("name", FIXED)
 def test_the_steps_operations_do_not_grow_with_the_number_of_weights(start: Start, name: str) -> None:
     counts = []
     for layers in (1, 5):
@@ -71,15 +71,15 @@ def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch
         trained.close()
         return weights, norms
 
-    begun = start(name)[0].weights()
+    initial = start(name)[0].weights()
     weights, norms = course(name)
-    monkeypatch.setattr(fixes, "mend", lambda inner, world: None)
+    monkeypatch.setattr(fixes, "apply", lambda inner, world: None)
     # In fp16 at stage 0 and in float32 DeepSpeed alone forgets scale, first step or norm: stage 1 does not.
     alone, norms_alone = course({"fp16_zero0": "fp16_zero1"}.get(name, name))
     if name != "fp32":
         assert norms == pytest.approx(norms_alone, rel=2e-3)
     apart = max(float((weights[key] - alone[key]).abs().max()) for key in weights)
-    moved = max(float((weights[key] - begun[key]).abs().max()) for key in weights)
+    moved = max(float((weights[key] - initial[key]).abs().max()) for key in weights)
     assert apart < (0.05 if name == "fp16_zero0" else 0.01) * moved
 
 
@@ -109,15 +109,15 @@ def test_gradients_are_divided_by_the_scale_that_they_had(start: Start) -> None:
     """DeepSpeed's stage 0 doubles the scale where it is time to, and divides by the doubled one."""
     trained, _ = start("fp16_zero0", loss_scale_window=1)
     optimizer = trained.inner.optimizer
-    scale, half, master = optimizer.loss_scale, optimizer.fp16_groups[0][0], optimizer.fp32_groups[0][0]
-    moment = optimizer.optimizer.state[master]["exp_avg"]
+    scale, fp16, fp32 = optimizer.loss_scale, optimizer.fp16_groups[0][0], optimizer.fp32_groups[0][0]
+    moment = optimizer.optimizer.state[fp32]["exp_avg"]
     for group in optimizer.fp16_groups:
         for other in group:
             other.grad = torch.zeros_like(other)
-    half.grad = torch.full_like(half, 2**-10 * scale)  # norm 2**-10 * sqrt(numel), far below where clipping begins
+    fp16.grad = torch.full_like(fp16, 2**-10 * scale)  # norm 2**-10 * sqrt(numel), far below where clipping begins
     expected = 0.9 * moment + 0.1 * 2**-10
     optimizer.step()
     assert optimizer.loss_scale == 2 * scale
     torch.testing.assert_close(moment, expected)
-    assert optimizer._global_grad_norm == pytest.approx(2**-10 * math.sqrt(half.numel()), rel=1e-4)
+    assert optimizer._global_grad_norm == pytest.approx(2**-10 * math.sqrt(fp16.numel()), rel=1e-4)
     trained.close()
