@@ -64,7 +64,7 @@ def test_an_array_of_four_runs_over_two_nodes(slurm: Slurm, tmp_path: Path) -> N
     assert again.count("left alone: ") + (int(finished[1]) if finished else 0) == 4
     assert "job  " not in again  # the same command twice sends nothing twice
     found = ended(slurm, tmp_path, number)
-    assert {row["status"] for row in found.values()} == {"finished"}
+    assert {row["state"] for row in found.values()} == {"finished"}
     results = [json.loads(path.read_text()) for path in (tmp_path / "out").rglob("result.json")]
     assert len(results) == 4 and {result["world_size"] for result in results} == {2}
     assert {row["job"] for row in found.values()} == {f"{number}_{index}" for index in range(4)}
@@ -83,7 +83,7 @@ def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_a
     )  # a disk that may have room again
     number = slurm.send(words, tmp_path / "cluster.toml")
     found = ended(slurm, tmp_path, number)
-    assert found["seed-1"]["status"] == "failed" and "free some space" in str(found["seed-1"]["reason"])
+    assert found["seed-1"]["state"] == "failed" and "free some space" in str(found["seed-1"]["reason"])
     assert slurm.restarts(number) == 2
     noted = (tmp_path / f"out/biosses/tiny/seed-1/submitit/{number}.attempts").read_text().splitlines()
     assert {json.loads(row)["failed"] for row in noted if "failed" in row} == {0, 1, 2}
@@ -94,7 +94,7 @@ def test_one_that_fails_is_tried_three_times_and_one_that_is_cancelled_is_sent_a
     slurm.wait_until(number, (folder / "checkpoints").exists, "a checkpoint", 120)
     assert "asked to stop at its next step" in command(slurm, "cancel", str(folder))
     found = ended(slurm, tmp_path, number)
-    assert [found[name]["status"] for name in ("seed-2", "seed-3")] == ["stopped", "finished"]
+    assert [found[name]["state"] for name in ("seed-2", "seed-3")] == ["stopped", "finished"]
     again = re.search(r"\bjob\s+(\d+)", command(slurm, "requeue", str(folder)))
-    assert again and ended(slurm, tmp_path, again[1])["seed-2"]["status"] == "finished"
+    assert again and ended(slurm, tmp_path, again[1])["seed-2"]["state"] == "finished"
     assert "Resumed after" in command(slurm, "logs", str(folder), "--lines", "500")

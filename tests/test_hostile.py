@@ -71,9 +71,9 @@ class TestDamagedFolders:
         status = self.reported(root, out, capsys)
         assert time.process_time() - started < 10 + count / 2
         assert set(good) <= set(status) and {path for path in done if path not in status} <= lost(done)
-        assert {status[path]["status"] for path in good} == {"finished"}
+        assert {status[path]["state"] for path in good} == {"finished"}
         assert {(path, status[path]["test"]) for path in good if status[path]["test"] not in (0.71, 0.73)} == set()
-        broken = {path: row["reason"] for path, row in status.items() if row["status"] == "broken"}
+        broken = {path: row["reason"] for path, row in status.items() if row["state"] == "broken"}
         assert len(broken) > count / 5
         assert {path: why for path, why in broken.items() if not why or "\n" in why or len(why) > 700} == {}
         board = json.loads((out / "leaderboard.json").read_text())
@@ -100,7 +100,7 @@ class TestDamagedFolders:
         assert submit.main(["status", str(root), "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert all(row["folder"] in page for row in rows)
-        figures = {row["folder"]: row.pop("metrics") for row in rows}
+        figures = {row["folder"]: row.pop("figures") for row in rows}
         return {Path(row["folder"]): {**row, **figures[row["folder"]]} for row in rows}
 
 
@@ -156,9 +156,9 @@ def test_the_reason_names_the_place(kind: str, tmp_path: Path, capsys: pytest.Ca
     capsys.readouterr()
     assert submit.main(["status", str(tmp_path), "--json"]) == 0
     rows = {Path(row["folder"]).name: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
-    assert rows["good"]["status"] == "finished"
+    assert rows["good"]["state"] == "finished"
     if name != "metrics.jsonl":  # a run can go on without its figures
-        assert rows["bad"]["status"] == "broken" and said in rows["bad"]["reason"]
+        assert rows["bad"]["state"] == "broken" and said in rows["bad"]["reason"]
 
 
 def test_settings_come_back_as_they_were_written(tmp_path: Path) -> None:

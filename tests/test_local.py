@@ -106,7 +106,7 @@ def test_stopped_the_same_command_goes_on(tmp_path: Path, how: str) -> None:
         assert first.returncode == 75 and results(tmp_path) == {"medsts/tiny/seed-12"}, said
     else:
         assert first.returncode == 75 and results(tmp_path) == set(), said
-    states = {json.loads(text)["status"] for text in _output("status", str(tmp_path / "out"), "--json").splitlines()}
+    states = {json.loads(text)["state"] for text in _output("status", str(tmp_path / "out"), "--json").splitlines()}
     assert states <= {"stopped", "finished"}
 
     said, _ = (again := launched(tmp_path, *line)).communicate(timeout=300)

@@ -68,10 +68,11 @@ def _meant(name: str) -> str:
 def _status(found: Sequence[RunStatus], as_json: bool) -> int:
     if as_json:
         for run in found:
-            values = {name: getattr(run, name) for name in ("status", "reason", "job", "node")}
             metrics = {name: getattr(run.metrics, name) for name in ("epoch", "step", "dev", "test")}
             task = run.config.task if run.config is not None else ""
-            print(json.dumps({"folder": str(run.folder), **values, "metrics": metrics, "task": task}))
+            # `state` and `figures` are the keys that scripts have read from the first version on.
+            row = {"folder": str(run.folder), "state": run.status, "reason": run.reason, "job": run.job}
+            print(json.dumps({**row, "node": run.node, "figures": metrics, "task": task}))
         return 0
     base = Path(os.path.commonpath([run.folder for run in found]))
     rows = []
