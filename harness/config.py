@@ -45,7 +45,7 @@ class RunConfig:
     task: str = option(
         "", "task name; `bc5cdr` takes the entity type from the data folder's name or files", group="task and data"
     )
-    task_file: str | None = option(None, "TOML file of a task of your own, in place of --task", identity=False)
+    task_file: str | None = option(None, "TOML file of a custom task, in place of --task", identity=False)
     own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
     trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
     recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
@@ -113,7 +113,7 @@ class RunConfig:
     )
     packing: str = option(
         "auto",
-        "how the examples of a batch are laid out: packed without padding where the encoder can be, else by length",
+        "batches: packed without padding where the encoder can be, else by length",
         choices=("auto", "packed", "bucketed", "padded"),
     )
     compile: bool = option(
@@ -139,7 +139,7 @@ class RunConfig:
     result_prefix: str = option("", "put before the names of the original result files", identity=False)
     output_all_logits: bool = option(False, "multi-label tasks: write every probability and ROC AUC", identity=False)
     logging_steps: int = option(
-        10, "a row of train/* figures every so many steps; 0 or -1: per epoch only", identity=False
+        10, "a row of train/* metrics every so many steps; 0 or -1: per epoch only", identity=False
     )
     save_steps: int = option(
         0, "a checkpoint every so many steps, beside those after epochs; 0 or -1: none beside", identity=False
@@ -225,16 +225,16 @@ class BatchPlan:
     total: int  # examples per optimizer step
 
 
-def batch_plan(config: RunConfig, world: int, begun_with: int | None = None) -> BatchPlan:
+def batch_plan(config: RunConfig, world: int, resumed_total: int | None = None) -> BatchPlan:
     """The four batch numbers on `world` devices. Raises UserError where a global batch cannot be held.
 
-    `begun_with`: examples per optimizer step of the run that is resumed. They stay what they are at any number of
+    `resumed_total`: examples per optimizer step of the run that is resumed. They stay what they are at any number of
     devices, and with them steps, schedule and order of the data; passes are at most as large as asked for.
     """
     micro, total = config.per_gpu_train_batch_size, config.global_batch_size
-    if begun_with is not None:
-        accumulation = -(-begun_with // (micro * world))
-        return BatchPlan(-(-begun_with // (world * accumulation)), world, accumulation, begun_with)
+    if resumed_total is not None:
+        accumulation = -(-resumed_total // (micro * world))
+        return BatchPlan(-(-resumed_total // (world * accumulation)), world, accumulation, resumed_total)
     if total is None:
         accumulation = config.gradient_accumulation_steps
         return BatchPlan(micro, world, accumulation, micro * world * accumulation)

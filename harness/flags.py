@@ -1,6 +1,6 @@
 """Flags and file to settings: defaults < recipe < wandb's variables < file (`--config run.yaml`) < flags.
 
-Every fault is told in one message.
+All faults come in one message.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _resolve_phases(config: RunConfig) -> RunConfig:
 
 
 class Parser(argparse.ArgumentParser):
-    """Tells mistakes as every other part does, in one line, and the nearest name of an unknown flag."""
+    """Reports mistakes as every other part does, in one line, and the nearest name of an unknown flag."""
 
     def error(self, message: str) -> typing.NoReturn:
         raise UserError(f"{message}; --help lists the flags")

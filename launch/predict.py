@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.task import Batch, Example, Prediction
 from harness.terminal import guarded
-from launch.reporting.inputs import Form, Item, Reader, arriving, forms
+from launch.reporting.inputs import Form, Item, Reader, forms, line_blocks
 from launch.run import fine_tuned
 from launch.run.settings import SAMPLE_BANNER
 from tasks.mentions import shown_mentions
@@ -177,7 +177,7 @@ def _main(argv: Sequence[str] | None) -> int:
         print(f"WARNING: {SAMPLE_BANNER}", file=sys.stderr)
     reader = Reader(predictor.form, "standard input" if given.input == "-" else given.input)
     with _output(given.output) as target:
-        for lines in arriving(source):
+        for lines in line_blocks(source):
             _answer(predictor, reader, lines, target)
     return 0
 

@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
         usage="%(prog)s --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
         description="Send runs to a SLURM cluster, or do them here, one after another on each device.\n"
         "Data, models and this machine are looked at first, and nothing starts where something is missing.\n"
-        "Finished runs are skipped; the others begin, or go on from their last checkpoint.",
+        "Finished runs are skipped; the others start, or go on from their last checkpoint.",
         epilog="afterwards:\n" + "\n".join(lines) + "\n\nThe flags of a run (data, model, training, wandb and "
         "others) work here too:\n  python launch/train.py --help",
     )
@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     which = parser.add_argument_group("which runs (all combinations; without these flags, the one of --task)")
     which.add_argument("--suite", metavar="X", help=f"{', '.join(SUITES)}, or a TOML file")
     which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite; "
-                       "tasks of your own by their TOML files")  # fmt: skip
+                       "custom tasks by their TOML files")  # fmt: skip
     which.add_argument("--model", nargs="+", default=[], metavar="M", help="encoders: folders or hub names")
     which.add_argument("--seeds", metavar="N|A,B", help=f"how many, from {suites.FIRST_SEED} on; or which ones")
     which.add_argument("--sweep", nargs="+", action="extend", default=[], metavar="NAME=A,B",
@@ -146,7 +146,7 @@ def carry_out(where: Request, plan: Plan) -> int:
     for text in plan.notes:
         print(text, file=sys.stderr)
     for text in plan.busy:
-        print(f"left alone: {text}")
+        print(f"skipped: {text}")
     if plan.finished and len(plan.wanted) == 1:
         result.show_again(*plan.finished[0])
     before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []

@@ -61,7 +61,7 @@ def test_an_array_of_four_runs_over_two_nodes(slurm: Slurm, tmp_path: Path) -> N
     assert set(states(slurm, tmp_path)) == {f"seed-{seed}" for seed in range(12, 16)}
     again = command(slurm, *words, "--cluster", "slurm", "--gpus_per_node", "0", "--nodes", "2")
     finished = re.search(r"(\d) of 4 runs finished before", again)  # on an idle machine some are
-    assert again.count("left alone: ") + (int(finished[1]) if finished else 0) == 4
+    assert again.count("skipped: ") + (int(finished[1]) if finished else 0) == 4
     assert "job  " not in again  # the same command twice sends nothing twice
     found = ended(slurm, tmp_path, number)
     assert {row["state"] for row in found.values()} == {"finished"}

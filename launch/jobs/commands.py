@@ -106,11 +106,11 @@ def _cancel(found: Sequence[RunStatus]) -> int:
 
 
 def _ask_to_stop(run: RunStatus, slurm: Mapping[str, Queued] | None) -> str:
-    """What to tell. Raises UserError where no job or process is certain to be this run's."""
+    """The answer for the user. Raises UserError where no job or process is certain to be this run's."""
     sent = run_status.read_submission(run.folder)
     waits, job, process = run.status == "queued", "", 0
     if slurm is None and run.job and run_folder.holder(RunFolder(run.folder)) is None:
-        raise UserError(f"squeue does not answer here, so nothing tells whether job {run.job} is this run's")
+        raise UserError(f"squeue does not answer here, so job {run.job} may not be this run's")
     if slurm and run.job in slurm and not slurm[run.job].has_ended:
         job = run.job
         # Ids are used again, and folders are copied and edited.
@@ -136,12 +136,12 @@ def _ask_to_stop(run: RunStatus, slurm: Mapping[str, Queued] | None) -> str:
 def _process_of(run: RunStatus) -> int:
     """The process of this machine that has the run's lock. Raises UserError where it may be another."""
     paths = RunFolder(run.folder)
-    text = run_folder.holder(paths)
-    if text is None:
+    lock_owner = run_folder.holder(paths)
+    if lock_owner is None:
         raise UserError("it has just ended")
-    owner = processes.owner(text)
+    owner = processes.owner(lock_owner)
     if owner is None:
-        raise UserError("its lock does not say by which process it is held")
+        raise UserError("its lock names no process")
     process, start, node = owner
     if node != os.uname().nodename:
         raise UserError(f"it runs on {node}, cancel it there")
@@ -192,7 +192,7 @@ def _requeue(found: Sequence[RunStatus], start: Start) -> int:
     for run in found:
         sent = run_status.read_submission(run.folder)
         if run.status not in ("stopped", "failed"):
-            print(f"{run.folder}: {run.status}, left alone")
+            print(f"{run.folder}: {run.status}, skipped")
         elif sent is None:
             damaged = RunFolder(run.folder).submission.exists()
             what = "its submission.json cannot be read" if damaged else "was not submitted"

@@ -94,7 +94,7 @@ class Board:
         self.changed(row, again)
 
     def changed(self, row: Row, again: str) -> None:
-        """Tell it. `again`: what is added for a row that goes back into the queue."""
+        """Show it. `again`: what is added for a row that goes back into the queue."""
         what = "failed" if again else row.status
         where = f" on {row.place}" if row.place else ""
         metrics = newest_metrics(row.folder) if row.status == "finished" else Metrics()
@@ -109,8 +109,8 @@ class Board:
         self.shown = time.monotonic()
         for row in self.rows:
             if row.status == "running":
-                said = _progress(row.config, newest_metrics(row.folder)) or "starting"
-                print(f"    {self.name(row)}: {said}", flush=True)
+                progress = _progress(row.config, newest_metrics(row.folder)) or "starting"
+                print(f"    {self.name(row)}: {progress}", flush=True)
 
     def summary(self, before: Sequence[RunConfig] = (), notes: Sequence[str] = ()) -> None:
         """After the last run: the table of all, with those that were finished before, and how to go on."""
@@ -183,7 +183,7 @@ class LogBoard(Board):
         self.tail = ""  # the last lines that were shown
 
     def changed(self, row: Row, again: str) -> None:
-        """The log tells, but for what it cannot know."""
+        """The log shows it, but for what it cannot know."""
         self.show()
         known = row.reason.splitlines()[0] in self.tail if row.reason else True
         if row.status in ("queued", "failed") and (again or not known):

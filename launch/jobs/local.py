@@ -74,7 +74,7 @@ class Worker:
         assert self.process.stdin is not None
         self.row = row
         request = {"config": row.config.to_dict(), "log": str(row.log)}
-        with contextlib.suppress(BrokenPipeError):  # it has died: `answer` tells
+        with contextlib.suppress(BrokenPipeError):  # it has died: `answer` reports it
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
 
@@ -112,7 +112,7 @@ class Queue:
         self.waiting = deque(rows)
         self.workers, self.board = workers, board
         self.signals = 0  # stop requests so far
-        self.told = 0  # of which the user and the workers have heard
+        self.signals_handled = 0
 
     def run(self) -> None:
         """Until every row is finished, has failed for good, or was stopped."""
@@ -120,7 +120,7 @@ class Queue:
             for worker in self.workers:
                 self._settle(worker)
                 self._give(worker)
-            if self.signals > self.told:
+            if self.signals > self.signals_handled:
                 self._stop()
             self.board.show()
             time.sleep(POLL_SECONDS)
@@ -163,7 +163,7 @@ class Queue:
                 self._end(row, "failed", reason)
 
     def _stop(self) -> None:
-        if not self.told:
+        if not self.signals_handled:
             self.board.say("stopping at the next step")
             while self.waiting:
                 self._end(self.waiting.popleft(), "stopped")
@@ -172,7 +172,7 @@ class Queue:
                     worker.stop()
         else:
             self.board.say("stopping; the checkpoints are being written")
-        self.told = self.signals
+        self.signals_handled = self.signals
 
     def _end(self, row: Row, status: Status, reason: str = "") -> None:
         """The queue is done with a row: whoever asks for the run's status shall not read that it waits here."""
@@ -188,7 +188,7 @@ def run(
 ) -> int:
     """Do the runs; the closing table has those that were finished `before` too, and the notes below it.
 
-    Exit status 0 all finished, 75 stopped, 2 all that failed are the user's to mend, else 1.
+    Exit status 0 all finished, 75 stopped, 2 where all that failed are user errors, else 1.
     """
     place = home(configs)
     code, logs = snapshot(place), place / run_folder.SUBMITIT
@@ -244,7 +244,7 @@ def _devices(request: Request) -> list[str | None]:
 
 @contextlib.contextmanager
 def _stop_signals(queue: Queue) -> Iterator[None]:
-    # What nohup, or a shell for what it puts into the background, has told this process to ignore stays ignored.
+    # What nohup, or a shell for what it puts into the background, has made this process ignore stays ignored.
     heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, queue.request_stop) for number in heard}
     try:

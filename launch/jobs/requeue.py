@@ -5,7 +5,7 @@ times, for whatever reason, and has no newer checkpoint to show for it, stops fo
 
 SLURM requeues a job by itself only where it finds a node dead before srun has ended. For the rest the batch script asks
 `python -m launch.jobs.requeue STATUS` with srun's exit status, and ends with the status that this program ends with.
-What it knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it began and from which checkpoint,
+What it knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it started and from which checkpoint,
 and a rank that failed by itself says so.
 """
 
@@ -50,9 +50,9 @@ def noted(run: Path) -> Iterator[None]:
         yield
     except Exception as error:
         if not lost_peer(error):
-            said = " ".join(str(error).split()) or type(error).__name__
+            message = " ".join(str(error).split()) or type(error).__name__
             by = f"rank {rank} on {os.uname().nodename}"
-            _append({"failed": _restart(), "by": by, "error": said, "final": is_final(error)})
+            _append({"failed": _restart(), "by": by, "error": message, "final": is_final(error)})
         raise
 
 
@@ -107,12 +107,12 @@ def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint
 
 
 def _requeues_without_progress(records: list[dict[str, Any]], restart: int, checkpoint: str) -> int:
-    """How often the job was started again since it first began at `checkpoint`, where that is still the newest."""
-    begun = [record for record in records if "began" in record]
-    if begun and begun[-1]["checkpoint"] != checkpoint:
+    """How often the job was started again since it first started at `checkpoint`, where that is still the newest."""
+    starts = [record for record in records if "began" in record]
+    if starts and starts[-1]["checkpoint"] != checkpoint:
         return 0
-    since = restart if begun else 0  # no record at all: it never came so far
-    for record in reversed(begun):
+    since = restart if starts else 0  # no record at all: it never came so far
+    for record in reversed(starts):
         if record["checkpoint"] != checkpoint:
             break
         since = record["began"]

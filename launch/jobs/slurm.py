@@ -36,7 +36,7 @@ def home(configs: Sequence[RunConfig]) -> Path:
 
 
 def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is told; what the profile leaves open is the cluster's own default.
+    """The parameters of submitit's SlurmExecutor; what the profile leaves open is the cluster's own default.
 
     Raises UserError where a value would break its line of the batch script.
     """
@@ -125,8 +125,8 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
         with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept), executor.batch():
             jobs = [executor.submit(TrainJob(config.to_dict())) for config in configs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-        said = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"sbatch refused the job: {said}; --print shows the script") from error
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise UserError(f"sbatch refused the job: {reason}; --print shows the script") from error
     for job, config in zip(jobs, configs, strict=True):
         sent = Submission("slurm", job.job_id, str(folder), os.uname().nodename, work_dir=str(Path.cwd()),
                           request=request.to_dict())  # fmt: skip

@@ -51,7 +51,7 @@ class Submission:
     job: Job  # SLURM's id, of an array's run `<array>_<index>`; local: the process of the queue
     logs: Text  # folder of `<job>_<rank>_log.out`
     node: Text  # the machine that it was sent from
-    started: Text = ""  # local: when the process of the queue began, since its number may be another's by now
+    started: Text = ""  # local: when the process of the queue started, since its number may be another's by now
     work_dir: Text = ""
     request: dict[str, Any] = field(default_factory=dict)
     cancelled: bool = False
@@ -87,7 +87,7 @@ _FORMS: dict[str, TypeAdapter[Any]] = {SUBMISSION_FILE: TypeAdapter(Submission),
 
 
 def forget(folder: Path) -> None:
-    """Before a new submission: what was said about earlier ones, a cancellation too, holds no longer."""
+    """Before a new submission: what earlier ones left, a cancellation too, is void."""
     RunFolder(folder).submission.unlink(missing_ok=True)
     RunFolder(folder).attempt.unlink(missing_ok=True)
 
@@ -118,7 +118,7 @@ def fault(folder: Path) -> str:
             if os.path.lexists(path):
                 records.read(path, _FORMS[path.name])
         except UserError as error:
-            return f"{error}; remove the file, which only tells where the run was sent"
+            return f"{error}; remove the file, which only says where the run was sent"
     return ""
 
 

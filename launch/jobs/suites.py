@@ -2,7 +2,7 @@
 
 A suite is one of tasks/suites.py, or a TOML file:
 
-    tasks = ["mednli", "hoc"]              # or the name of a suite, or the TOML file of a task of your own
+    tasks = ["mednli", "hoc"]              # or the name of a suite, or the TOML file of a custom task
     models = ["dmis-lab/biobert-base-cased-v1.1"]
     seeds = 5                              # or [1, 2, 3]
     [sweep]
@@ -82,7 +82,7 @@ class Suite:
     name: str = ""  # the wandb group of its runs; "": a group for each task and model
     several: bool = True  # its runs have folders below --output_dir; False: the one run is there itself
     tasks: tuple[str, ...] = ()
-    task_files: Mapping[str, str] = field(default_factory=dict)  # task of the user's own -> its TOML file
+    task_files: Mapping[str, str] = field(default_factory=dict)  # custom task -> its TOML file
     models: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # setting -> its values
@@ -177,15 +177,15 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
     for seed, model, task, point in itertools.product(*parts):
         own = {"task": task, "task_file": suite.task_files.get(task or ""), "model_name_or_path": model, "seed": seed}
         try:
-            config, said = settings.parse(_line(suite, rest, point, own))
+            config, parse_notes = settings.parse(_line(suite, rest, point, own))
         except UserError as error:
             faults += str(error).splitlines()
             continue
         if suite.several and config.wandb_name and "--wandb_name" not in given:
             config = dataclasses.replace(config, wandb_name=None)
-            said = [*said, "$WANDB_NAME is not used: it is the name of one run, and each of these has its own"]
+            notes.append("$WANDB_NAME is not used: it is the name of one run, and each of these has its own")
         runs.append(dataclasses.replace(config, output_dir=str(_folder(suite, config, point))))
-        notes += said
+        notes += parse_notes
     faults = list(dict.fromkeys(faults)) or _shared_folders(runs)
     if faults:
         raise UserError("\n".join(faults))
@@ -222,10 +222,10 @@ def _folder(suite: Suite, config: RunConfig, point: Mapping[str, Any]) -> Path:
 
 
 def _shared_folders(runs: Sequence[RunConfig]) -> list[str]:
-    seen: dict[str, RunConfig] = {}
+    by_folder: dict[str, RunConfig] = {}
     faults = []
     for run in runs:
-        other = seen.setdefault(run.output_dir, run)
+        other = by_folder.setdefault(run.output_dir, run)
         if other is not run:
             names = " and ".join(dict.fromkeys((other.model_name_or_path, run.model_name_or_path)))
             faults.append(f"{run.output_dir}: two runs of this suite would share the folder ({names}); rename one")
@@ -235,9 +235,9 @@ def _shared_folders(runs: Sequence[RunConfig]) -> list[str]:
 def _tasks(
     words: Sequence[Any], where: str, faults: list[str], folder: Path = Path(), known: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(names of tasks, each once; the TOML files of those of the user's own) from names of tasks and suites, and files.
+    """(names of tasks, each once; the TOML files of the custom ones) from names of tasks and suites, and files.
 
-    Files are looked for in `folder`; `known` are tasks of the user's own that a name may mean too.
+    Files are looked for in `folder`; `known` are custom tasks that a name may mean too.
     """
     found: list[str] = []
     files: dict[str, str] = {}

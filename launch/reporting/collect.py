@@ -47,7 +47,7 @@ class Run:
 
     @property
     def is_own(self) -> bool:
-        """Whether its task is of the user's own, none of the ten."""
+        """Whether its task is a custom task, none of the ten."""
         return self.config is not None and self.config.own_task is not None
 
     @property
@@ -147,8 +147,9 @@ def _read(found: RunStatus) -> Run:
     if found.result is None:
         epochs = metrics.epochs
         reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
-        said = next(iter(found.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
-        reason = reached if found.status == "running" else said
+        reason = next(iter(found.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
+        if found.status == "running":
+            reason = reached
     else:
         reason = ""
         for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.task import Task
-from launch.reporting.figures import Answered
+from launch.reporting.charts import Answered
 from launch.run import settings
 from tasks import predictions
 

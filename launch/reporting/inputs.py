@@ -31,7 +31,7 @@ class Form:
 
     @classmethod
     def of(cls, task: Task, own_task: Mapping[str, Any] | None = None) -> Form:
-        """Told by the task's own sample data, or by the definition of a task of the user's own."""
+        """From the task's sample data, or from the definition of a custom task."""
         if own_task is not None:
             several = {"similarity": 0.0, "multilabel": (0,) * len(task.labels)}
             label = task.labels[0] if task.family == "multiclass" else several.get(task.family)
@@ -94,7 +94,7 @@ class Item:
     text: str = ""
 
 
-def arriving(source: int) -> Iterator[list[bytes]]:
+def line_blocks(source: int) -> Iterator[list[bytes]]:
     """Whole lines from a file descriptor, as many together as there are to be had without waiting."""
     rest = b""
     while chunk := os.read(source, READ_AT_ONCE):
@@ -115,7 +115,7 @@ class Reader:
         self.header: list[str] | None = None
 
     def items(self, lines: Sequence[bytes]) -> Iterator[Item]:
-        """Empty lines are passed over. Raises UserError naming file and line."""
+        """Empty lines are skipped. Raises UserError naming file and line."""
         for line in lines:
             self.number += 1
             text = self._decode(line)

@@ -47,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Total:
-    """Mean of the scores of the ten tasks, never of the user's own.
+    """Mean of the scores of the ten tasks, never of custom ones.
 
     `std` is that of the seeds' own totals, where every task has the same seeds.
     """
@@ -79,12 +79,12 @@ class Leaderboard:
     rows: Sequence[Row]
     left_out: Sequence[tuple[Run, str]] = ()  # every run that is not in a cell, and why
     best: Mapping[str, float] = field(default_factory=dict)  # task or "total" -> best mean as printed, times 100
-    own: Mapping[str, str] = field(default_factory=dict)  # tasks of the user's own that have a score -> title
+    own: Mapping[str, str] = field(default_factory=dict)  # custom tasks that have a score -> title
     missing: Sequence[str] = ()  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
 
     @property
     def columns(self) -> dict[str, str]:
-        """Names and titles: the total, the ten tasks, then the user's own, which are in no total."""
+        """Names and titles: the total, the ten tasks, then the custom ones, which are in no total."""
         return {"total": "Total", **{task: TITLES[task] for task in tasks.TASKS}, **self.own}
 
     def is_best(self, column: str, mean: float) -> bool:
@@ -155,7 +155,7 @@ def _newest(group: Sequence[Run], left_out: list[tuple[Run, str]]) -> dict[int, 
 
 def _marks(group: Sequence[Run], kept: Mapping[int, Run], seeds: set[int], uncounted: int) -> str:
     runs = list(kept.values())
-    said = {
+    applies_to = {
         "d": any(run.result.get("dev_was_trained_on") for run in runs),
         "t": any(is_small_dev(run) for run in runs),
         "s": set(kept) < seeds,
@@ -163,7 +163,7 @@ def _marks(group: Sequence[Run], kept: Mapping[int, Run], seeds: set[int], uncou
         "x": len({_circumstances(run) for run in runs}) > 1,
         "r": len(group) > len(kept),
     }
-    return "".join(mark for mark, applies in said.items() if applies)
+    return "".join(mark for mark, applies in applies_to.items() if applies)
 
 
 def is_small_dev(run: Run) -> bool:

@@ -16,9 +16,9 @@ from typing import Any
 
 import tasks
 from harness import fingerprint
-from launch.reporting import collect, error_browser, figures, statistics, tables
+from launch.reporting import charts, collect, error_browser, statistics, tables
+from launch.reporting.charts import Answered
 from launch.reporting.collect import Run
-from launch.reporting.figures import Answered
 from launch.reporting.leaderboard import Leaderboard, is_small_dev, row_labels
 from launch.reporting.statistics import Test
 from launch.run.settings import SAMPLE_BANNER
@@ -129,7 +129,7 @@ def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict
                 of_row = sorted((run for run in mine if (run.row, run.data) == row), key=lambda run: run.seed)
                 if of_row:
                     answers = _answers(of_row)
-                    parts.append({"row": number, **figures.of_row(of_row, answers)})
+                    parts.append({"row": number, **charts.of_row(of_row, answers)})
                     kept += [(number, one) for one in answers[:1]]
             found.append(
                 {
@@ -153,7 +153,7 @@ def _answers(runs: Sequence[Run]) -> list[Answered]:
     found: list[Answered] = []
     for run in runs:
         if run.is_scored:
-            one = figures.answered(run)
+            one = charts.answered(run)
             found.append(replace(one, answers=Answers(run.folder, [], [], [])) if found else one)
     return found
 

@@ -111,7 +111,7 @@ def _cell(board: Leaderboard, row: Row, column: str) -> Text:
 
 
 def beside(mean: Mean | None) -> str:
-    """A published score, as `cell` shows ours; nothing is published of a task of the user's own."""
+    """A published score, as `cell` shows ours; nothing is published of a custom task."""
     return NOTHING if mean is None else f"{mean.mean:.1f} ({mean.std:.1f})"
 
 
@@ -203,8 +203,8 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", me
     for title, scores in published.ROWS.items():
         texts = [beside(scores.get(column)) for column in board.columns]
         lines.append(" & ".join([rf"\textit{{{tex(title)}}}", str(published.SEEDS), *texts]) + r" \\")
-    said = [caption(board), f"In italics, published: {published.SOURCE}.", *(f"{text}." for text in _marks(board))]
-    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(' '.join(said))}}}", r"\end{table*}"]
+    text = [caption(board), f"In italics, published: {published.SOURCE}.", *(f"{text}." for text in _marks(board))]
+    lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(' '.join(text))}}}", r"\end{table*}"]
     if tests:
         lines += _tex_tests(board, tests, baseline, method)
     lines += [f"% {note}" for line in notes(board) for note in line.splitlines()]
@@ -217,10 +217,10 @@ def _tex_tests(board: Leaderboard, tests: Sequence[Test], baseline: str, method:
         for test in tests
         if test.p is not None
     ]
-    said = tex(f"Difference to {baseline}, times 100, and p-value by {method}. *: p < {SIGNIFICANT}.")
+    text = tex(f"Difference to {baseline}, times 100, and p-value by {method}. *: p < {SIGNIFICANT}.")
     head = [r"\begin{table}", r"\centering\small", r"\begin{tabular}{llrr}", r"\toprule"]
     head += [r"Model & Task & Difference & $p$ \\", r"\midrule"]
-    return [*head, *rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{said}}}", r"\end{table}"]
+    return [*head, *rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{text}}}", r"\end{table}"]
 
 
 def _marks(board: Leaderboard) -> list[str]:

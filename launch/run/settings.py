@@ -36,13 +36,13 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
     """(complete settings, notes for the user). Raises UserError that lists every fault."""
     notes: list[str] = []
 
-    def complete_and_tell(given: Mapping[str, Any]) -> dict[str, Any]:
+    def complete_with_notes(given: Mapping[str, Any]) -> dict[str, Any]:
         filled = complete(given)
         if "task" in given and filled["task"] != str(given["task"]).lower().replace("-", "_"):
             notes.append(f"--task {given['task']}: taken as {filled['task']}")
         return filled
 
-    config, retired = flags.parse(argv, complete_and_tell, help_texts())
+    config, retired = flags.parse(argv, complete_with_notes, help_texts())
     return config, notes + retired
 
 
@@ -54,7 +54,7 @@ def help_texts() -> flags.Help:
 def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the user gave, with the rest filled in: recipe, canonical task name, data folder, model and run folder.
 
-    `own_task` in it is the definition of a task of the user's own, where its file has been read already.
+    `own_task` in it is the definition of a custom task, where its file has been read already.
     """
     definition, folder = own_task(given)
     named = given.get("data_dir") or folder
@@ -92,7 +92,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _was_folder(model: str, run_folder: Path) -> bool:
-    """Whether a name that is no folder now was that of one when the run in `run_folder` began.
+    """Whether a name that is no folder now was that of one when the run in `run_folder` started.
 
     A finished run is shown even where its model is gone.
     """
@@ -123,7 +123,7 @@ def _run_folder(filled: Mapping[str, Any], model: str) -> str:
 
 
 def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """(definition, data folder that its file names) of a task of the user's own; twice None for one of the ten.
+    """(definition, data folder that its file names) of a custom task; twice None for one of the ten.
 
     Raises UserError that lists the faults of the file, a line each.
     """
@@ -142,7 +142,7 @@ def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | Non
 
 
 def _kept_task(path: Path, run_folder: Path) -> tuple[dict[str, Any], str | None] | None:
-    """(definition, data folder) of the run that has begun with a task file that is gone; a run goes by its own copy."""
+    """(definition, data folder) of a run whose task file is gone; a run goes by its own copy."""
     try:
         before = run_folders.stored_config(run_folder)
     except UserError:
@@ -159,7 +159,7 @@ def named_task(name: str | None, task_file: str | None, data_dir: Path | None = 
 
 
 def _usual(recipe: str, task: str, definition: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a run has where nothing else is given: the recipe; for an own task that of one like it, then its own."""
+    """What a run has where nothing else is given: the recipe; for a custom task that of one like it, then its own."""
     like = task if definition is None else recipes.LIKE[definition["family"]]
     own_settings = {} if definition is None else definition["recipe"]
     splits = tasks.get(task, definition).train_splits
@@ -167,9 +167,9 @@ def _usual(recipe: str, task: str, definition: Mapping[str, Any] | None) -> dict
 
 
 def prepare(config: RunConfig, claimed: run_folders.Claimed = lambda _: None) -> dict[str, Any] | None:
-    """The run folder made, or its run resumed; the result where the run is finished. Raises UserError. Rank 0 alone.
+    """The run folder made or resumed; the result where the run is finished. Raises UserError. On rank 0 alone.
 
-    A task of the user's own is written beside the settings, since its file may be changed or moved at any time.
+    The definition of a custom task is written beside the settings, since its file may be changed or moved at any time.
     """
     finished = run_folders.prepare(config, claimed, inputs.compare)
     if finished is None and config.own_task is not None:

@@ -1,4 +1,4 @@
-"""What the page draws of a task: plain numbers, worked out here; the page only puts them on the screen."""
+"""The numbers behind the page's charts of a task; the page only draws them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _answered(run: Run) -> Answered:
 
 
 def of_row(runs: Sequence[Run], answers: Sequence[Answered]) -> dict[str, Any]:
-    """The figures of one model on one task; `answers` of its finished runs, seeds in order."""
+    """What the charts show of one model on one task; `answers` of its finished runs, seeds in order."""
     charts = [one.chart for one in answers if one.chart is not None]
     return {
         "seeds": sorted({run.seed for run in runs}),
@@ -81,7 +81,7 @@ def of_row(runs: Sequence[Run], answers: Sequence[Answered]) -> dict[str, Any]:
 
 
 def curves(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
-    """Mean, least and most over seeds of each figure, by epoch: name -> epoch, mean, low, high, n."""
+    """Mean, least and most over seeds of each curve, by epoch: name -> epoch, mean, low, high, n."""
     found: dict[str, dict[str, list[float]]] = {}
     for name in CURVES:
         values: dict[float, list[float]] = {}
@@ -102,7 +102,7 @@ def curves(runs: Sequence[Run]) -> dict[str, dict[str, list[float]]]:
 
 
 def classes(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
-    """Test figures of each class, as fractions: means over seeds, and the deviation of F1 over them."""
+    """Test scores of each class, as fractions: means over seeds, and the deviation of F1 over them."""
     by_class: dict[str, list[Mapping[str, float]]] = {}
     for run in runs:
         for label, values in run.result.get("scores", {}).get("test", {}).get("per_class", {}).items():
