@@ -1,8 +1,8 @@
 """What DeepSpeed costs: our engine against the same packed model in loops of our own, the same batches in turn.
 
 Two loops without DeepSpeed. `autocast` does what the engine does on a CPU: float32 weights, bf16 within the passes,
-clipping by the gradients' norm, fused AdamW. `masters` does what mixed precision needs and no more: bf16 weights,
-float32 masters, gradients to masters, clipping, AdamW on the masters, weights copied back. Prints medians of forward
+clipping by the gradients' norm, fused AdamW. `mixedprecision` does what that needs and no more: bf16 weights, float32
+copies, gradients to float32, clipping, AdamW on the copies, weights copied back. Prints medians of forward
 and backward, of the rest of the step and of the ratios, in seconds of this process.
 
     python -m benchmarks.engine_tax --data_dir $BLUE_DATA_DIR/blue/bc5cdr_disease --task bc5cdr_disease --steps 20
@@ -54,28 +54,28 @@ class Autocast:
         self.optimizer.zero_grad()
 
 
-class Masters(Autocast):
+class MixedPrecision(Autocast):
     """Mixed precision by hand: bf16 weights and a float32 copy of them."""
 
     def updated(self) -> list[torch.Tensor]:
         """The float32 copies."""
         self.net.to(torch.bfloat16)
-        self.masters = [weight.detach().float() for weight in self.weights]
-        return self.masters
+        self.fp32 = [weight.detach().float() for weight in self.weights]
+        return self.fp32
 
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the mean loss."""
         (self.head.loss(self.net(batch), batch.labels) / len(batch.units)).backward()
 
     def step(self) -> None:
-        """Gradients to the masters, clip, update, copy back."""
-        for master, weight in zip(self.masters, self.weights, strict=True):
-            master.grad = None if weight.grad is None else weight.grad.float()
+        """Gradients to float32, clip, update, copy back."""
+        for fp32, weight in zip(self.fp32, self.weights, strict=True):
+            fp32.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
-        torch.nn.utils.clip_grad_norm_(self.masters, 1.0, foreach=True)
+        torch.nn.utils.clip_grad_norm_(self.fp32, 1.0, foreach=True)
         self.optimizer.step()
         with torch.no_grad():
-            torch._foreach_copy_([*self.weights], self.masters)
+            torch._foreach_copy_([*self.weights], self.fp32)
 
 
 class Ours:
@@ -123,9 +123,10 @@ def main() -> None:
         net = model.build(config, task.head.num_outputs, task.head.per_word).train()
         loops = {
             f"own loop, {kind.__name__.lower()}": kind(copy.deepcopy(net), task.head, config.learning_rate)
-            for kind in (Autocast, Masters)
+            for kind in (Autocast, MixedPrecision)
         }
-        built = engine.build(net, task.head, config, BatchPlan(args.batch, 1, 1, args.batch), 10**4, world)
+        ds, plan = engine.read_config(config, world), BatchPlan(args.batch, 1, 1, args.batch)
+        built = engine.build(net, task.head, config, ds, plan, 10**4, world)
         systems: dict[str, Autocast | Ours] = {**loops, "engine": Ours(built)}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
         order = epoch_order(len(encoded), 1, 0)

@@ -81,7 +81,8 @@ def build(config: RunConfig, world: distributed.World) -> tuple[engine.Engine, B
     """(an engine that has made two steps, the batch that it made them on)."""
     task = tasks.get(config.task)
     net = model.build(config, task.head.num_outputs, task.head.per_word).train()
-    trained = engine.build(net, task.head, config, BatchPlan(ROWS, world.size, 1, ROWS * world.size), 100, world)
+    ds, plan = engine.read_config(config, world), BatchPlan(ROWS, world.size, 1, ROWS * world.size)
+    trained = engine.build(net, task.head, config, ds, plan, 100, world)
     ids = np.random.default_rng(0).integers(5, 300, (ROWS, 16)).tolist()
     batch = collate(Encoded(ids, [[0] * 16] * ROWS, [0] * ROWS), range(ROWS), 0)
     while trained.applied_steps < 2:  # the first makes buffers, and a high loss scale costs some before it

@@ -98,7 +98,8 @@ def main() -> None:
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean")
         tokenizer = model.load_tokenizer(config)
         net = model.build(config, task.head.num_outputs, task.head.per_word)
-        trained = engine.build(net, task.head, config, BatchPlan(BATCH, 1, 1, BATCH), 10**4, world)
+        ds, plan = engine.read_config(config, world), BatchPlan(BATCH, 1, 1, BATCH)
+        trained = engine.build(net, task.head, config, ds, plan, 10**4, world)
         by_length(trained, 64, args.pieces)  # buffers and kernels
         show("rows", {n: by_rows(task, trained, tokenizer, n, Path(folder) / str(n)) for n in args.rows})
         if task.family == "multiclass":

@@ -55,11 +55,11 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
     encoded = task.features(examples, tokenizer, config.max_seq_length)
     net = model.build(config, task.head.num_outputs, task.head.per_word)
     undropped(net)
-    begun = {name: weight.detach().clone() for name, weight in net.named_parameters()}
+    initial = {name: weight.detach().clone() for name, weight in net.named_parameters()}
     plain = plain_loop.Network(path, task.head.num_outputs, task.head.per_word, config.seed)
     undropped(plain)
     plan = BatchPlan(batch, 1, 1, batch)
-    ours = engine.build(net, task.head, config, plan, TOTAL, world)
+    ours = engine.build(net, task.head, config, engine.read_config(config, world), plan, TOTAL, world)
     ours.train(True)
     step = plain_step(task, plain.train(), tokenizer, config)
     found = Comparison()
@@ -68,12 +68,12 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
         loss = float(ours.micro_step(collate(encoded, share.examples, tokenizer.pad_token_id), share.scale))
         other_loss, other_norm = step([examples[i] for i in share.examples])
         found.losses.append((loss, other_loss))
-        found.norms.append((ours.figures().grad_norm or 0.0, other_norm))
+        found.norms.append((ours.metrics().grad_norm or 0.0, other_norm))
     weights = ours.weights()
     ours.close()
     others = {name.replace("linear.", "classifier."): weight.detach() for name, weight in plain.named_parameters()}
     found.distance = apart(weights, others)
-    found.movement = apart(weights, begun)
+    found.movement = apart(weights, initial)
     return found
 
 

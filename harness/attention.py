@@ -1,6 +1,6 @@
-"""Attention in which examples that lie behind one another see only themselves, by groups of examples of like length.
+"""Attention in which examples that lie behind one another see only themselves, by groups of examples of similar length.
 
-A group's queries, keys and values are gathered from their slots into a small padded block and the answers put back:
+A group's queries, keys and values are gathered from their slots into a small padded block and the outputs put back:
 the score matrices are as small as the examples are short, however many share a row.
 """
 
@@ -43,7 +43,7 @@ class Dropout(nn.Dropout):
         return drop(input, self.p) if self.training else input
 
 
-def exchange(model: nn.Module) -> None:
+def replace_dropout(model: nn.Module) -> None:
     """Put `Dropout` in the place of every nn.Dropout of the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():
@@ -53,15 +53,15 @@ def exchange(model: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """Examples that attention takes together: b of at most T word pieces."""
+    """Examples that attention takes together: b of at most T tokens."""
 
     places: torch.Tensor | None  # [b * T] their slots, short examples filled up with their last; None: rows as they are
-    kept: torch.Tensor | None  # [word pieces of the group] which of `places` are not filling
-    mask: torch.Tensor | None  # bool [b, 1, 1 or T, T], False where a word piece must not be seen; None: all are
+    kept: torch.Tensor | None  # [tokens of the group] which of `places` are not filling
+    mask: torch.Tensor | None  # bool [b, 1, 1 or T, T], False where a token must not be seen; None: all are
     longest: int  # T
 
 
-def cut(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
+def partition(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
     """[begin, end) of consecutive groups of `lengths`, longest first: those with the least sum of cost(count, longest).
 
     Groups begin only where the length, rounded up to a multiple of PAD_TO, changes.
@@ -79,10 +79,10 @@ def cut(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list[tuple
     return groups[::-1]
 
 
-def like_lengths(starts: np.ndarray, lengths: np.ndarray) -> list[Group]:
-    """Groups of like length, on the CPU, of examples that begin at slots `starts` of one row, longest first."""
+def group_by_length(starts: np.ndarray, lengths: np.ndarray) -> list[Group]:
+    """Groups of similar length, on the CPU, of examples that begin at slots `starts` of one row, longest first."""
     groups = []
-    for begin, end in cut(lengths.tolist(), lambda count, longest: CALL_COST + count * longest**2):
+    for begin, end in partition(lengths.tolist(), lambda count, longest: CALL_COST + count * longest**2):
         longest, own = int(lengths[begin]), lengths[begin:end, None]
         place = np.arange(longest)[None]
         places = starts[begin:end, None] + np.minimum(place, own - 1)
@@ -125,33 +125,38 @@ def attend(
     attention_mask: torch.Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    sliding_window: int | None = None,
-    groups: Sequence[Group] | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it (queries, keys, values: [R, heads, T, d]; answer [R, T, heads, d]) by groups.
+    """Attention as transformers calls it (queries, keys, values: [R, heads, T, d]; output [R, T, heads, d]) by groups.
 
-    `sliding_window` w: a word piece sees those less than w places away. Without groups: transformers' own.
+    In `more`: `groups`, a list of Group, without which transformers' own attention computes; and `sliding_window` w: a
+    token sees those less than w places away.
     """
+    groups, window = more.pop("groups", None), more.pop("sliding_window", None)
     if groups is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        answer, _ = sdpa_attention_forward(
+        # Its mask has the window in it already.
+        output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
-        return answer, None
-    shape = query.transpose(1, 2).shape
+        return output, None
     parts = []
     for group in groups:
-        mask = _within(group, sliding_window, query.device)
+        mask = group.mask
+        if window is not None and group.longest > window:
+            place = torch.arange(group.longest, device=query.device)
+            near = ((place[:, None] - place[None]).abs() < window)[None, None]
+            mask = near if mask is None else mask & near
         q, k, v = (_take(tensor, group) for tensor in (query, key, value))
         if query.device.type == "cpu" and torch.is_grad_enabled():
-            found = _by_products(q, k, v, mask, dropout, scaling)
+            output = _by_products(q, k, v, mask, dropout, scaling)
         else:
-            found = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
-        found = found.transpose(1, 2).flatten(0, 1)  # [b * T, heads, d]
-        parts.append(found if group.kept is None else found.index_select(0, group.kept))
-    return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(shape), None
+            output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        output = output.transpose(1, 2).flatten(0, 1)  # [b * T, heads, d]
+        parts.append(output if group.kept is None else output.index_select(0, group.kept))
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts)  # cat would copy a single one, too
+    return whole.view(query.transpose(1, 2).shape), None
 
 
 def _by_products(
@@ -180,11 +185,3 @@ def _take(tensor: torch.Tensor, group: Group) -> torch.Tensor:
         return tensor
     taken = tensor.transpose(1, 2).flatten(0, 1).index_select(0, group.places)  # [b * T, heads, d]
     return taken.view(-1, group.longest, *taken.shape[1:]).transpose(1, 2)
-
-
-def _within(group: Group, window: int | None, device: torch.device) -> torch.Tensor | None:
-    if window is None or group.longest <= window:
-        return group.mask
-    place = torch.arange(group.longest, device=device)
-    near = (place[:, None] - place[None]).abs() < window
-    return near[None, None] if group.mask is None else group.mask & near

@@ -3,10 +3,10 @@
 `checkpoints/step-<epoch>-<step>/` holds the engine's files (float32 weights, moments, loss scale, schedule; the same at
 any number of ranks and any ZeRO stage), one rng file a rank, and state.json. It is written under another name and
 renamed when whole and on the disk; state.json lists every file with its size and digest, and has a digest itself, so
-that a torn or changed copy is noticed and passed over, and says to which model it belongs.
+that a torn or changed copy is noticed and skipped, and says to which model it belongs.
 
 `checkpoints/best-<digest>.safetensors` holds the weights of the best epoch so far where those are to be reported. A
-state names them by their digest, so that they are of the same life as the scores in it.
+state names them by their digest, so that they belong to the scores in it.
 """
 
 from __future__ import annotations
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 STATE = "state.json"
 TORN = "is not complete"
 OF_ANOTHER_MODEL = "is of another model"
+DAMAGED = "is damaged ({} changed after it was written)"
+# What reading a state.json raises that was cut short, zeroed, or written by something else.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 class Savable(Protocol):
@@ -60,7 +63,7 @@ class TrainState:
     epoch: int = 0  # epochs finished, their evaluation included
     step_in_epoch: int = 0  # optimizer steps tried in the current epoch: the place in the data
     losses: list[float] = field(default_factory=list)  # mean loss of each of those steps
-    window: int = 0  # how many of them the last row of train figures already covers
+    window: int = 0  # how many of them the last row of train metrics already covers
     applied_steps: int = 0  # optimizer steps that changed the weights
     examples_per_step: int = 0  # of all devices together: stays when their number changes
     history: list[dict[str, Any]] = field(default_factory=list)  # one entry a finished epoch
@@ -82,29 +85,29 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
     without a checkpoint.
     """
     name = f"step-{state.epoch:04d}-{state.step_in_epoch:06d}"
-    aside = root / f".{name}.partial"
+    partial = root / f".{name}.partial"
     signature = engine.signature()
     if broadcast(_fault(root / name, signature) is None if world.is_main else None):
         return
     if world.is_main:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
     barrier()
-    engine.save(aside)
-    torch.save(_random_states(), aside / f"rng-{world.rank}.pt")
+    engine.save(partial)
+    torch.save(_random_states(), partial / f"rng-{world.rank}.pt")
     barrier()
     if world.is_main:
-        files = {str(p.relative_to(aside)): p.stat().st_size for p in sorted(aside.rglob("*")) if p.is_file()}
+        files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
         content = {"state": dataclasses.asdict(state), "world": world.size, "model": signature, "files": files}
-        content["sha256"] = {name: _sha256(aside / name, anew=True) for name in files}
+        content["sha256"] = {name: _sha256(partial / name, anew=True) for name in files}
         content = json.loads(json.dumps(content))  # as it will be read
         content["digest"] = _digest(content)
-        (aside / STATE).write_text(json.dumps(content), encoding="utf-8")
+        (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
         for file in (*files, STATE, "."):  # on the disk before it gets its name: power may fail too
-            flush(aside / file)
+            flush(partial / file)
         if (root / name).exists():  # torn or of another model, or it would have been kept above
             shutil.rmtree(root / name)
-        os.replace(aside, root / name)
+        os.replace(partial, root / name)
         flush(root)
         prune(root, keep, signature)
     barrier()
@@ -129,6 +132,7 @@ def restore_random_numbers(folder: Path, rank: int, steps: int) -> None:
     if (folder / f"rng-{rank}.pt").is_file():
         _set_random_states(torch.load(folder / f"rng-{rank}.pt", weights_only=True))
     else:
+        # Drawn anew from the run's seed it would repeat the dropout masks of the first epoch.
         torch.manual_seed(torch.initial_seed() + 1_000_003 * (steps + 1))
 
 
@@ -138,12 +142,15 @@ def newest(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
         fault = _fault(folder, signature)
         if fault is None:
             return folder, _read(folder)
-        logger.warning("%s %s and is passed over.", folder, fault)
+        logger.warning("%s %s and is skipped.", folder, fault)
     return None
 
 
-def begun(root: Path) -> TrainState | None:
-    """The state of the newest whole checkpoint, whatever its model; says nothing of the others. Rank 0 alone."""
+def newest_state(root: Path) -> TrainState | None:
+    """The state of the newest whole checkpoint, whatever its model; says nothing of the others. Rank 0 alone.
+
+    For what is decided before there is a model to compare with.
+    """
     whole = (folder for folder in newest_first(root) if _fault(folder, None) is None)
     return next((TrainState(**_read(folder)["state"]) for folder in whole), None)
 
@@ -161,26 +168,22 @@ def _fault(folder: Path, signature: str | None) -> str | None:
         if any((folder / name).stat().st_size != size for name, size in content["files"].items()):
             return TORN
         if ("sha256" in content or "digest" in content) and content["digest"] != _digest(content):
-            return _damaged(STATE)
+            return DAMAGED.format(STATE)
         written = {folder / name: digest for name, digest in content.get("sha256", {}).items()}  # older ones have none
         if state.best is not None:
             written[best_file(folder.parent, state.best)] = state.best["sha256"]
         for path, digest in written.items():
             if _sha256(path) != digest:
-                return _damaged(path.name)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                return DAMAGED.format(path.name)
+    except UNREADABLE:
         return TORN
     return None if signature in (None, model) else OF_ANOTHER_MODEL
 
 
-def _damaged(name: str) -> str:
-    return f"is damaged ({name} changed after it was written)"
-
-
 def _digest(content: Mapping[str, Any]) -> str:
-    """Of all that state.json says, but for the digest itself."""
-    said = json.dumps({name: value for name, value in content.items() if name != "digest"}, sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+    """Of all that is in state.json, but for the digest itself."""
+    text = json.dumps({name: value for name, value in content.items() if name != "digest"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 _digests: dict[tuple[int, ...], str] = {}
@@ -188,8 +191,8 @@ _digests: dict[tuple[int, ...], str] = {}
 
 def _sha256(path: Path, anew: bool = False) -> str:
     """Of a file; one that this process has read before, and that nobody wrote to since, is not read again."""
-    seen = path.stat()
-    key = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    stat = path.stat()
+    key = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if anew or key not in _digests:
         _digests[key] = sha256(path)
     return _digests[key]
@@ -215,14 +218,14 @@ def save_best(root: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> di
     """
     from safetensors.torch import save_file
 
-    aside = root / ".step-best.partial"  # a folder, cleared like that of a checkpoint
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    save_file(dict(weights), aside / "weights")
-    best = {"epoch": epoch, "sha256": _sha256(aside / "weights", anew=True)}
-    flush(aside / "weights")
-    os.replace(aside / "weights", best_file(root, best))
-    aside.rmdir()
+    partial = root / ".step-best.partial"  # a folder, cleared like that of a checkpoint
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    save_file(dict(weights), partial / "weights")
+    best = {"epoch": epoch, "sha256": _sha256(partial / "weights", anew=True)}
+    flush(partial / "weights")
+    os.replace(partial / "weights", best_file(root, best))
+    partial.rmdir()
     flush(root)
     _prune_best(root, best)
     return best
@@ -242,7 +245,7 @@ def load_best(root: Path, best: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def best_file(root: Path, best: Mapping[str, Any]) -> Path:
-    """Where the weights lie that a state names; its digest in the name, since another life's are others."""
+    """Where the weights lie that a state names; by their digest, since those of a later start may differ."""
     return root / f"best-{best['sha256'][:16]}.safetensors"
 
 
@@ -250,7 +253,7 @@ def _prune_best(root: Path, newest: dict[str, Any] | None) -> None:
     """Remove best weights that no checkpoint names, of whatever model, and that are not the newest."""
     named = [newest] if newest else []
     for folder in newest_first(root):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        with contextlib.suppress(*UNREADABLE):
             named.append(_read(folder)["state"].get("best"))
     kept = {best_file(root, best) for best in named if best}
     for path in set(root.glob("best-*.safetensors")) - kept:

@@ -34,11 +34,11 @@ def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
     mask = np.zeros((len(rows), length), dtype=np.int64)
     segments = None if encoded.token_type_ids is None else np.zeros((len(rows), length), dtype=np.int64)
-    for row, (example, pieces) in enumerate(zip(examples, rows, strict=True)):
-        ids[row, : len(pieces)] = pieces
-        mask[row, : len(pieces)] = 1
+    for row, (example, tokens) in enumerate(zip(examples, rows, strict=True)):
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
         if segments is not None and encoded.token_type_ids is not None:
-            segments[row, : len(pieces)] = encoded.token_type_ids[example]
+            segments[row, : len(tokens)] = encoded.token_type_ids[example]
     scored = None
     if encoded.positions is not None:
         places = [row * length + place for row, i in enumerate(examples) for place in encoded.positions[i]]
@@ -92,6 +92,7 @@ def total_steps(examples: int, plan: BatchPlan, epochs: float, max_steps: int) -
 
 def epoch_order(examples: int, seed: int, epoch: int) -> list[int]:
     """The order in which epoch number `epoch` (from 0) sees the examples: the same on every rank and restart."""
+    # Apart by more than any number of epochs, so that seed 2 does not begin with the second epoch of seed 1.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(examples, generator=generator).tolist()
     return order
@@ -120,7 +121,7 @@ def epoch_steps(
 def evaluation_batches(encoded: Encoded, size: int, rank: int, world: int) -> list[tuple[int, ...]]:
     """This rank's batches of one pass over a split, longest examples first; every rank gets equally many.
 
-    A batch holds as many word pieces, padding counted, as `size` of the split's longest examples: shorter ones in
+    A batch holds as many tokens, padding counted, as `size` of the split's longest examples: shorter ones in
     greater number, at no more memory. Batch k belongs to rank k mod world. A rank with one batch fewer repeats batch 0
     (ZeRO-3 gathers weights in every pass); `harness.evaluate` keeps one answer an example.
     """

@@ -93,7 +93,7 @@ def unused_tasks(environment: Mapping[str, str]) -> str:
 def init(no_cuda: bool = False, shared: Path | None = None, seconds: float = MEETING_SECONDS) -> World:
     """Join the process group (gloo on CPU, nccl on CUDA), once a process; a single process needs no port.
 
-    `shared`: a folder that all ranks see; where the launcher gave no port, rank 0 tells there where it listens.
+    `shared`: a folder that all ranks see; where the launcher gave no port, rank 0 writes its address there.
     Raises UserError where a rank has no device, or the ranks have not met in `seconds` (harness/rendezvous.py).
     """
     rank, size, local_rank, local_size = from_environment(os.environ)
@@ -114,7 +114,12 @@ def init(no_cuda: bool = False, shared: Path | None = None, seconds: float = MEE
     for name, value in names.items():
         os.environ.setdefault(name, str(value))
     if not dist.is_initialized():
-        _join("nccl" if cuda else "gloo", Rendezvous(rank, size, shared, seconds, TIMEOUT))
+        global _store
+        _store = None if size == 1 else Rendezvous(rank, size, shared, seconds, TIMEOUT).store()
+        backend = "nccl" if cuda else "gloo"
+        dist.init_process_group(
+            backend, store=HashStore() if _store is None else _store, rank=rank, world_size=size, timeout=TIMEOUT
+        )
     return World(rank, size, local_rank, local_size, device)
 
 
@@ -130,17 +135,8 @@ def device_number(local_rank: int, visible: int, environment: Mapping[str, str])
     return 0 if visible == 1 and bound and environment.get("SLURM_GPUS_ON_NODE") != "1" else None
 
 
-def _join(backend: str, meeting: Rendezvous) -> None:
-    if meeting.size == 1:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
-    else:
-        global _store
-        _store = meeting.store()
-        dist.init_process_group(backend, store=_store, rank=meeting.rank, world_size=meeting.size, timeout=TIMEOUT)
-
-
 def shared_store(name: str) -> Store | None:
-    """What ranks tell each other beside collectives, under keys of that name: a connection of its own, since one that
+    """What ranks exchange outside of collectives, under keys of that name: a connection of its own, since one that
     waits would keep others from it. None for a single rank."""
     if _store is None:
         return None
@@ -148,8 +144,8 @@ def shared_store(name: str) -> Store | None:
     return PrefixStore(name, connection)
 
 
-def begun_collectives() -> int:
-    """How many collectives this rank has begun, over all process groups."""
+def started_collectives() -> int:
+    """How many collectives this rank has started, over all process groups."""
     groups: list[Any] = list(dist.distributed_c10d._world.pg_map)
     return sum(group._get_sequence_number_for_group() for group in groups)
 
@@ -216,13 +212,13 @@ def agree(flag: bool, device: torch.device) -> bool:
 
 def lost_peer(error: BaseException) -> bool:
     """Whether this is what gloo, NCCL or the store raise when another rank is gone: not this rank's own failure."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, dist.DistNetworkError | dist.DistStoreError):
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, dist.DistNetworkError | dist.DistStoreError):
             return True
-        if isinstance(seen, RuntimeError) and PEER_IS_GONE.search(str(seen)):
+        if isinstance(cause, RuntimeError) and PEER_IS_GONE.search(str(cause)):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 

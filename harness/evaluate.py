@@ -66,7 +66,10 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
         ]
         watchdog.beat()
         report = task.metric(split.examples, predictions)
-    loss = _loss(logits, split.encoded, task)
+    order = range(len(split.encoded))
+    rows = np.concatenate(logits) if split.encoded.positions is not None else np.stack(logits)
+    loss = float(task.head.loss(torch.from_numpy(rows), labels_of(split.encoded, order)))
+    loss /= max(1, sum(split.encoded.units(i) for i in order))  # 0 where the split has no scored word
     return Evaluation(split.name, report, loss, predictions, time.perf_counter() - started)
 
 
@@ -92,19 +95,15 @@ def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id:
     return [answers[i] for i in range(len(encoded))]
 
 
-def _loss(logits: list[np.ndarray], encoded: Encoded, task: Task) -> float:
-    order = range(len(encoded))
-    rows = np.concatenate(logits) if encoded.positions is not None else np.stack(logits)
-    total = task.head.loss(torch.from_numpy(rows), labels_of(encoded, order))
-    return float(total) / max(1, sum(encoded.units(i) for i in order))
-
-
 def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:
     """predictions/<split>.tsv, <split>_probabilities.tsv where the head has them, and the results under their original
     names. Rank 0 alone."""
     write(folder.prediction(split.name), "\n".join(task.rows(split.examples, evaluation.predictions)) + "\n")
     if all(prediction.scores is not None for prediction in evaluation.predictions):
-        write(folder.prediction(f"{split.name}_probabilities"), _probabilities(evaluation, split, task))
+        lines = ["\t".join(["index", *task.labels])]  # a column a label: what calibration is drawn from
+        for example, prediction in zip(split.examples, evaluation.predictions, strict=True):
+            lines.append("\t".join([example.id, *(f"{score:.6f}" for score in prediction.scores or ())]))
+        write(folder.prediction(f"{split.name}_probabilities"), "\n".join(lines) + "\n")
     files = task.files(split.name, split.examples, evaluation.predictions, evaluation.report)
     for name, text in files.items():
         if name.endswith(OPTIONAL_FILES) and not config.output_all_logits:
@@ -112,11 +111,3 @@ def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFol
         if name.endswith("_results.txt"):
             text = text.rstrip("\n") + f"\nloss = {evaluation.loss}\n"
         write(folder.original(name), text)
-
-
-def _probabilities(evaluation: Evaluation, split: Split, task: Task) -> str:
-    """`index` and a column a label: what calibration is drawn from."""
-    lines = ["\t".join(["index", *task.labels])]
-    for example, prediction in zip(split.examples, evaluation.predictions, strict=True):
-        lines.append("\t".join([example.id, *(f"{score:.6f}" for score in prediction.scores or ())]))
-    return "\n".join(lines) + "\n"

@@ -16,9 +16,10 @@ from safetensors.torch import save_file
 
 from harness import removal
 from harness.files import PARTIAL, flush, unfinished
-from harness.model import EncoderWithHead, encoder_of, standard_names
+from harness.model import EncoderWithHead, encoder_of, rename, standard_names
 from harness.model_folder import HEAD_FILE, SCHEMA, About
 from harness.standard_head import PROBLEM_TYPES
+from harness.task import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ def save(
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
-    `weights` are the float32 masters by the names of EncoderWithHead; `about` makes the folder usable without its run.
+    `weights` are the float32 weights by the names of EncoderWithHead; `about` makes the folder usable without its run.
     Rank 0 alone.
     """
     from transformers import dynamic_module_utils
@@ -44,7 +45,7 @@ def save(
     for left in folder.parent.glob(f".{folder.name}*{PARTIAL}"):
         if unfinished(left.name) == folder.name:  # a process was killed here
             shutil.rmtree(left, ignore_errors=True)
-    aside = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
+    partial = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
     settings = copy.deepcopy(model.encoder.config)
     settings.num_labels = model.classifier.out_features
     if labels:
@@ -55,14 +56,14 @@ def save(
     standard = standard_class(settings, model.pooling, weights)
     settings.architectures = [standard] if standard else None
     names = standard_names(settings) if standard else {}
-    state = {_rename(name, names): tensor.contiguous() for name, tensor in weights.items()}
+    state = {rename(name, names): tensor.contiguous() for name, tensor in weights.items()}
     if not type(model.encoder).__module__.startswith("transformers."):
-        dynamic_module_utils.custom_object_save(model.encoder, str(aside), config=settings)  # its Python files
+        dynamic_module_utils.custom_object_save(model.encoder, str(partial), config=settings)  # its Python files
     elif hasattr(settings, "auto_map"):
         del settings.auto_map  # names code that was not run and is not here
-    settings.save_pretrained(aside)
-    save_file(state, aside / "model.safetensors", metadata={"format": "pt"})
-    tokenizer.save_pretrained(aside)
+    settings.save_pretrained(partial)
+    save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(partial)
     head = {
         "schema": SCHEMA,
         "pooling": model.pooling,
@@ -71,16 +72,16 @@ def save(
         "standard_class": standard,
         **({} if about is None else about.to_dict()),
     }
-    (aside / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
-    written = sorted(path for path in aside.rglob("*") if path.is_file())
-    head["files"] = [str(path.relative_to(aside)) for path in written]  # what may be removed again
-    (aside / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
-    for path in (*written, aside / HEAD_FILE, aside):  # result.json, which comes later, says that they are there
+    (partial / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
+    written = sorted(path for path in partial.rglob("*") if path.is_file())
+    head["files"] = [str(path.relative_to(partial)) for path in written]  # what may be removed again
+    (partial / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
+    for path in (*written, partial / HEAD_FILE, partial):  # result.json, which comes later, says that they are there
         flush(path)
     old = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
     if folder.exists():
         folder.replace(old)
-    aside.replace(folder)
+    partial.replace(folder)
     flush(folder.parent)
     shutil.rmtree(old, ignore_errors=True)
 
@@ -98,7 +99,7 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
     except ValueError:
         return None
     names = standard_names(settings)
-    state = {_rename(name, names): tensor for name, tensor in weights.items()}
+    state = {rename(name, names): tensor for name, tensor in weights.items()}
     expected = dict(candidate.named_parameters())
     if set(state) != set(expected) or any(state[name].shape != expected[name].shape for name in state):
         return None
@@ -109,8 +110,6 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
 def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> bool:
     from transformers import AutoModel
     from transformers.initialization import no_init_weights
-
-    from harness.task import Batch
 
     with torch.random.fork_rng(devices=[]):
         with no_init_weights():
@@ -126,27 +125,16 @@ def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Ma
         return torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
 
 
-def _rename(name: str, names: Mapping[str, str]) -> str:
-    first, _, rest = name.partition(".")
-    return f"{names[first]}.{rest}" if first in names else name
-
-
 def loading(standard: str | None, pooling: str | None) -> str:
     """Markdown that says how `model/` is loaded; `standard` and `pooling` as in HEAD_FILE."""
     auto = "AutoModelForTokenClassification" if pooling is None else "AutoModelForSequenceClassification"
     if standard:
-        how = f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")'
-    else:
-        how = 'from harness.model import load\n\nmodel = load("<this folder>").model'
-    why = (
-        ""
-        if standard
-        else (
-            "No class of transformers has this architecture with this head (pooling: "
-            f"{pooling or 'one row a word'}):\n`{auto}` would start with a random head: load it as above.\n"
-        )
+        return f'```python\nfrom transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")\n```\n'
+    return (
+        '```python\nfrom harness.model import load\n\nmodel = load("<this folder>").model\n```\n\n'
+        f"No class of transformers has this architecture with this head (pooling: {pooling or 'one row a word'}):\n"
+        f"`{auto}` would start with a random head: load it as above.\n"
     )
-    return f"```python\n{how}\n```\n" + (f"\n{why}" if why else "")
 
 
 def plain_card(standard: str | None, pooling: str | None) -> str:

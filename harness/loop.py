@@ -60,7 +60,7 @@ def fit(run: Training, state: TrainState) -> bool:
                 stopped = _train_epoch(run, state, saver)
         except Exception as error:
             failure = training_error(
-                error, state.applied_steps, run.engine.figures().lr, run.config.per_gpu_train_batch_size
+                error, state.applied_steps, run.engine.metrics().lr, run.config.per_gpu_train_batch_size
             )
             if failure is None:
                 raise
@@ -115,18 +115,13 @@ def _train_epoch(run: Training, state: TrainState, saver: _Saver) -> bool:
         if run.config.save_steps and tried % run.config.save_steps == 0:
             _settle(run, state, pending, clock)
             saver.save(state)
-        if _must_stop(run, tried):
+        # Ranks agree on a stop request, and seldom: each time they wait for each other.
+        if (run.world.size == 1 or tried % STOP_EVERY == 0) and agree(bool(run.stop.requested), run.world.device):
             _settle(run, state, pending, clock)
             return True
     _flush(run, state, pending, clock)
     state.train_seconds += clock.lap()
     return False
-
-
-def _must_stop(run: Training, tried: int) -> bool:
-    if run.world.size > 1 and tried % STOP_EVERY:
-        return False
-    return agree(bool(run.stop.requested), run.world.device)
 
 
 def _settle(run: Training, state: TrainState, pending: list[torch.Tensor], clock: _Clock) -> None:
@@ -146,34 +141,34 @@ def _collect(run: Training, state: TrainState, pending: list[torch.Tensor]) -> N
     values = losses.tolist()
     pending.clear()
     state.losses.extend(values)
-    check_loss(sum(values), state.applied_steps, run.engine.figures().lr, run.world)
+    check_loss(sum(values), state.applied_steps, run.engine.metrics().lr, run.world)
 
 
 def _flush(run: Training, state: TrainState, pending: list[torch.Tensor], clock: _Clock) -> None:
-    """A row of train figures: the mean loss since the last row, and what the last step looked like."""
+    """A row of train metrics: the mean loss since the last row, and what the last step looked like."""
     _collect(run, state, pending)
     window = state.losses[state.window :]
     if not window:
         return
     state.window = len(state.losses)
-    figures = run.engine.figures()
+    metrics = run.engine.metrics()
     examples, tokens = clock.rates(run.world.size)
     values = {
         "train/loss": sum(window) / len(window),
-        "train/lr": figures.lr,
+        "train/lr": metrics.lr,
         "train/examples_per_second": examples,
         "train/tokens_per_second": tokens,
     }
-    if figures.grad_norm is not None:
-        values["train/grad_norm"] = figures.grad_norm
-    if figures.loss_scale is not None:
-        values |= {"train/loss_scale": figures.loss_scale, "train/skipped_steps": figures.skipped}
+    if metrics.grad_norm is not None:
+        values["train/grad_norm"] = metrics.grad_norm
+    if metrics.loss_scale is not None:
+        values |= {"train/loss_scale": metrics.loss_scale, "train/skipped_steps": metrics.skipped}
     if run.config.logging_steps:
         run.tracker.log_step(_steps_tried(run, state), values)
 
 
 def _finish_epoch(run: Training, state: TrainState) -> None:
-    """Evaluate, write down."""
+    """Evaluate, and log the epoch."""
     tried = _steps_tried(run, state)
     epoch = tried / steps_per_epoch(len(run.train), run.plan)
     entry: dict[str, Any] = {
@@ -184,29 +179,26 @@ def _finish_epoch(run: Training, state: TrainState) -> None:
     values = {"train/epoch_loss": entry["train_loss"]}
     if run.score_dev is not None:
         run.engine.train(False)
-        dev = run.score_dev()
-        state.evaluation_seconds += dev.seconds
-        entry["dev"] = {name: value for name, value in dev.to_dict().items() if name not in ("per_class", "warnings")}
-        numbers = {name: value for name, value in entry["dev"].items() if isinstance(value, int | float)}
+        evaluation = run.score_dev()
+        state.evaluation_seconds += evaluation.seconds
+        dev = {name: value for name, value in evaluation.to_dict().items() if name not in ("per_class", "warnings")}
+        entry["dev"] = dev
+        numbers = {name: value for name, value in dev.items() if isinstance(value, int | float)}
         values |= {f"dev/{name}": value for name, value in numbers.items() if name != "examples"}
     state.history.append(entry)
     state.epoch, state.step_in_epoch, state.losses, state.window = state.epoch + 1, 0, [], 0
     run.tracker.log_epoch(epoch, tried, values)
-    run.progress.epoch_row(_columns(entry, state))
-    run.after_epoch(state)
-
-
-def _columns(entry: dict[str, Any], state: TrainState) -> dict[str, str | float]:
-    dev = entry.get("dev")
     columns: dict[str, str | float] = {
         "epoch": str(entry["epoch"]),
         "step": str(entry["step"]),
         "train loss": f"{entry['train_loss']:.4f}",
     }
-    if isinstance(dev, dict):
+    if "dev" in entry:
+        dev = entry["dev"]
         mark = " *" if state.best_epoch() == entry["epoch"] else ""
         columns |= {"dev loss": f"{dev['loss']:.4f}", f"dev {dev['metric']}": f"{100 * dev['score']:.2f}{mark}"}
-    return columns
+    run.progress.epoch_row(columns)
+    run.after_epoch(state)
 
 
 class _Saver:

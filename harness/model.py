@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from harness import pretrained
-from harness.attention import exchange
+from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.files import LFS_POINTER
@@ -27,6 +27,9 @@ from harness.tokenizer import load_tokenizer as load_tokenizer
 from harness.tokenizer import separate_words
 
 logger = logging.getLogger(__name__)
+
+# The head's dropout, by the names that architectures give it.
+DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout")
 
 
 class EncoderWithHead(nn.Module):
@@ -88,7 +91,12 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
             "--model_type %s: %s is a %s; the checkpoint's own is used.",
             *(config.model_type, config.model_name_or_path, settings.model_type),
         )
-    _check_length(config, encoder)
+    longest = positions(encoder)
+    if longest is not None and 0 < longest // PAD_TO * PAD_TO < config.max_seq_length:
+        raise UserError(
+            f"--max_seq_length {config.max_seq_length}: {config.model_name_or_path} has {longest} positions; "
+            f"ask for at most {longest // PAD_TO * PAD_TO}"
+        )
     if tokenizer is not None:
         _fit_vocabulary(source, encoder, tokenizer)
     _try(source, encoder)
@@ -96,8 +104,10 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
-    model = EncoderWithHead(encoder, num_outputs, pooling, _dropout(settings))
-    exchange(model)
+    dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
+    dropout = next((float(value) for value in dropouts if value is not None), 0.1)
+    model = EncoderWithHead(encoder, num_outputs, pooling, dropout)
+    replace_dropout(model)
     model.layout = choose(encoder, config.packing)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
@@ -122,7 +132,7 @@ def _load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
     known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
     options: dict[str, Any] = {
         "config": settings,
-        "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, and there would be no exact masters
+        "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, which cannot be trained exactly
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
         "key_mapping": None if before in known else {f"^{re.escape(before)}": ""},
@@ -235,16 +245,16 @@ def _check_weights(source: Source, total: int, missing: set[str], mismatched: An
             f"{key} is {list(found)} in its weights, config.json says {list(expected)}; "
             "name a folder whose files belong together"
         )
-    lost = sorted(key for key in missing if "pooler" not in key)
-    if 4 * len(lost) > total:  # a relative shares names: DeBERTa's weights fill three fifths of a BERT
+    absent = sorted(key for key in missing if "pooler" not in key)
+    if 4 * len(absent) > total:  # a relative shares names: DeBERTa's weights fill three fifths of a BERT
         raise source.fault(
-            f"its weights are of another architecture ({len(lost)} of {total} tensors are not among them); "
+            f"its weights are of another architecture ({len(absent)} of {total} tensors are not among them); "
             "name the right folder"
         )
-    if lost:
+    if absent:
         logger.warning(
             "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.",
-            *(source.name, len(lost), lost[0]),
+            *(source.name, len(absent), absent[0]),
         )
 
 
@@ -259,24 +269,6 @@ def positions(encoder: Any) -> int | None:
                 first = int(numbers.min())
             found.append(module.num_embeddings - first)
     return min(found) if found else getattr(encoder.config, "max_position_embeddings", None)
-
-
-def _check_length(config: RunConfig, encoder: Any) -> None:
-    longest = positions(encoder)
-    if longest is not None and 0 < longest // PAD_TO * PAD_TO < config.max_seq_length:
-        raise UserError(
-            f"--max_seq_length {config.max_seq_length}: {config.model_name_or_path} has {longest} positions; "
-            f"ask for at most {longest // PAD_TO * PAD_TO}"
-        )
-
-
-def _dropout(settings: Any) -> float:
-    """The head's dropout, by the names that architectures give it."""
-    for name in ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout"):
-        value = getattr(settings, name, None)
-        if value is not None:
-            return float(value)
-    return 0.1
 
 
 def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str) -> str:
@@ -309,6 +301,12 @@ def standard_names(settings: Any) -> dict[str, str]:
     found = AutoModel._model_mapping.get(type(settings), None)  # None for code that came with the model
     found = found[0] if isinstance(found, tuple) else found  # Funnel has two
     return {} if found is None else {"encoder": found.base_model_prefix}
+
+
+def rename(name: str, names: Mapping[str, str]) -> str:
+    """A parameter's name with another first part, where `names` has one for it."""
+    first, _, rest = name.partition(".")
+    return f"{names[first]}.{rest}" if first in names else name
 
 
 def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = False) -> Loaded:
@@ -364,10 +362,7 @@ def _weights(folder: Path, model: nn.Module, names: Mapping[str, str]) -> dict[s
             what, remedy = "is a Git LFS pointer, not the weights", "git lfs pull in its folder"
         raise UserError(f"{path}: {what}; {remedy}") from error
     ours = {theirs: name for name, theirs in names.items()}
-    renamed = {
-        ".".join([ours.get(name.split(".")[0], name.split(".")[0]), *name.split(".")[1:]]): t
-        for name, t in state.items()
-    }
+    renamed = {rename(name, ours): tensor for name, tensor in state.items()}
     expected = dict(model.named_parameters())
     for name in sorted(expected.keys() ^ renamed.keys()):
         what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"

@@ -1,10 +1,10 @@
 """Forward passes without padding: how the examples of a batch lie in the rows that the encoder sees.
 
 Packed: examples lie one behind another, each with positions from its own beginning, and attend only to themselves. On
-a CPU all of a batch lie in one row without a gap, and attention runs over groups of examples of like length. On other
-devices they fill rows of a fixed length under a block-diagonal mask: few kernels, few shapes. Bucketed: one pass of the
-encoder for each group of examples of like length, padded to the group's longest. Padded: one pass, padded to the
-longest of all. Speed differs, and rounding; the mathematics does not.
+a CPU all of a batch lie in one row without a gap, and attention runs over groups of examples of similar length. On
+other devices they fill rows of a fixed length under a block-diagonal mask: few kernels, few shapes. Bucketed: one pass
+of the encoder for each group of examples of similar length, padded to the group's longest. Padded: one pass, padded to
+the longest of all. Speed differs, and rounding; the mathematics does not.
 
 Whether an encoder can be packed is found by trying: its outputs for a few made-up examples, packed, must equal those
 of the padded ones.
@@ -21,15 +21,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.attention import ATTENTION, Group, cut, like_lengths, register, whole_rows
+from harness.attention import ATTENTION, Group, group_by_length, partition, register, whole_rows
 from harness.errors import UserError
+from harness.model_folder import first_line
 from harness.task import PAD_TO, Batch, moved
 
 logger = logging.getLogger(__name__)
 
 KINDS = ("packed", "bucketed", "padded")
-ROW, ROWS = 64, 4  # not on a CPU: rows are a multiple of 64 word pieces long, and a multiple of 4 in number
-PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in word pieces
+ROW, ROWS = 64, 4  # not on a CPU: rows are a multiple of 64 tokens long, and a multiple of 4 in number
+PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in tokens
 TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
 
 
@@ -46,7 +47,7 @@ class Encoding:
         return self.hidden[self.starts[places // width] + places % width]
 
     def mean(self, lengths: torch.Tensor) -> torch.Tensor:
-        """[B, width]: the mean over each example's word pieces, of which there are `lengths` [B]."""
+        """[B, width]: the mean over each example's tokens, of which there are `lengths` [B]."""
         place = torch.arange(len(self.hidden), device=self.hidden.device) - self.starts[:, None]  # [B, slots]
         own = ((place >= 0) & (place < lengths[:, None])).to(self.hidden.dtype)
         return ((own @ self.hidden).float() / lengths[:, None]).to(self.hidden.dtype)
@@ -58,7 +59,7 @@ class Rows:
 
     owner: np.ndarray  # [R, T] number of the slot's example in the batch, -1: empty
     position: np.ndarray  # [R, T] place of the slot in its example, 0 in empty slots
-    starts: np.ndarray  # [B] slot of each example's first word piece, counted through all rows
+    starts: np.ndarray  # [B] slot of each example's first token, counted through all rows
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Layout:
     """How one encoder is fed."""
 
     kind: str  # one of KINDS
-    first_position: int = 0  # packed: position id of an example's first word piece
+    first_position: int = 0  # packed: position id of an example's first token
     reason: str = ""  # why it is not packed although that would have been taken
     few_shapes: bool = False  # packed: rows of fixed lengths on a CPU too, for layers that are compiled
 
@@ -113,7 +114,7 @@ def choose(encoder: Any, asked: str) -> Layout:
 
 
 def probe(encoder: Any) -> tuple[str, int]:
-    """(why the encoder cannot be packed, or nothing; the position id that it gives to a first word piece).
+    """(why the encoder cannot be packed, or nothing; the position id that it gives to a first token).
 
     Leaves torch's random state as it was. An encoder that can be packed keeps `attend` as its attention.
     """
@@ -135,7 +136,7 @@ def probe(encoder: Any) -> tuple[str, int]:
                     return "", first_position
         return "packed and padded outputs differ", 0
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        return (str(error).splitlines() or [type(error).__name__])[0], 0
+        return first_line(error), 0
     finally:
         encoder.train(training)
         if encoder.config._attn_implementation != before:
@@ -162,7 +163,7 @@ def _probe_batch(settings: Any) -> Batch:
 
 
 def _by_example(encoding: Encoding, batch: Batch) -> list[torch.Tensor]:
-    """The outputs of each example's word pieces, and what the pooler makes of the first ones."""
+    """The outputs of each example's tokens, and what the pooler makes of the first ones."""
     spans = zip(encoding.starts.tolist(), batch.lengths, strict=True)
     rows = [encoding.hidden[start : start + length] for start, length in spans]
     return rows if encoding.pooled is None else [*rows, encoding.pooled]
@@ -182,7 +183,7 @@ def first_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
     return rows
 
 
-def lay_out(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int, count: int) -> Rows:
+def pack(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int, count: int) -> Rows:
     """Examples of the given lengths in `count` rows, of which the first hold what `rows` says."""
     owner = np.full((count, row_length), -1)
     position = np.zeros_like(owner)
@@ -201,22 +202,22 @@ def lay_out(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: i
 def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
     """All examples in one row without a gap, longest first; on the CPU."""
     order = np.argsort(-lengths, kind="stable").tolist()
-    rows = lay_out(lengths.tolist(), [order], int(lengths.sum()), 1)
-    return rows, like_lengths(rows.starts[order], lengths[order])
+    rows = pack(lengths.tolist(), [order], int(lengths.sum()), 1)
+    return rows, group_by_length(rows.starts[order], lengths[order])
 
 
 def equal_rows(lengths: np.ndarray, device: torch.device) -> tuple[Rows, list[Group]]:
     """Examples in rows of few different lengths and numbers."""
     row_length = -(-int(lengths.max()) // ROW) * ROW
     filled = first_fit(lengths.tolist(), row_length)
-    rows = lay_out(lengths.tolist(), filled, row_length, -(-len(filled) // ROWS) * ROWS)
+    rows = pack(lengths.tolist(), filled, row_length, -(-len(filled) // ROWS) * ROWS)
     return rows, [whole_rows(rows.owner, device)]
 
 
 def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int, in_one: bool) -> Encoding:
     device = batch.input_ids.device
     rows, groups = one_row(lengths) if in_one else equal_rows(lengths, device)
-    # Empty slots repeat the batch's first word piece; they see only each other, and nothing reads them.
+    # Empty slots repeat the batch's first token; they see only each other, and nothing reads them.
     source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
     slots = moved(torch.from_numpy(source), device)
     inputs = {
@@ -234,7 +235,7 @@ def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int
 
 
 def _pool(encoder: Any, hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor | None:
-    """What the encoder's own pooler makes of each example's first word piece; it would take a row's first."""
+    """What the encoder's own pooler makes of each example's first token; it would take a row's first."""
     pooler = getattr(encoder, "pooler", None)
     if pooler is None:
         return None
@@ -249,7 +250,7 @@ def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
     order = np.argsort(-lengths, kind="stable")
     starts = np.zeros(len(lengths), np.int64)
     hidden, pooled, slots = [], [], 0
-    for begin, end in cut(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest):
+    for begin, end in partition(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest):
         width = min(-(-int(lengths[order[begin]]) // PAD_TO) * PAD_TO, batch.input_ids.shape[1])
         examples = moved(torch.from_numpy(order[begin:end]), device)
         output = encoder(**_inputs(batch, examples, width))
@@ -267,7 +268,7 @@ def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
 
 
 def _inputs(batch: Batch, examples: Any, width: int) -> dict[str, torch.Tensor]:
-    """The encoder's inputs for some of the padded examples, cut to `width` word pieces."""
+    """The encoder's inputs for some of the padded examples, cut to `width` tokens."""
     inputs = {
         "input_ids": batch.input_ids[examples, :width],
         "attention_mask": batch.attention_mask[examples, :width],

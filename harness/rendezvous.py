@@ -27,7 +27,7 @@ from harness.errors import UserError
 
 Value = TypeVar("Value")
 
-SILENT_SECONDS = 4.0  # ranks wait so long before they say so
+WARN_SECONDS = 4.0  # ranks wait so long before the log says so
 EVERYONE, COMMAND, TOKEN, UNSHARED = "all ranks", "command", "token", "unshared"  # keys in rank 0's store
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Rendezvous:
         if "MASTER_PORT" in os.environ:
             store, place = self.launchers_store(), None
         elif self.shared is None:
-            raise UserError("MASTER_PORT: not set by the launcher, and no folder in which rank 0 could tell it")
+            raise UserError("MASTER_PORT: not set by the launcher, and no folder in which rank 0 could write it")
         else:
             place = self.shared / meeting_file(os.environ)
             store = self.listen(place) if self.rank == 0 else self.look_for(place)
@@ -104,7 +104,16 @@ class Rendezvous:
             store.set(command, ours)
         else:
             self._wait(lambda: store.check([command]), lambda: "rank 0 to say what it runs")
-            self._check_command(store.get(command).decode(), ours)
+            if (theirs := store.get(command).decode()) != ours:
+                (size, folder), (our_size, our_folder) = json.loads(theirs), json.loads(ours)
+                differs = f"--output_dir {folder}, here {our_folder}"
+                if size != our_size:
+                    differs = f"{size} ranks, here {our_size}"
+                where = f"{os.environ.get('MASTER_ADDR')} port {os.environ.get('MASTER_PORT')}"
+                raise UserError(
+                    f"MASTER_PORT: rank 0 at {where} runs another command ({differs}); give each run a port of its "
+                    "own, and all its ranks the same command"
+                )
         store.set(f"{start} rank {self.rank}", "")
         if self.rank > 0:
             self._wait(lambda: store.check([everyone]), lambda: "rank 0 to hear of all ranks")
@@ -119,17 +128,6 @@ class Rendezvous:
 
         self._wait(lambda: not missing(), awaited)
         store.set(everyone, "")
-
-    def _check_command(self, theirs: str, ours: str) -> None:
-        if theirs == ours:
-            return
-        where = f"{os.environ.get('MASTER_ADDR')} port {os.environ.get('MASTER_PORT')}"
-        (size, folder), (our_size, our_folder) = json.loads(theirs), json.loads(ours)
-        differs = f"{size} ranks, here {our_size}" if size != our_size else f"--output_dir {folder}, here {our_folder}"
-        raise UserError(
-            f"MASTER_PORT: rank 0 at {where} runs another command ({differs}); give each run a port of its own, and "
-            "all its ranks the same command"
-        )
 
     def check_shared(self, store: TCPStore, folder: Path) -> None:
         """Rank 0 leaves a file in the run folder, and the others look for it. Nobody trains for an epoch first."""
@@ -194,7 +192,7 @@ class Rendezvous:
         return store
 
     def look_for(self, place: Path) -> TCPStore:
-        """The store where rank 0 told that it listens."""
+        """The store at the address that rank 0 wrote down."""
 
         def address() -> list[str]:
             try:
@@ -203,7 +201,7 @@ class Rendezvous:
             except OSError:
                 return []
 
-        where = f"rank 0's word in --output_dir {place.parent}"
+        where = f"rank 0's address in --output_dir {place.parent}"
         host, port = self._wait(address, lambda: f"{where} (do all nodes see that folder?)")
         os.environ.setdefault("MASTER_ADDR", host)
         os.environ["MASTER_PORT"] = port
@@ -233,7 +231,7 @@ class Rendezvous:
 
     def _wait(self, look: Callable[[], Value], awaited: Callable[[], str]) -> Value:
         """What `look` finds at last."""
-        started, told = time.monotonic(), False
+        started, warned = time.monotonic(), False
         while True:
             try:
                 found = look()
@@ -247,14 +245,14 @@ class Rendezvous:
                     f"waited {self.seconds:.0f} s for {awaited()}; start all ranks, or run one process "
                     "(--rendezvous_seconds waits longer)"
                 )
-            if waited > SILENT_SECONDS and not told:
-                told = True
+            if waited > WARN_SECONDS and not warned:
+                warned = True
                 logger.warning("waiting for %s ...", awaited())
             time.sleep(0.1)
 
 
 def meeting_file(environment: Mapping[str, str]) -> str:
-    """Where rank 0 tells its address: a name that no other job, step or restart of the job has."""
+    """Where rank 0 writes its address: a name that no other job, step or restart of the job has."""
     names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     return ".".join((".meeting", *(environment.get(name, "0") for name in names), "partial"))
 

@@ -60,10 +60,10 @@ class Prediction:
 class Encoded:
     """One split as token ids: an entry an example, nothing padded, nothing in tensors."""
 
-    input_ids: Sequence[Sequence[int]]  # word-piece ids with the tokenizer's special tokens, at most max_seq_length
-    token_type_ids: Sequence[Sequence[int]] | None  # segment of each piece; None where the tokenizer has none
+    input_ids: Sequence[Sequence[int]]  # token ids with the tokenizer's special tokens, at most max_seq_length
+    token_type_ids: Sequence[Sequence[int]] | None  # segment of each token; None where the tokenizer has none
     labels: Sequence[Any]  # float | int | several floats an example; for tagging several ints, one a *scored* word
-    positions: Sequence[Sequence[int]] | None = None  # tagging: index in input_ids of each scored word's first piece
+    positions: Sequence[Sequence[int]] | None = None  # tagging: index in input_ids of each scored word's first token
     words: Sequence[Sequence[int]] | None = None  # tagging: number (in Example.texts) of each scored word
 
     def __len__(self) -> int:
@@ -94,7 +94,7 @@ class Batch:
 
     @property
     def tokens(self) -> int:
-        """Word pieces, padding left out."""
+        """Tokens, padding left out."""
         return int(self.attention_mask.sum())
 
     def to(self, device: torch.device) -> Batch:

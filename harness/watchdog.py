@@ -1,9 +1,9 @@
 """Ends a run on all ranks where one of them stands still, and says which one, where, and in which phase.
 
-Two signs are watched. A thread of each rank tells the others once a second that its process runs at all: one that was
-stopped, or whose machine froze, falls silent. The thread that works says by `beat` that it advances: one that waits for
-ever does not. Who waits for another one does not advance either: guilty is the rank that has begun the fewest
-collectives, since that is the one that keeps the others waiting.
+Two things are watched. A thread of each rank sends a heartbeat once a second: a process that was stopped, or whose
+machine froze, sends none. The thread that works says by `beat` that it advances: one that waits for ever does not. Who
+waits for another rank does not advance either: the rank that has started the fewest collectives keeps the others
+waiting.
 
 Time is counted in turns of the watching thread, not by the clock: a job that is suspended as a whole (by SLURM, Ctrl-Z,
 a closed lid) does not age.
@@ -28,7 +28,7 @@ TURN_SECONDS = 1.0
 TEN_STEPS = 10.0  # so many median steps are no alarm, however long a step takes
 FIRST_STEPS = 3  # in which kernels are compiled and tuned, memory is claimed, files are read for the first time
 # Minutes that the working thread may take without a beat, where the phase has no steps by which to know what is usual.
-# Its process must show a sign of life all the same.
+# Its process must send heartbeats all the same.
 PATIENCE = {"loading": 30.0, "tokenising": 30.0, "first steps": 30.0, "compiling": 30.0, "saving": 10.0}
 WORKING = ("training", "evaluation")  # phases with beats at short intervals
 
@@ -41,8 +41,8 @@ class Store(Protocol):
     def get(self, key: str) -> bytes: ...
 
 
-class Told(Protocol):
-    """Who acts on what is found."""
+class Handler(Protocol):
+    """What acts on a finding."""
 
     def keep_stack(self, phase: str) -> None:
         """Write down what the thread that works is doing."""
@@ -52,15 +52,15 @@ class Told(Protocol):
 
 
 @dataclass(frozen=True)
-class Sign:
-    """What a rank tells of itself."""
+class Heartbeat:
+    """What a rank sends of itself."""
 
     turn: int  # of its watching thread
     phase: str
     idle: float  # seconds since its working thread's last beat
     limit: float  # seconds that are allowed there
-    silence: float  # seconds that a rank may tell nothing
-    begun: int  # collectives
+    silence: float  # seconds without a heartbeat that are allowed
+    collectives: int  # started so far
 
     @property
     def is_late(self) -> bool:
@@ -77,17 +77,17 @@ class Stuck:
     answers: bool
 
 
-def judge(signs: Mapping[int, Sign], silent: Mapping[int, float], patience: float) -> Stuck | None:
-    """Which rank keeps the others waiting for too long. `silent`: seconds since each one's sign changed."""
+def judge(heartbeats: Mapping[int, Heartbeat], silent: Mapping[int, float], patience: float) -> Stuck | None:
+    """Which rank keeps the others waiting for too long. `silent`: seconds since each one's last heartbeat."""
     for rank, seconds in silent.items():
         if seconds > patience:
-            phase = signs[rank].phase if rank in signs else "loading"
+            phase = heartbeats[rank].phase if rank in heartbeats else "loading"
             return Stuck((rank,), phase, round(seconds, 1), answers=False)
-    if not signs:
+    if not heartbeats:
         return None
-    fewest = min(sign.begun for sign in signs.values())
-    behind = {rank: sign for rank, sign in signs.items() if sign.begun == fewest}
-    if not all(sign.is_late for sign in behind.values()):
+    fewest = min(each.collectives for each in heartbeats.values())
+    behind = {rank: each for rank, each in heartbeats.items() if each.collectives == fewest}
+    if not all(each.is_late for each in behind.values()):
         return None
     first = behind[min(behind)]
     return Stuck(tuple(sorted(behind)), first.phase, round(first.idle, 1), answers=True)
@@ -102,30 +102,30 @@ class Watchdog:
         minutes: float,
         *,
         compiles: bool,
-        begun: Callable[[], int],
-        told: Told,
+        collectives: Callable[[], int],
+        handler: Handler,
         store: Store | None = None,
     ) -> None:
-        """`minutes`: without a sign, or a beat in training and evaluation, where steps and pauses are shorter.
+        """`minutes`: without a heartbeat, or a beat in training and evaluation, where steps and pauses are shorter.
 
-        `begun`: how many collectives this rank has begun. `store`: what all ranks share, None for a single one; no
+        `collectives`: how many this rank has started. `store`: what all ranks share, None for a single one; no
         other thread may use it.
         """
         self.rank, self.size, self.base, self.compiles = world.rank, world.size, 60.0 * minutes, compiles
-        self._begun, self._told, self._store = begun, told, store
+        self._collectives, self._handler, self._store = collectives, handler, store
         self.phase = "loading"
         self._beats = 0  # of the working thread, which alone writes this
         self.steps = 0  # beats in this phase
         self._gaps: deque[float] = deque(maxlen=101)  # seconds between beats in training
         self._longest = 0.0  # pause that ended well
         self._last = monotonic()
-        self._turn, self._seen, self._idle = 0, 0, 0.0  # of the watching thread; the beats that it has seen
+        self._turn, self._counted, self._idle = 0, 0, 0.0  # of the watching thread; beats until its last turn
         self._pausing = False  # whether a pause is one that tells what is usual
-        self._heard = {self.rank: Sign(0, self.phase, 0.0, self.base, self.base, 0)}
+        self._heartbeats = {self.rank: Heartbeat(0, self.phase, 0.0, self.base, self.base, 0)}
         self._silent: dict[int, float] = {}
         self._verdict: Stuck | None = None
         self._done = threading.Event()
-        self._news = threading.Event()  # another phase
+        self._phase_changed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
 
     def __enter__(self) -> Watchdog:
@@ -134,7 +134,9 @@ class Watchdog:
         if self.base > 0:
             self._thread.start()
             if self._store is not None:
-                threading.Thread(target=self._talk, args=(self._store,), daemon=True, name="watchdog-talk").start()
+                threading.Thread(
+                    target=self._exchange, args=(self._store,), daemon=True, name="watchdog-exchange"
+                ).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -144,7 +146,7 @@ class Watchdog:
         """From here on nothing is watched."""
         global _current
         self._done.set()
-        self._news.set()
+        self._phase_changed.set()
         if _current is self:
             _current = None
         if self._thread.is_alive() and self._thread is not threading.current_thread():
@@ -164,11 +166,11 @@ class Watchdog:
         """Another phase begins."""
         self.beat()
         self.phase, self.steps = name, FIRST_STEPS + 1 if name == "evaluation" and self._gaps else 0
-        self._news.set()
+        self._phase_changed.set()
 
-    # ---- the threads beside it
+    # ---- the threads that watch it
     def limits(self) -> tuple[float, float]:
-        """Seconds that a rank may take for a beat in this phase, and to show a sign of life."""
+        """Seconds that a rank may take for a beat in this phase, and between two heartbeats."""
         usual = TEN_STEPS * statistics.median(self._gaps) if self._gaps else 0.0
         silence = max(self.base, usual, self._longest)
         phase = self.phase if self.phase not in WORKING or self.steps > FIRST_STEPS else "first steps"
@@ -187,59 +189,59 @@ class Watchdog:
 
     def turn(self, seconds: float) -> Stuck | None:
         """Look around; `seconds` have passed since the last time."""
-        if self._beats != self._seen:
+        if self._beats != self._counted:
             if self._pausing:
                 self._longest = max(self._longest, self._idle)
-            self._seen, self._idle = self._beats, 0.0
+            self._counted, self._idle = self._beats, 0.0
         else:
             self._idle += seconds
         self._pausing = self.phase == "saving" or (self.phase in WORKING and self.steps > FIRST_STEPS)
         limit, silence = self.limits()
         self._turn += 1
-        self._heard[self.rank] = Sign(self._turn, self.phase, round(self._idle, 1), limit, silence, self._begun())
+        self._heartbeats[self.rank] = Heartbeat(
+            self._turn, self.phase, round(self._idle, 1), limit, silence, self._collectives()
+        )
         for rank in range(self.size) if self.rank == 0 else (0,):
             self._silent[rank] = 0.0 if rank == self.rank else self._silent.get(rank, 0.0) + seconds
         if self._verdict is not None or self.rank == 0:
-            return self._verdict or judge(self._heard, self._silent, silence)
+            return self._verdict or judge(self._heartbeats, self._silent, silence)
         found = judge({}, self._silent, silence)  # each other rank sees rank 0 alone, which sees all
-        if found is not None and 0 in self._heard:
-            found = dataclasses.replace(found, phase=self._heard[0].phase)
+        if found is not None and 0 in self._heartbeats:
+            found = dataclasses.replace(found, phase=self._heartbeats[0].phase)
         return found
 
     def _act(self, found: Stuck) -> None:
         self._verdict = found  # rank 0 lets the others know, while the store is there
         # In a thread of its own: the log may lie where nothing can be written any more.
-        writer = threading.Thread(target=self._told.keep_stack, args=(self.phase,), daemon=True)
+        writer = threading.Thread(target=self._handler.keep_stack, args=(self.phase,), daemon=True)
         writer.start()
         writer.join(3 * TURN_SECONDS)
-        others_hear = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0
-        if not self._done.wait(others_hear):
-            self._told.end_stuck(found)
+        for_the_others = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0  # to read the verdict
+        if not self._done.wait(for_the_others):
+            self._handler.end_stuck(found)
 
-    def _talk(self, store: Store) -> None:
-        """Give one's own sign and hear the others'. In a thread of its own, since the store may not answer."""
+    def _exchange(self, store: Store) -> None:
+        """Send one's own heartbeat and read the others'. In a thread of its own, since the store may not answer."""
         while not self._done.is_set():
-            self._news.wait(TURN_SECONDS)
-            self._news.clear()
+            self._phase_changed.wait(TURN_SECONDS)
+            self._phase_changed.clear()
             try:
                 if self._verdict is not None and self.rank == 0:
                     store.set("watchdog found", json.dumps(asdict(self._verdict)))
-                mine = dataclasses.replace(self._heard[self.rank], phase=self.phase)
+                mine = dataclasses.replace(self._heartbeats[self.rank], phase=self.phase)
                 store.set(f"watchdog {self.rank}", json.dumps(asdict(mine)))
                 for rank in range(self.size) if self.rank == 0 else (0,):
                     if rank != self.rank and store.check([f"watchdog {rank}"]):
-                        self._hear(rank, Sign(**json.loads(store.get(f"watchdog {rank}"))))
+                        received = Heartbeat(**json.loads(store.get(f"watchdog {rank}")))
+                        if rank not in self._heartbeats or self._heartbeats[rank].turn != received.turn:
+                            self._silent[rank] = 0.0
+                        self._heartbeats[rank] = received
                 if self.rank != 0 and store.check(["watchdog found"]):
-                    told_by_main = json.loads(store.get("watchdog found"))
-                    self._verdict = Stuck(**told_by_main | {"ranks": tuple(told_by_main["ranks"])})
+                    verdict = json.loads(store.get("watchdog found"))
+                    self._verdict = Stuck(**verdict | {"ranks": tuple(verdict["ranks"])})
                     return
             except (RuntimeError, KeyError, ValueError, TypeError):  # rank 0 has left, or is being torn down
                 continue
-
-    def _hear(self, rank: int, sign: Sign) -> None:
-        if (known := self._heard.get(rank)) is None or known.turn != sign.turn:
-            self._silent[rank] = 0.0
-        self._heard[rank] = sign
 
 
 _current: Watchdog | None = None

@@ -56,8 +56,8 @@ def run(config: RunConfig) -> dict[str, Any]:
         failures = stack.enter_context(FirstFailure(folder, world, start))
         watch = stack.enter_context(
             Watchdog(
-                world, config.watchdog_minutes, compiles=config.compile, begun=distributed.begun_collectives,
-                told=failures, store=distributed.shared_store(start),
+                world, config.watchdog_minutes, compiles=config.compile, collectives=distributed.started_collectives,
+                handler=failures, store=distributed.shared_store(start),
             )
         )  # fmt: skip
         parts = setup.build(config, world, folder)

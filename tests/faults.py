@@ -5,7 +5,7 @@
 
 kill    SIGKILL to a random rank
 freeze  SIGSTOP to a random rank, for good
-damage  a rank is killed, and bytes of a file of the newest checkpoint change, which is then passed over
+damage  a rank is killed, and bytes of a file of the newest checkpoint change, which is then skipped
 change  a rank is killed, and bytes of an input change: the command is refused until the input is back
 
 Moments are found by looking at the run folder from outside: there is no hook in the code that is tested. The ranks are
@@ -229,7 +229,7 @@ def go_on(bench: Bench, row: Row, output: Path) -> None:
     if row.fault == "change":
         change(bench, row, output)
     said = bench.finish(row.case, output)
-    if damaged is not None and not re.search(f"{damaged.name}.* is passed over", said):
+    if damaged is not None and not re.search(f"{damaged.name}.* is skipped", said):
         row.faults.append(f"not said that {damaged.name} is damaged")
     found = re.search(r"Resumed after (\d+) epochs and (\d+) steps", said)
     row.resumed = f"{found[1]}+{found[2]}" if found else "0"

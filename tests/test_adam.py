@@ -109,7 +109,7 @@ def test_every_ds_config(world: World, tmp_path: Path, name: str) -> None:
         running.micro_step(batch, 1 / 8)
     after = running.inner.optimizer.param_groups
     assert [{key: group[key] for key in own} for group, own in zip(after, before, strict=True)] == before
-    assert running.figures().lr == pytest.approx(run.learning_rate * 0.9)
+    assert running.metrics().lr == pytest.approx(run.learning_rate * 0.9)
     check(seen, run, [0, 1])
     running.save(tmp_path)
     running.close()
@@ -130,7 +130,7 @@ def test_steps_that_overflowed_are_not_counted(world: World, tmp_path: Path, sta
     seen = listen(running)
     while running.applied_steps < 2:
         running.micro_step(batches()[0], 1 / 8)
-    assert running.figures().skipped > 0
+    assert running.metrics().skipped > 0
     check(seen, run, [0, 1])
     running.close()
 

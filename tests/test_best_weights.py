@@ -120,7 +120,7 @@ def test_that_are_damaged_cost_the_checkpoints_that_name_them(
     seen = run(killed)
     assert (seen["scores"], seen["epochs"]) == (whole[0]["scores"], whole[0]["epochs"])
     log = (tmp_path / "run" / "train.log").read_text()
-    assert f"is damaged ({best.name} changed after it was written) and is passed over" in log
+    assert f"is damaged ({best.name} changed after it was written) and is skipped" in log
     assert equal(weights(tmp_path / "run"), weights(whole[1]))
 
 

@@ -134,14 +134,14 @@ class TestRoundTrip:
             drawn.append(torch.rand(1).item())
         assert len(set(drawn)) == 6
 
-    def test_state_of_a_run_that_was_begun(self, root: Path, tmp_path: Path) -> None:
-        begun = checkpoint.begun(root)
-        assert begun is not None and (begun.epoch, begun.step_in_epoch) == (1, 9)
-        assert checkpoint.begun(tmp_path / "none") is None
+    def test_newest_state_needs_no_model(self, root: Path, tmp_path: Path) -> None:
+        state = checkpoint.newest_state(root)
+        assert state is not None and (state.epoch, state.step_in_epoch) == (1, 9)
+        assert checkpoint.newest_state(tmp_path / "none") is None
 
 
 class TestAnotherModel:
-    def test_is_passed_over_with_a_warning(self, root: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
+    def test_is_skipped_with_a_warning(self, root: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
         checkpoint.save(root, Tensor(4, "another model"), TrainState(2), world, keep=9)
         assert restored(root, world) == 3
         assert [r.levelname for r in caplog.records if "step-0002-000000 is of another model" in r.message] == [
@@ -182,7 +182,7 @@ class TestTorn:
             pytest.param(lambda folder: (folder / "state.json").write_bytes(b"\xff"), id="state not UTF-8"),
         ],
     )
-    def test_is_passed_over_with_a_warning(
+    def test_is_skipped_with_a_warning(
         self, tear: Callable[[Path], object], root: Path, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         tear(root / "step-0001-000009")
@@ -248,14 +248,14 @@ DAMAGES = [
 
 class TestDamageOfEqualSize:
     @pytest.mark.parametrize("damage", DAMAGES)
-    def test_is_passed_over_with_a_warning(
+    def test_is_skipped_with_a_warning(
         self, damage: Callable[[Path], object], root: Path, world: World, caplog: pytest.LogCaptureFixture
     ) -> None:
         damage(root / "step-0001-000009")
         assert restored(root, world) == 2
         assert [record.levelname for record in caplog.records if "step-0001-000009" in record.message] == ["WARNING"]
-        begun = checkpoint.begun(root)
-        assert begun is not None and (begun.epoch, begun.step_in_epoch) == (1, 0)
+        state = checkpoint.newest_state(root)
+        assert state is not None and (state.epoch, state.step_in_epoch) == (1, 0)
 
     @pytest.mark.parametrize("damage", DAMAGES)
     def test_neither_counts_nor_pushes_out_a_whole_one(
@@ -269,7 +269,7 @@ class TestDamageOfEqualSize:
     def test_warning_says_which_file(self, root: Path, world: World, caplog: pytest.LogCaptureFixture) -> None:
         zeros(root / "step-0001-000009" / "engine" / "tensor.pt", 0, 8)
         restored(root, world)
-        assert "is damaged (tensor.pt changed after it was written) and is passed over" in caplog.text
+        assert "is damaged (tensor.pt changed after it was written) and is skipped" in caplog.text
 
     def test_same_step_again_replaces_it(self, root: Path, world: World) -> None:
         zeros(root / "step-0001-000009" / "rng-0.pt", 900, 901)
@@ -290,7 +290,7 @@ class TestDamageOfEqualSize:
         read: list[Path] = []
         sha256 = checkpoint.sha256
         monkeypatch.setattr(checkpoint, "sha256", lambda path: read.append(path) or sha256(path))
-        checkpoint.begun(root)
+        checkpoint.newest_state(root)
         checkpoint.newest(root, "a model")
         assert sorted(path.name for path in read) == ["rng-0.pt", "tensor.pt"]
         checkpoint.save(root, Tensor(4), TrainState(2), world, keep=1)
@@ -313,8 +313,8 @@ class TestOrder:
         assert names(tmp_path) == ["step-{:04d}-{:06d}".format(*newer)]
         checkpoint.save(tmp_path, Tensor(1), TrainState(*older), world, keep=2)
         assert restored(tmp_path, world) == 2
-        begun = checkpoint.begun(tmp_path)
-        assert begun is not None and (begun.epoch, begun.step_in_epoch) == newer
+        state = checkpoint.newest_state(tmp_path)
+        assert state is not None and (state.epoch, state.step_in_epoch) == newer
         assert [path.name for path in run_folder.newest_first(tmp_path)] == [
             "step-{:04d}-{:06d}".format(*place) for place in (newer, older)
         ]

@@ -58,6 +58,6 @@ class TestModel:
 
     def test_nothing_is_dropped_in_evaluation(self) -> None:
         net = nn.Sequential(nn.Dropout(0.5))
-        attention.exchange(net)
+        attention.replace_dropout(net)
         ones = torch.ones(100)
         assert torch.equal(net.eval()(ones), ones) and not torch.equal(net.train()(ones), ones)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from running import assert_user_error
 
 from benchmarks import operations
 from harness import distributed
@@ -66,7 +67,7 @@ def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch
         norms = []
         for _ in range(4):
             trained.micro_step(batch, 1 / len(batch.examples))
-            norms.append(trained.figures().grad_norm or math.nan)
+            norms.append(trained.metrics().grad_norm or math.nan)
         weights = {key: value.clone() for key, value in trained.weights().items()}
         trained.close()
         return weights, norms
@@ -98,10 +99,10 @@ def test_one_number_that_overflowed_is_found(start: Start, name: str, value: flo
     handle.remove()
     after = trained.weights()
     assert all(torch.equal(before[key], after[key]) for key in before)
-    assert trained.figures().skipped == 1
-    assert trained.figures().loss_scale == (None if name == "bf16_zero1" else 512)
+    assert trained.metrics().skipped == 1
+    assert trained.metrics().loss_scale == (None if name == "bf16_zero1" else 512)
     trained.micro_step(batch, 1 / len(batch.examples))
-    assert trained.applied_steps == 3 and math.isfinite(trained.figures().grad_norm or math.nan)
+    assert trained.applied_steps == 3 and math.isfinite(trained.metrics().grad_norm or math.nan)
     trained.close()
 
 
@@ -121,3 +122,11 @@ def test_gradients_are_divided_by_the_scale_that_they_had(start: Start) -> None:
     torch.testing.assert_close(moment, expected)
     assert optimizer._global_grad_norm == pytest.approx(2**-10 * math.sqrt(fp16.numel()), rel=1e-4)
     trained.close()
+
+
+def test_an_attribute_to_be_replaced_that_is_gone_is_named(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under a name that nobody calls a fix would change nothing, and gradients would be wrong."""
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    monkeypatch.delattr(DeepSpeedEngine, "clip_fp32_gradients")
+    assert_user_error(lambda: start("fp32"), "DeepSpeedEngine.clip_fp32_gradients is missing", "install a version")

@@ -21,6 +21,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
 from harness.ds import engine, optimizer_state
+from harness.ds.config import DeepSpeedConfig
 from harness.errors import TrainingFailed, UserError
 from harness.loop import check_loss
 from harness.task import Batch, Prediction
@@ -94,7 +95,8 @@ def settings(name: str | None = None, **given: Any) -> RunConfig:
 
 
 def start(world: World, run: RunConfig, head: Any = None, steps: int = 20, pooling: str = "pooler") -> engine.Engine:
-    return engine.build(fresh(pooling), head or CrossEntropy(), run, config.batch_plan(run, world.size), steps, world)
+    ds, plan = engine.read_config(run, world), config.batch_plan(run, world.size)
+    return engine.build(fresh(pooling), head or CrossEntropy(), run, ds, plan, steps, world)
 
 
 def copied(running: engine.Engine) -> dict[str, torch.Tensor]:
@@ -124,11 +126,11 @@ def follow(world: World, run: RunConfig) -> Course:
     for batch in batches():
         shares = [part(batch, slice(k * size, (k + 1) * size)) for k in range(passes)]
         losses = [float(running.micro_step(share, passes / 8)) for share in shares]
-        figures = running.figures()
+        metrics = running.metrics()
         course.losses.append(sum(losses) / passes)
-        course.norms.append(figures.grad_norm)
-        course.rates.append(figures.lr)
-        course.scale, course.skipped = figures.loss_scale, figures.skipped
+        course.norms.append(metrics.grad_norm)
+        course.rates.append(metrics.lr)
+        course.scale, course.skipped = metrics.loss_scale, metrics.skipped
     course.applied = running.applied_steps
     course.weights = copied(running)
     course.module = {name: value.detach().clone() for name, value in running.inner.module.named_parameters()}
@@ -205,7 +207,7 @@ class TestTraining:
         assert furthest(one.weights, other.weights) < 2e-4 < 4e-3 < movement(one)
 
     @pytest.mark.parametrize("name", ["fp32", *TOLERANCE])
-    def test_figures(self, courses: dict[str, Course], name: str) -> None:
+    def test_metrics(self, courses: dict[str, Course], name: str) -> None:
         course, exact = courses[name], courses["fp32"]
         assert None not in course.norms
         np.testing.assert_allclose(
@@ -269,7 +271,8 @@ class TestTraining:
         """DeepSpeed would put them into one buffer, reduce it among one device, and copy them back."""
         net = fresh()
         net.register_parameter("idle", nn.Parameter(torch.ones(3)))  # no loss reaches it
-        running = engine.build(net, CrossEntropy(), settings(name), BatchPlan(8, 1, 1, 8), 20, world)
+        run, plan = settings(name), BatchPlan(8, 1, 1, 8)
+        running = engine.build(net, CrossEntropy(), run, engine.read_config(run, world), plan, 20, world)
         flattened: list[Any] = []
         flatten = running.inner.flatten
         running.inner.flatten = lambda tensors: flattened.append(tensors) or flatten(tensors)
@@ -283,10 +286,10 @@ class TestTraining:
 
     def test_warmup_and_decay(self, world: World) -> None:
         running = start(world, settings("fp32", warmup_steps=2), steps=6)
-        rates = [running.figures().lr]
+        rates = [running.metrics().lr]
         for batch in batches():
             running.micro_step(batch, 1 / 8)
-            rates.append(running.figures().lr)
+            rates.append(running.metrics().lr)
         running.close()
         np.testing.assert_allclose(rates, [0.0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4, 0.0], atol=1e-12)
 
@@ -309,12 +312,13 @@ class TestTraining:
         """With the written weights the same logits, also after an engine of another arithmetic."""
         for other in ("bf16_autocast", "fp32"):
             start(world, settings(other)).close()
-        running = start(world, settings(name))
+        run = settings(name)
+        running = start(world, run)
         running.micro_step(batches()[0], 1 / 8)
         running.train(False)
         written = fresh()
         written.load_state_dict(running.weights())
-        forward = engine.forward_as_trained(written.eval(), settings(name), world)
+        forward = engine.forward_as_trained(written.eval(), run, engine.read_config(run, world), world)
         with torch.no_grad():
             ours, theirs = forward(batches()[1]), running.forward(batches()[1])
         assert ours.dtype == theirs.dtype == (torch.float32 if name == "fp32" else torch.bfloat16)
@@ -379,7 +383,8 @@ class TestTraining:
             net = fresh()
             net.classifier = nn.Linear(32, outputs)
             run = settings(name)
-            running = engine.build(net, CrossEntropy(), run, config.batch_plan(run, world.size), 20, world)
+            ds, plan = engine.read_config(run, world), config.batch_plan(run, world.size)
+            running = engine.build(net, CrossEntropy(), run, ds, plan, 20, world)
             signatures.append(running.signature())
             running.close()
         assert signatures[0] == signatures[1] != signatures[2]
@@ -422,15 +427,15 @@ class TestOverflow:
         """A scale that is too high costs steps, and nothing else."""
         running = start(world, settings(self.half(tmp_path, stage, 24)))
         before = copied(running)
-        rate = running.figures().lr
+        rate = running.metrics().lr
         running.micro_step(batches()[0], 1 / 8)
-        figures = running.figures()
-        assert (figures.skipped, running.applied_steps, figures.loss_scale) == (1, 0, 2.0**23)
-        assert figures.lr == rate and furthest(before, running.weights()) == 0
+        metrics = running.metrics()
+        assert (metrics.skipped, running.applied_steps, metrics.loss_scale) == (1, 0, 2.0**23)
+        assert metrics.lr == rate and furthest(before, running.weights()) == 0
         while running.applied_steps == 0:
             running.micro_step(batches()[0], 1 / 8)
         assert furthest(before, running.weights()) > 0
-        assert math.isfinite(float(running.figures().grad_norm or math.nan))
+        assert math.isfinite(float(running.metrics().grad_norm or math.nan))
         running.close()
 
     @pytest.mark.parametrize("stage", [0, 1, 2, 3])
@@ -499,7 +504,7 @@ class TestFailures:
 
 
 class TestSettings:
-    def read(self, world: World, name: str | None, **given: Any) -> tuple[str, dict[str, Any]]:
+    def read(self, world: World, name: str | None, **given: Any) -> DeepSpeedConfig:
         return engine.read_config(settings(name, **given), world)
 
     def test_unknown_name(self, world: World) -> None:
@@ -537,8 +542,8 @@ class TestSettings:
     def test_precisions_that_contradict(self, world: World) -> None:
         assert_user_error(lambda: self.read(world, "fp32", precision="bf16"), "fp32", "--precision says bf16")
         assert_user_error(lambda: self.read(world, "bf16_zero1", precision="fp32"), "is bf16", "--precision says fp32")
-        assert self.read(world, "bf16_zero1", precision="bf16")[0] == "bf16"
-        assert self.read(world, "fp32", precision="auto")[0] == "fp32"
+        assert self.read(world, "bf16_zero1", precision="bf16").precision == "bf16"
+        assert self.read(world, "fp32", precision="auto").precision == "fp32"
 
     def test_fp16_that_the_device_has_not(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         from deepspeed.accelerator import get_accelerator
@@ -546,10 +551,10 @@ class TestSettings:
         monkeypatch.setattr(get_accelerator(), "is_fp16_supported", lambda: False)
         for name, precision in (("fp16_zero2", "auto"), (None, "fp16"), ("fp16_zero0", "fp16")):
             assert_user_error(lambda n=name, p=precision: self.read(world, n, precision=p), "fp16", "cpu", "bf16, fp32")
-        assert self.read(world, None)[0] in ("bf16", "fp32")
+        assert self.read(world, None).precision in ("bf16", "fp32")
 
     def test_autocast_is_bf16(self, world: World, tmp_path: Path) -> None:
-        assert self.read(world, "bf16_autocast")[0] == "bf16"
+        assert self.read(world, "bf16_autocast").precision == "bf16"
         half = custom(tmp_path, torch_autocast={"enabled": True, "dtype": "float16"})
         assert_user_error(lambda: self.read(world, half), "torch_autocast", "fp16_zero0")
 
@@ -559,9 +564,9 @@ class TestSettings:
         for size in (1, 4):
             wider = World(0, size, 0, size, world.device)
             for precision in ("fp16", "bf16", "fp32"):
-                chosen, read = self.read(wider, None, precision=precision)
-                assert chosen == precision
-                stages[precision, size] = read["zero_optimization"]["stage"]
+                chosen = self.read(wider, None, precision=precision)
+                assert chosen.precision == precision
+                stages[precision, size] = chosen.stage
         assert stages == {
             ("fp16", 1): 0, ("fp16", 4): 1, ("bf16", 1): 0, ("bf16", 4): 0, ("fp32", 1): 0, ("fp32", 4): 0,
         }  # fmt: skip
@@ -578,13 +583,13 @@ class TestSettings:
     def test_number_that_contradicts_the_run(self, tmp_path: Path, key: str, value: float) -> None:
         plan = BatchPlan(8, 1, 1, 8)
         assert_user_error(
-            lambda: ds_config.fill({key: value}, settings(), plan, "mine"), "mine", key, str(value), '"auto"'
+            lambda: DeepSpeedConfig("mine", {key: value}).fill(settings(), plan), "mine", key, str(value), '"auto"'
         )
 
     def test_fill(self) -> None:
         plan = BatchPlan(4, 2, 3, 24)
         given = {"train_batch_size": 24, "gradient_clipping": "auto", "zero_optimization": {"stage": 1}}
-        filled = ds_config.fill({**given, "steps_per_print": 5}, settings(), plan, "mine")
+        filled = DeepSpeedConfig("mine", {**given, "steps_per_print": 5}).fill(settings(), plan)
         assert filled == {
             "train_batch_size": 24,
             "train_micro_batch_size_per_gpu": 4,
@@ -597,7 +602,7 @@ class TestSettings:
 
     def test_auto_where_it_cannot_be(self) -> None:
         assert_user_error(
-            lambda: ds_config.fill({"seed": "auto"}, settings(), BatchPlan(8, 1, 1, 8), "mine"), "seed", '"auto"'
+            lambda: DeepSpeedConfig("mine", {"seed": "auto"}).fill(settings(), BatchPlan(8, 1, 1, 8)), "seed", '"auto"'
         )
 
     @pytest.mark.parametrize("key", ["elasticity", "amp", "curriculum_learning"])

@@ -64,7 +64,7 @@ def test_the_corrected_command_trains(
     assert collect.read_all([folder])[0].status == "finished"
 
 
-def test_a_mended_task_file(tiny_bert: Path, tmp_path: Path) -> None:
+def test_a_corrected_task_file(tiny_bert: Path, tmp_path: Path) -> None:
     """Its definition is part of the run, and the one that failed is another."""
     path = own_files.write("multiclass", tmp_path / "data")
     good = path.read_text()

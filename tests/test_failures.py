@@ -139,7 +139,7 @@ class TestReport:
     @pytest.mark.parametrize(
         ("error", "status"), [(UserError("--seed x: not a number"), 2), (TrainingFailed("diverged"), 1)]
     )
-    def test_what_a_user_can_mend_is_one_line(
+    def test_what_a_user_can_correct_is_one_line(
         self, error: Exception, status: int, capsys: pytest.CaptureFixture[str]
     ) -> None:
         error.add_note("not for the screen")

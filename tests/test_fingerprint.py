@@ -261,7 +261,7 @@ class TestWhatIsSaidAndRecorded:
         begun.unfinished()
         torch.set_num_threads(threads + 1)
         try:
-            inputs.record(inputs.as_begun(config, world, begun.folder), world, begun.folder, {"train"})
+            inputs.record(*inputs.resolve(config, world, begun.folder), world, begun.folder, {"train"})
         finally:
             torch.set_num_threads(threads)
         assert begun.record["changes"] == result["changes"]  # told once, not at every start

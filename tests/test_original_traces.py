@@ -56,19 +56,19 @@ def test_every_step(
     net = model.build(run, task.head.num_outputs, task.head.per_word, tokenizer)
     weights = load_file(folder / "model.safetensors")
     net.classifier.load_state_dict({part: weights[f"classifier.{part}"] for part in ("weight", "bias")})
-    running = engine.build(net, task.head, run, plan, steps, world)
+    running = engine.build(net, task.head, run, engine.read_config(run, world), plan, steps, world)
     losses: list[float] = []
     rates: list[float] = []
     norms: list[float | None] = []
     units: list[int] = []
     for epoch in range(len(original["orders"])):
         for passes in data.epoch_steps(encoded, plan, run.seed, epoch, rank=0):
-            rates.append(running.figures().lr)
+            rates.append(running.metrics().lr)
             for micro in passes:
                 batch = data.collate(encoded, micro.examples, int(tokenizer.pad_token_id))
                 losses.append(float(running.micro_step(batch, micro.scale)))
                 units.append(sum(batch.units))
-            norms.append(running.figures().grad_norm)
+            norms.append(running.metrics().grad_norm)
     running.close()
     assert (len(rates), steps, units) == (original["steps"], original["steps"], original["units"])
     assert rates == pytest.approx(original["lr"])

@@ -242,7 +242,7 @@ class TestRows:
         def cost(count: int, longest: int) -> float:
             return price + count * longest
 
-        groups = attention.cut(lengths, cost)
+        groups = attention.partition(lengths, cost)
         assert [begin for begin, _ in groups] + [len(lengths)] == [0] + [end for _, end in groups]
         found = sum(cost(end - begin, lengths[begin]) for begin, end in groups)
         steps = [i for i in range(1, len(lengths)) if -(-lengths[i] // 8) != -(-lengths[i - 1] // 8)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from running import free_port
 
-from harness import distributed, rendezvous
+from harness import rendezvous
 from harness.errors import UserError
 from harness.rendezvous import Rendezvous
 
@@ -26,7 +26,7 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith(("SLURM", "MASTER_", "TORCHELASTIC_")):
             del os.environ[name]
-    monkeypatch.setattr(rendezvous, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(rendezvous, "WARN_SECONDS", 0.1)
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -92,7 +92,7 @@ class TestWaiting:
     def test_how_long_is_a_flag(self) -> None:
         began = time.monotonic()
         with pytest.raises(UserError, match=r"waited 2 s .*--rendezvous_seconds"):
-            distributed._join("gloo", rank(1, 2, seconds=2.0))
+            rank(1, 2, seconds=2.0).store()
         assert time.monotonic() - began < 4
 
 
@@ -208,7 +208,7 @@ class TestMeetingPlace:
         assert (tmp_path / "meeting").read_text().split()[0] == host
 
     def test_a_folder_that_not_all_see(self, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"waited .* for rank 0's word in --output_dir .* \(do all nodes see"):
+        with pytest.raises(UserError, match=r"waited .* for rank 0's address in --output_dir .* \(do all nodes see"):
             rank(1, 2).look_for(tmp_path / "meeting")
 
     def test_nowhere_to_meet(self) -> None:

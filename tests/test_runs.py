@@ -190,7 +190,7 @@ class TestFailedStart:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"data_dir": "/mended"},
+            {"data_dir": "/corrected"},
             {"model_name_or_path": "other"},
             {"task": "u"},
             {"own_task": {"name": "t", "labels": ["a"]}},

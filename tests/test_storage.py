@@ -278,7 +278,7 @@ def test_newest_checkpoint_that_is_damaged(
     largest.unlink() if damage == "missing" else os.truncate(largest, largest.stat().st_size // 2)
     assert train.main(command(model, output)) == 0
     said = capsys.readouterr().out
-    assert f"WARNING: {newest} is not complete and is passed over" in said
+    assert f"WARNING: {newest} is not complete and is skipped" in said
     assert "Resumed after 0 epochs and 5 steps" in said
     assert fingerprint(output) == fingerprint(undisturbed)
 

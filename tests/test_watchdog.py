@@ -17,9 +17,9 @@ from test_failures import ENVIRONMENT, HERE
 from harness import watchdog
 from harness.distributed import World
 from harness.errors import EXIT_LOST
-from harness.watchdog import Sign, Stuck, Watchdog, judge
+from harness.watchdog import Heartbeat, Stuck, Watchdog, judge
 
-WELL = Sign(turn=5, phase="training", idle=1.0, limit=60.0, silence=60.0, begun=10)
+WELL = Heartbeat(turn=5, phase="training", idle=1.0, limit=60.0, silence=60.0, collectives=10)
 LATE = replace(WELL, idle=61.0)
 
 
@@ -33,13 +33,13 @@ class TestJudge:
         assert judge({0: WELL}, {0: 0.0, 1: 61.0}, 60.0) == Stuck((1,), "loading", 61.0, answers=False)
 
     def test_who_keeps_the_others_waiting(self) -> None:
-        signs = {0: replace(LATE, begun=11), 1: LATE, 2: replace(LATE, begun=11)}
-        assert judge(signs, {}, 60.0) == Stuck((1,), "training", 61.0, answers=True)
+        heartbeats = {0: replace(LATE, collectives=11), 1: LATE, 2: replace(LATE, collectives=11)}
+        assert judge(heartbeats, {}, 60.0) == Stuck((1,), "training", 61.0, answers=True)
 
     def test_who_waits_for_one_that_may_take_longer(self) -> None:
         saving = replace(WELL, phase="saving", idle=300.0, limit=600.0)
-        assert judge({0: saving, 1: replace(LATE, begun=11, idle=300.0)}, {}, 60.0) is None
-        assert judge({0: replace(saving, idle=601.0), 1: replace(LATE, begun=11)}, {}, 60.0) == Stuck(
+        assert judge({0: saving, 1: replace(LATE, collectives=11, idle=300.0)}, {}, 60.0) is None
+        assert judge({0: replace(saving, idle=601.0), 1: replace(LATE, collectives=11)}, {}, 60.0) == Stuck(
             (0,), "saving", 601.0, answers=True
         )
 
@@ -54,10 +54,10 @@ class Life:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.now = 0.0
         monkeypatch.setattr(watchdog, "monotonic", lambda: self.now)
-        told = SimpleNamespace(keep_stack=None, end_stuck=None)
+        handler = SimpleNamespace(keep_stack=None, end_stuck=None)
         world = World(0, 1, 0, 1, torch.device("cpu"))
         options = {"minutes": 1.0, "compiles": False, **options}
-        self.dog = Watchdog(world, begun=lambda: 0, told=told, **options)  # type: ignore[arg-type]
+        self.dog = Watchdog(world, collectives=lambda: 0, handler=handler, **options)  # type: ignore[arg-type]
 
     def stand_still(self, seconds: int) -> Stuck | None:
         for _ in range(seconds):

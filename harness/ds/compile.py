@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import nn
 
 from harness.config import RunConfig
-from harness.ds import config as ds_config
+from harness.ds.config import DeepSpeedConfig
 from harness.model import EncoderWithHead
+from harness.model_folder import first_line
 from harness.standard_head import StandardHead
 
 logger = logging.getLogger(__name__)
 
 
 def compile_layers(
-    network: EncoderWithHead | StandardHead, config: RunConfig, settings: Mapping[str, Any], device: torch.device
+    network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, device: torch.device
 ) -> None:
-    """With --compile: compile the encoder's layers, or say why they are not. `settings` are DeepSpeed's.
+    """With --compile: compile the encoder's layers, or say why they are not.
 
     Layers share their code and so one compilation for each shape; sizes stay variables in it, and packed rows keep few
     of them. Rounding differs from that of layers as they are.
     """
     if not config.compile:
         return
-    partitioned = ds_config.stage(settings) == 3
-    reason = "ZeRO-3 takes a layer's weights away between passes" if partitioned else _refusal(device)
+    reason = "ZeRO-3 takes a layer's weights away between passes" if deepspeed.stage == 3 else _refusal(device)
     if reason:
         logger.warning("--compile: layers run as they are (%s).", reason)
         return
@@ -50,5 +48,5 @@ def _refusal(device: torch.device) -> str:
     try:
         torch.compile(lambda tensor: (tensor + 1).relu())(torch.ones(8, device=device))
     except Exception as error:  # of many kinds, by device and version
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     return ""

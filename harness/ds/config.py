@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,52 @@ NO_CLIPPING = 1e30  # at 0 DeepSpeed would not compute the gradient's norm eithe
 SECTIONS = ("fp16", "bf16", "torch_autocast", "zero_optimization")
 
 
+@dataclass(frozen=True)
+class DeepSpeedConfig:
+    """A DeepSpeed JSON as it is written, "auto" included."""
+
+    name: str  # in ds_configs/, or a path
+    settings: Mapping[str, Any]
+
+    @property
+    def precision(self) -> str:
+        """fp16, bf16 or fp32."""
+        if self.settings.get("fp16", {}).get("enabled"):
+            return "fp16"
+        return "bf16" if self.settings.get("bf16", {}).get("enabled") or self.autocast else "fp32"
+
+    @property
+    def autocast(self) -> bool:
+        """Whether weights stay in float32 and matrix products alone are cast to bf16 (torch.autocast)."""
+        return bool(self.settings.get("torch_autocast", {}).get("enabled"))
+
+    @property
+    def stage(self) -> int:
+        """ZeRO's stage."""
+        stage: int = self.settings.get("zero_optimization", {}).get("stage", 0)
+        return stage
+
+    def fill(self, config: RunConfig, plan: BatchPlan) -> dict[str, Any]:
+        """The settings with every "auto" filled; a number that contradicts the run's is a UserError."""
+        ours = {
+            "train_micro_batch_size_per_gpu": plan.micro,
+            "gradient_accumulation_steps": plan.accumulation,
+            "train_batch_size": plan.micro * plan.world * plan.accumulation,
+            "gradient_clipping": config.max_grad_norm or NO_CLIPPING,
+        }
+        for key, value in ours.items():
+            given = self.settings.get(key, "auto")
+            if given not in ("auto", value):
+                raise UserError(
+                    f'--ds_config {self.name}: {key} is {given}, the run\'s flags say {value}; write "auto" there'
+                )
+        filled = {key: value for key, value in self.settings.items() if key not in ours}
+        auto = [key for key, value in filled.items() if value == "auto"]
+        if auto:
+            raise UserError(f'--ds_config {self.name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
+        return {"steps_per_print": 10**9, "wall_clock_breakdown": False, **filled, **ours}  # DeepSpeed logs nothing
+
+
 def default(precision: str, world_size: int, device: str) -> str:
     """The name in ds_configs/ that costs least: stage 0, from two GPUs on stage 1, which shares the optimizer's
     memory for no more traffic. On a CPU (`device` "cpu") casting single layers costs less than keeping two sets of
@@ -24,8 +71,8 @@ def default(precision: str, world_size: int, device: str) -> str:
     return {"fp16": "fp16_zero0" if world_size == 1 else "fp16_zero1", "fp32": "fp32"}[precision]
 
 
-def read(name: str) -> tuple[str, dict[str, Any]]:
-    """(precision, settings) of a name in ds_configs/ or of a path. Raises UserError."""
+def read(name: str) -> DeepSpeedConfig:
+    """That of a name in ds_configs/ or of a path. Raises UserError."""
     settings = _read_json(name)
     owned = [key for key in ("optimizer", "scheduler") if key in settings]
     if owned:
@@ -35,23 +82,12 @@ def read(name: str) -> tuple[str, dict[str, Any]]:
     for section in SECTIONS:
         if not isinstance(settings.get(section, {}), dict):
             raise UserError(f"--ds_config {name}: {section} is {settings[section]!r}; it must be an object of settings")
-    if settings.get("zero_optimization", {}).get("stage", 0) not in (0, 1, 2, 3):
+    found = DeepSpeedConfig(name, settings)
+    if found.stage not in (0, 1, 2, 3):
         raise UserError(f"--ds_config {name}: zero_optimization.stage must be 0, 1, 2 or 3")
-    if is_mixed(settings) and settings["torch_autocast"].get("dtype") != "bfloat16":
+    if found.autocast and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
-    if settings.get("fp16", {}).get("enabled"):
-        return "fp16", settings
-    return "bf16" if settings.get("bf16", {}).get("enabled") or is_mixed(settings) else "fp32", settings
-
-
-def is_mixed(settings: Mapping[str, Any]) -> bool:
-    """Whether weights stay in float32 and matrix products alone are cast to bf16 (torch.autocast)."""
-    return bool(settings.get("torch_autocast", {}).get("enabled"))
-
-
-def stage(settings: Mapping[str, Any]) -> int:
-    """ZeRO's stage."""
-    return int(settings.get("zero_optimization", {}).get("stage", 0))
+    return found
 
 
 def _read_json(name: str) -> dict[str, Any]:
@@ -65,24 +101,3 @@ def _read_json(name: str) -> dict[str, Any]:
                 f"there are {', '.join(known)}, or name a .json file"
             )
     return read_settings(path, "--ds_config", "see ds_configs/ for examples")
-
-
-def fill(settings: Mapping[str, Any], config: RunConfig, plan: BatchPlan, name: str) -> dict[str, Any]:
-    """The settings with every "auto" filled; a number that contradicts the run's is a UserError."""
-    ours = {
-        "train_micro_batch_size_per_gpu": plan.micro,
-        "gradient_accumulation_steps": plan.accumulation,
-        "train_batch_size": plan.micro * plan.world * plan.accumulation,
-        "gradient_clipping": config.max_grad_norm or NO_CLIPPING,
-    }
-    for key, value in ours.items():
-        if settings.get(key, "auto") not in ("auto", value):
-            raise UserError(
-                f'--ds_config {name}: {key} is {settings[key]}, the run\'s flags say {value}; write "auto" there'
-            )
-    filled = {key: value for key, value in settings.items() if key not in ours}
-    auto = [key for key, value in filled.items() if value == "auto"]
-    if auto:
-        raise UserError(f'--ds_config {name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
-    quiet = {"steps_per_print": 10**9, "wall_clock_breakdown": False}
-    return {**filled, **ours, **{key: value for key, value in quiet.items() if key not in filled}}

@@ -26,8 +26,10 @@ from harness.distributed import World, barrier
 from harness.ds import config as ds_config
 from harness.ds import fixes, optimizer_state
 from harness.ds.compile import compile_layers
+from harness.ds.config import DeepSpeedConfig
 from harness.errors import SCALE_AT_MINIMUM, UserError
 from harness.model import EncoderWithHead, parameter_groups
+from harness.model_folder import first_line
 from harness.standard_head import StandardHead
 from harness.task import Batch, Head
 
@@ -38,11 +40,12 @@ REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
 TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
-LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")  # what changes in training
+# What changes of the loss scaler in training. Without the counters a resumed run would raise its scale at another step.
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 @dataclass(frozen=True)
-class StepFigures:
+class StepMetrics:
     """What the last optimizer step looked like; reading them waits for the device."""
 
     lr: float
@@ -76,8 +79,8 @@ def choose_precision(asked: str, device: torch.device) -> str:
     return asked
 
 
-def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
-    """(precision, DeepSpeed settings) of --ds_config, or of the default for precision and world size.
+def read_config(config: RunConfig, world: World) -> DeepSpeedConfig:
+    """That of --ds_config, or the default for precision and world size.
 
     Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
     the device does not have or that contradicts --precision.
@@ -86,24 +89,24 @@ def read_config(config: RunConfig, world: World) -> tuple[str, dict[str, Any]]:
         name = ds_config.default(choose_precision(config.precision, world.device), world.size, world.device.type)
     else:
         name = config.ds_config
-    precision, settings = ds_config.read(name)
-    if config.precision not in ("auto", precision):
-        raise UserError(f"--ds_config {name} is {precision}, --precision says {config.precision}: give one of the two")
-    choose_precision(precision, world.device)
-    return precision, settings
+    deepspeed = ds_config.read(name)
+    if config.precision not in ("auto", deepspeed.precision):
+        raise UserError(
+            f"--ds_config {name} is {deepspeed.precision}, --precision says {config.precision}: give one of the two"
+        )
+    choose_precision(deepspeed.precision, world.device)
+    return deepspeed
 
 
 def forward_as_trained(
-    network: EncoderWithHead | StandardHead, config: RunConfig, world: World
+    network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, world: World
 ) -> Callable[[Batch], torch.Tensor]:
     """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
-    precision, settings = read_config(config, world)
-    mixed = ds_config.is_mixed(settings)
-    network = network.to(world.device, torch.float32 if mixed else DTYPES[precision])
-    compile_layers(network, config, settings, world.device)
+    network = network.to(world.device, torch.float32 if deepspeed.autocast else DTYPES[deepspeed.precision])
+    compile_layers(network, config, deepspeed, world.device)
 
     def forward(batch: Batch) -> torch.Tensor:
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=deepspeed.autocast):
             logits: torch.Tensor = network(batch.to(world.device))
         return logits
 
@@ -155,7 +158,7 @@ class Engine:
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
         # (its pull request 8393); then that is done here.
         self._scales_loss = fixes.is_fp16_without_zero(inner)
-        self._linear = linear  # stage 3 puts its own in place of torch's, for the whole process and for good
+        self._linear = linear  # torch's: stage 3 puts its own in place of it, for the whole process and for good
         self._skipped_in_a_row = 0
         self._adam = OriginalAdam(optimizer_state.of(inner).adam)
 
@@ -197,12 +200,12 @@ class Engine:
         """Dropout on or off."""
         self.inner.train(mode)
 
-    def figures(self) -> StepFigures:
+    def metrics(self) -> StepMetrics:
         """Of the last optimizer step."""
         norm = self.inner.get_global_grad_norm()
         scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
         lr = float(self.inner.optimizer.param_groups[0]["lr"])
-        return StepFigures(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
+        return StepMetrics(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The float32 weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
@@ -243,6 +246,7 @@ class Engine:
         self._adam.steps = counters["adam_steps"]
         inner, scaler = self.inner, self._loss_scaler()
         inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]
+        # DeepSpeed steps at the passes whose number divides by the accumulation; a checkpoint always lies at one.
         inner.micro_steps = inner.global_steps * inner.gradient_accumulation_steps()
         for name, value in counters["loss_scale"].items():
             if value is not None and hasattr(scaler, name):
@@ -269,24 +273,31 @@ class Engine:
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # else the process's next engine would mix precisions too
 
 
-def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan, steps: int, world: World) -> Engine:
+def build(
+    model: EncoderWithHead,
+    head: Head,
+    config: RunConfig,
+    ds: DeepSpeedConfig,
+    plan: BatchPlan,
+    steps: int,
+    world: World,
+) -> Engine:
     """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
 
-    Raises UserError where the settings do not fit (see `read_config`), or the libraries.
+    Raises UserError where DeepSpeed refuses its settings, or where a library is not as we know it.
     """
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
     _spare_compilers(world)
     private_names.check()
-    precision, settings = read_config(config, world)
-    if world.size > 1 and ds_config.stage(settings) == 3:
+    if world.size > 1 and ds.stage == 3:
         model.layout = model.layout.in_one_pass()
-    compile_layers(model, config, settings, world.device)
-    name = config.ds_config or "default"
-    filled = ds_config.fill(settings, config, plan, name)
+    compile_layers(model, config, ds, world.device)
+    filled = ds.fill(config, plan)
     linear = torch.nn.functional.linear
     groups = parameter_groups(model, config.weight_decay)
+    # Fused: one operation for all parameters, and the count of steps stays on the device.
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
     try:
         inner, *_ = deepspeed.initialize(
@@ -294,16 +305,20 @@ def build(model: EncoderWithHead, head: Head, config: RunConfig, plan: BatchPlan
             optimizer=optimizer,
             lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
             config=filled,
-            dist_init_required=False,
+            dist_init_required=False,  # the process group is there: harness/distributed.py
         )
     except Exception as error:
         its_own = type(error) is Exception or type(error).__module__.startswith("deepspeed.")
         if not its_own and not isinstance(error, REFUSALS):
             raise  # whatever else happens there is not the settings' fault
-        raise UserError(f"--ds_config {name}: DeepSpeed refuses it ({_reason(error)})") from error
+        reason = first_line(error)
+        if isinstance(error, ValidationError):  # its first line names no key
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
     fixes.apply(inner, world)
     barrier()
-    return Engine(inner, head, world, precision, linear)
+    return Engine(inner, head, world, ds.precision, linear)
 
 
 def _spare_compilers(world: World) -> None:
@@ -322,10 +337,3 @@ def _spare_compilers(world: World) -> None:
             importlib.import_module("deepspeed.runtime.zero.muon.original_muon")
     finally:
         compiler.compile = compile_function
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, ValidationError):
-        first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -15,6 +15,7 @@ import tasks
 from harness import fingerprint, run_folder
 from harness.config import RunConfig
 from harness.ds import config as ds_config
+from harness.ds.config import DeepSpeedConfig
 from harness.errors import UserError
 from harness.fingerprint import COMMIT, Digest, Input
 from harness.run_folder import RunFolder
@@ -85,7 +86,7 @@ def _is_another(found: Input, name: str, folder: RunFolder, kept: Mapping[str, A
 def _other_precision(folder: RunFolder, recorded: str, config: RunConfig) -> str | None:
     asked, why = config.precision, ""
     if config.ds_config is not None:
-        asked, why = ds_config.read(config.ds_config)[0], f" by --ds_config {config.ds_config}"
+        asked, why = ds_config.read(config.ds_config).precision, f" by --ds_config {config.ds_config}"
     if asked in ("auto", recorded):
         return None
     return (
@@ -103,22 +104,23 @@ def changed(config: RunConfig, digest: Digest = fingerprint.sha256) -> Iterator[
     for found in of(_pinned(config, kept)):
         if (name := found.changed(kept[found.kind], digest)) is not None:
             yield f"{found.named}: {name}"
-    if config.ds_config is not None and ds_config.read(config.ds_config)[1] != kept["ds_config"]:
+    if config.ds_config is not None and ds_config.read(config.ds_config).settings != kept["ds_config"]:
         yield f"--ds_config {config.ds_config}"
 
 
-def as_begun(config: RunConfig, world: World, folder: RunFolder) -> RunConfig:
-    """The settings with what the first start decided: the precision, and the commit of a model of the hub.
+def resolve(config: RunConfig, world: World, folder: RunFolder) -> tuple[RunConfig, DeepSpeedConfig]:
+    """(settings with precision, and commit of a model of the hub, as the run's first start had them; DeepSpeed JSON).
 
     Collective, decided by rank 0. Raises UserError where a device cannot compute in that precision.
     """
     from harness import distributed
     from harness.ds import engine  # with torch and deepspeed, which take seconds
 
-    def decide() -> RunConfig:
+    def decide() -> tuple[RunConfig, DeepSpeedConfig]:
         kept = fingerprint.read(folder) if fingerprint.begun(folder) else None
         if kept is None:
-            return replace(config, precision=engine.read_config(config, world)[0])
+            deepspeed = engine.read_config(config, world)
+            return replace(config, precision=deepspeed.precision), deepspeed
         recorded = kept["precision"]
         able = engine.supported_precisions(world.device)
         if not able.get(recorded):
@@ -130,22 +132,23 @@ def as_begun(config: RunConfig, world: World, folder: RunFolder) -> RunConfig:
         here = engine.choose_precision(config.precision, world.device) if config.ds_config is None else recorded
         if here != recorded:
             logger.warning("--precision auto is %s here: the run goes on in %s, as it began", here, recorded)
-        return replace(_pinned(config, kept), precision=recorded)
+        resumed = replace(_pinned(config, kept), precision=recorded)
+        return resumed, engine.read_config(resumed, world)
 
-    decided = distributed.on_main(decide)
-    engine.read_config(decided, world)
-    return decided
+    decided, deepspeed = distributed.on_main(decide)
+    engine.choose_precision(decided.precision, world.device)  # ranks may have unlike devices
+    return decided, deepspeed
 
 
-def record(config: RunConfig, world: World, folder: RunFolder, splits: Collection[str]) -> None:
+def record(
+    config: RunConfig, deepspeed: DeepSpeedConfig, world: World, folder: RunFolder, splits: Collection[str]
+) -> None:
     """Write fingerprint.json at the first start; at a later one say and record what may be another. Rank 0 alone.
 
     `splits` are those that the run reads now. To be called when the tokenizer is loaded: what the hub has of it is in
     the cache then. Raises UserError where the hub has another model now.
     """
     import torch
-
-    from harness.ds import engine
 
     begun = fingerprint.begun(folder)
     kept = fingerprint.read(folder) if begun else None
@@ -156,7 +159,7 @@ def record(config: RunConfig, world: World, folder: RunFolder, splits: Collectio
     data, *models = of(config)
     read = {split: path for split, path in data.files.items() if split in splits}
     now = {
-        "ds_config": engine.read_config(config, world)[1],
+        "ds_config": dict(deepspeed.settings),
         "versions": fingerprint.versions(),
         "commit": fingerprint.commit(),
         "threads": torch.get_num_threads() if world.device.type == "cpu" else None,

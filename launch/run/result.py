@@ -70,13 +70,11 @@ def _resumed_step(run: Run) -> int:
     """The step up to which earlier metrics stay: all of them where nothing is trained any more."""
     if not run.trains:
         return sys.maxsize
-    from harness import checkpoint
+    if run.resumed is None:
+        return 0
     from harness.data import steps_per_epoch
 
-    state = checkpoint.begun(run.folder.checkpoints) if run.world.is_main else None
-    if state is None:
-        return 0
-    return state.epoch * steps_per_epoch(len(run.training_examples()), run.plan) + state.step_in_epoch
+    return run.resumed.epoch * steps_per_epoch(len(run.training_examples()), run.plan) + run.resumed.step_in_epoch
 
 
 def described(run: Run) -> dict[str, Any]:

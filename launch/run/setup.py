@@ -11,8 +11,10 @@ from typing import Any
 import tasks
 from harness import checkpoint, data, distributed, model, pretrained, token_cache, watchdog
 from harness import config as run_config
+from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
+from harness.ds.config import DeepSpeedConfig
 from harness.evaluate import Split
 from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
@@ -34,13 +36,19 @@ class Run:
     world: World
     folder: RunFolder
     plan: BatchPlan
-    precision: str  # fp16 | bf16 | fp32
+    deepspeed: DeepSpeedConfig
+    resumed: TrainState | None  # of the newest whole checkpoint when the run was started
     task: Task
     tokenizer: Any
     splits: dict[str, Split]  # those that are needed and have examples
     data: str  # "given" | "sample"
     model_commit: str | None  # of the hub, that the encoder's files are of
     trains: bool  # whether there is anything to train: a finished run is only asked for further scores
+
+    @property
+    def precision(self) -> str:
+        """fp16 | bf16 | fp32."""
+        return self.deepspeed.precision
 
     @property
     def train_splits(self) -> tuple[str, ...]:
@@ -59,8 +67,9 @@ class Run:
 
 def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
-    config = inputs.as_begun(config, world, folder)
-    plan = run_config.batch_plan(config, world.size, _begun_with(folder))
+    config, deepspeed = inputs.resolve(config, world, folder)
+    resumed = distributed.on_main(lambda: checkpoint.newest_state(folder.checkpoints))
+    plan = run_config.batch_plan(config, world.size, None if resumed is None else resumed.examples_per_step)
     trains = distributed.on_main(lambda: bool(config.do_train) and not folder.result.is_file())
     task = tasks.get(config.task, config.own_task)
     own_head = None if config.trained else fine_tuned.check(config, task)
@@ -70,7 +79,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config, task.head.per_word)
-    distributed.on_main(lambda: inputs.record(config, world, folder, settings.needed_splits(config, task)))
+    needed = settings.needed_splits(config, task)
+    distributed.on_main(lambda: inputs.record(config, deepspeed, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = token_cache.place(place, config.feature_cache if kind == "given" else token_cache.NOWHERE)
     with watchdog.phase("tokenising"):
@@ -81,15 +91,12 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
     shown = "sample" if made_up else "given"
     commit = pretrained.commit(config)
-    run = Run(config, world, folder, plan, config.precision, task, tokenizer, splits, shown, commit, trains)
+    run = Run(
+        config, world, folder, plan, deepspeed, resumed, task, tokenizer, splits, data=shown, model_commit=commit,
+        trains=trains,
+    )  # fmt: skip
     _announce(run, place)
     return run
-
-
-def _begun_with(folder: RunFolder) -> int | None:
-    """Examples per optimizer step of the run that lies in the folder."""
-    state = distributed.on_main(lambda: checkpoint.begun(folder.checkpoints))
-    return None if state is None else state.examples_per_step
 
 
 def _read(config: RunConfig, task: Task, place: Path) -> dict[str, list[Example]]:

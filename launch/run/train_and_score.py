@@ -39,7 +39,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     logger.info("loading %s ...", config.model_label)
     network = model.build(config, run.task.head.num_outputs, run.task.head.per_word, run.tokenizer)
-    trained = engine.build(network, run.task.head, config, run.plan, steps, world)
+    trained = engine.build(network, run.task.head, config, run.deepspeed, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 
     def score_dev() -> Evaluation:
@@ -141,7 +141,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
         return {}
     logger.info("scoring %s ...", " and ".join(asked))
     network = _network(run)
-    forward = engine.forward_as_trained(network, run.config, run.world)
+    forward = engine.forward_as_trained(network, run.config, run.deepspeed, run.world)
     scores = {}
     for name in asked:
         scores[name] = evaluate(forward, run.splits[name], run.task, run.config, run.world, run.pad_id)
