@@ -182,4 +182,6 @@ class Task:
     score_key: str  # which of Report.values is the score
     negative: str | None = None  # the label that the score leaves out
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on
+    title: str = ""  # what papers call it
+    label_titles: tuple[str, ...] = ()  # what the labels stand for, where their names do not say it
     disjoint: bool = False  # tagging: an I behind an O is one more part of the mention that the last B opened

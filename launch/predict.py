@@ -29,7 +29,6 @@ from launch.reporting.inputs import Form, Item, Reader, forms, line_blocks
 from launch.run import fine_tuned
 from launch.run.settings import SAMPLE_BANNER
 from tasks.mentions import shown_mentions
-from tasks.published import LABEL_TITLES
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -133,8 +132,8 @@ class Predictor:
         """The labels, and what they stand for where they do not say it themselves."""
         labels = self.form.task.labels
         answer = {"labels": [label for label, value in zip(labels, values, strict=True) if value]}
-        titles = LABEL_TITLES.get(self.form.task.name)
-        if titles is not None:
+        titles = self.form.task.label_titles
+        if titles:
             answer["names"] = [title for title, value in zip(titles, values, strict=True) if value]
         return answer
 

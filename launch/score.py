@@ -23,7 +23,6 @@ from harness.terminal import guarded
 from launch.run import settings
 from launch.run.settings import SAMPLE_BANNER
 from tasks import predictions
-from tasks.published import LABEL_TITLES
 
 PIPE_WIDTH = 100  # columns of the table where stderr is no terminal
 
@@ -83,14 +82,13 @@ def _main(argv: Sequence[str] | None) -> int:
     found = score(task, Path(given.predictions), data_dir, given.split or "test")
     print(json.dumps(found, indent=2, allow_nan=False))
     sys.stdout.flush()
-    show(found)
+    show(found, task.label_titles)
     return 0
 
 
-def show(found: Mapping[str, Any]) -> None:
-    """For people, on stderr: score and figures times 100, and how each class was found."""
+def show(found: Mapping[str, Any], titles: Sequence[str]) -> None:
+    """For people, on stderr: score and figures times 100, and how each class was found; `titles` of the classes."""
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH, highlight=False)
-    titles = LABEL_TITLES.get(found["task"], ())
     console.print(f"{found['task']}: {found['metric']} {100 * found['score']:.2f}", style="bold", markup=False)
     if found["per_class"]:
         table = Table(box=None)

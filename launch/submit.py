@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import tasks
 from harness import fingerprint, flags, run_folder, terminal
 from harness.config import RunConfig
 from harness.errors import EXIT_STOPPED, EXIT_USER, UserError
@@ -24,7 +25,6 @@ from launch.jobs.plans import Plan
 from launch.jobs.resources import Request
 from launch.jobs.suites import Suite
 from launch.run import result, settings
-from tasks.suites import SUITES
 
 
 @terminal.safely()
@@ -66,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--print", action="store_true", help="show the runs and the sbatch script, then what is "
                         "missing (exit status 2); start nothing")  # fmt: skip
     which = parser.add_argument_group("which runs (all combinations; without these flags, the one of --task)")
-    which.add_argument("--suite", metavar="X", help=f"{', '.join(SUITES)}, or a TOML file")
+    which.add_argument("--suite", metavar="X", help=f"{', '.join(tasks.SUITES)}, or a TOML file")
     which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite; "
                        "custom tasks by their TOML files")  # fmt: skip
     which.add_argument("--model", nargs="+", default=[], metavar="M", help="encoders: folders or hub names")

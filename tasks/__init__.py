@@ -1,31 +1,26 @@
-"""What is particular to BLUE: the ten tasks by name, and tasks of the user's own by their definitions."""
+"""What is particular to benchmarks: their tasks by name, and custom tasks by their definitions."""
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.task import Task, UserError
-from tasks import bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts, own
-from tasks.names import unknown
+from tasks import definition as definitions
+from tasks import old_names
+from tasks.faults import unknown
 
-__all__ = ["TASKS", "get", "is_sample", "resolve", "sample_dir"]
+__all__ = ["SUITES", "TASKS", "get", "is_sample", "resolve", "sample_dir"]
 
-Definition = Mapping[str, Any]  # of a task of the user's own, see tasks/own.py
+Definition = Mapping[str, Any]  # of a custom task, see tasks/definition.py
 
-TASKS: Mapping[str, Task] = {
-    "medsts": medsts.TASK,
-    "biosses": biosses.TASK,
-    "bc5cdr_disease": bc5cdr.DISEASE,
-    "bc5cdr_chem": bc5cdr.CHEMICAL,
-    "clefe": clefe.TASK,
-    "ddi2013": ddi2013.TASK,
-    "chemprot": chemprot.TASK,
-    "i2b2_2010": i2b2_2010.TASK,
-    "hoc": hoc.TASK,
-    "mednli": mednli.TASK,
+FOLDER = Path(__file__).parent
+SUITES: Mapping[str, tuple[str, ...]] = {
+    name: tuple(members) for name, members in tomllib.loads((FOLDER / "suites.toml").read_text()).items()
 }
+TASKS: Mapping[str, Task] = {name: definitions.shipped(f"blue/{name}.toml") for name in SUITES["blue"]}
 
 
 def resolve(name: str, data_dir: Path | None, definition: Definition | None = None) -> str:
@@ -37,30 +32,28 @@ def resolve(name: str, data_dir: Path | None, definition: Definition | None = No
     """
     plain = name.strip().lower().replace("-", "_")
     if definition is not None:
-        own_name = str(definition["name"])
-        if plain not in ("", own_name):
-            raise UserError(f"--task {name}: the task file defines {own_name}; leave --task out")
-        return own_name
+        defined = str(definition["name"])
+        if plain not in ("", defined):
+            raise UserError(f"--task {name}: the task file defines {defined}; leave --task out")
+        return defined
     if plain in TASKS:
         return plain
-    if plain != "bc5cdr":
+    if plain != old_names.OLD_NAME:
         raise unknown("task", name, TASKS)
-    folder = "" if data_dir is None else data_dir.absolute().name.lower()
-    kinds = [kind for kind in ("disease", "chem") if kind in folder]
-    if len(kinds) != 1 and data_dir is not None:
-        kinds = [kind for kind in [bc5cdr.kind_in(data_dir)] if kind is not None]
-    if len(kinds) != 1:
-        reason = "there is no data folder"
-        if data_dir is not None:
-            reason = f"neither the name of the data folder, {folder!r}, nor the mentions in its files say"
-        raise UserError(f"task {name!r}: disease or chemical? {reason}; use bc5cdr_disease or bc5cdr_chem")
-    return f"bc5cdr_{kinds[0]}"
+    reason = "there is no data folder"
+    if data_dir is not None:
+        kind = old_names.kind_in(data_dir, TASKS["bc5cdr_disease"].filenames.values())
+        if kind is not None:
+            return f"{plain}_{kind}"
+        folder = data_dir.absolute().name.lower()
+        reason = f"neither the name of the data folder, {folder!r}, nor the mentions in its files say"
+    raise UserError(f"task {name!r}: disease or chemical? {reason}; use bc5cdr_disease or bc5cdr_chem")
 
 
 def get(name: str, definition: Definition | None = None) -> Task:
     """The task of that name; with a definition the one that it defines. Raises UserError that names the nearest one."""
     if definition is not None:
-        return own.build(definition)
+        return definitions.build(definition)
     if name not in TASKS:
         raise unknown("task", name, TASKS)
     return TASKS[name]
@@ -68,9 +61,9 @@ def get(name: str, definition: Definition | None = None) -> Task:
 
 def sample_dir(name: str) -> Path:
     """The folder of the made-up sample data of a task."""
-    return Path(__file__).parent / "samples" / get(name).name
+    return FOLDER / "samples" / get(name).name
 
 
 def is_sample(name: str, folder: Path) -> bool:
-    """Whether that is the folder of the task's sample data; tasks of the user's own have none."""
+    """Whether that is the folder of the task's sample data; custom tasks have none."""
     return name in TASKS and folder.resolve() == sample_dir(name).resolve()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,48 +22,26 @@ from tasks.measures import (
     ratio,
     results_filename,
 )
-from tasks.tables import Layout, Row, read_columns, read_table
+from tasks.tables import Layout, read_columns
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-__all__ = ["MulticlassHead", "features", "metric", "read_own", "read_pairs", "read_relations", "task"]
+__all__ = ["MulticlassHead", "features", "metric", "read", "task"]
 
 NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1"}  # of what may be the score
 
 
-def read_relations(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
-    """`index sentence label`, or `sentence label`. One index may occur twice: ChemProt has pairs with two labels."""
-    rows = read_table(path, 2, "index sentence label", is_data=partial(_ends_in_a_label, labels=labels), most=3)
-    examples = []
-    for count, row in enumerate(rows):
-        index = row.text(0, "index") if len(row.cells) > 2 else f"{split}-{count}"
-        examples.append(Example(index, (row.text(-2),), row.label(-1, labels)))
-    return examples
+def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
+    """One sentence or a pair, and a label, in file order. Raises UserError naming file and line.
 
-
-def read_pairs(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
-    """Pairs from a file whose last three columns are sentence1, sentence2, label."""
-    is_data = partial(_ends_in_a_label, labels=labels)
-    rows = read_table(path, 3, "index sentence1 sentence2 label", is_data=is_data)
-    examples = []
-    for count, row in enumerate(rows):
-        index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
-        examples.append(Example(index, (row.text(-3), row.text(-2)), row.label(-1, labels)))
-    return examples
-
-
-def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> list[Example]:
-    """One sentence or a pair, and a label, wherever the file has them."""
-    rows = read_columns(path, split, layout, is_value=partial(_is_label, labels=labels))
+    One index may occur twice: ChemProt has pairs with two labels.
+    """
+    rows = read_columns(path, layout, is_value=partial(_is_label, labels=labels))
     return [
         Example(row.text(0, "index"), tuple(row.text(n) for n in range(1, len(row.cells) - 1)), row.label(-1, labels))
         for row in rows
     ]
-
-
-def _ends_in_a_label(row: Row, labels: Sequence[str]) -> bool:
-    return _is_label(row.cells[-1], labels)
 
 
 def _is_label(cell: str, labels: Sequence[str]) -> bool:
@@ -200,22 +178,12 @@ def dev_row(report: Report, negative: str | None) -> dict[str, float | int]:
     return row | {"Acc": values["accuracy"]} if negative is None else row
 
 
-def task(
-    *,
-    name: str,
-    read: Callable[[Path, str], list[Example]],
-    filenames: Mapping[str, str],
-    labels: tuple[str, ...],
-    negative: str | None,
-    score_key: str | None = None,
-) -> Task:
+def task(*, labels: tuple[str, ...], negative: str | None, score_key: str, **described: Any) -> Task:
     """A task of one class an example; `negative` is the class that the score leaves out, or None.
 
-    `score_key` is one of NAMES; by default micro F1 without the negative class, accuracy where there is none.
+    `score_key` is one of NAMES; `described`: name, title, files and the like, as Task has them.
     """
-    score_key = score_key or ("accuracy" if negative is None else "micro_f1")
     return Task(
-        read=read,
         features=partial(features, labels=labels),
         head=MulticlassHead(labels),
         metric=partial(metric, labels=labels, negative=negative, score_key=score_key),
@@ -223,10 +191,9 @@ def task(
         files=partial(files, labels=labels, negative=negative),
         dev_row=partial(dev_row, negative=negative),
         align=identity,
-        name=name,
         family="multiclass",
         labels=labels,
-        filenames=filenames,
         score_key=score_key,
         negative=negative,
+        **described,
     )

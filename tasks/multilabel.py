@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,87 +14,71 @@ import numpy as np
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
 from tasks.encoding import encode, identity
 from tasks.measures import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_filename
-from tasks.tables import Layout, Row, read_columns, read_table, shown
+from tasks.tables import SENTENCE_INDEX, Layout, Row, read_columns, shown
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-__all__ = ["THRESHOLD", "MultilabelHead", "features", "label_text", "metric", "read_own", "read_sentences", "task"]
+__all__ = ["THRESHOLD", "MultilabelHead", "features", "flags", "label_text", "metric", "read", "task"]
 
 NAMES = {"f1": "example-based F1 on documents", "micro_f1": "micro F1 on documents"}  # of what may be the score
 
 THRESHOLD = 0.5  # a label is predicted where its probability is greater, not equal
-SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
 
 
-def read_sentences(path: Path, split: str, labels: Sequence[str]) -> list[Example]:
-    """`labels sentence index`, with a header; index is `<document>_s<n>` and labels `0_0,1_1,...` for all labels.
+def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
+    """A sentence and its labels, in file order: their names with commas, in BLUE's format `0_0,1_1,...` for all labels.
 
-    Raises UserError beside the usual for an index that occurs twice.
+    Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself, but
+    in BLUE's format. Raises UserError naming file and line, also for an index that occurs twice.
     """
+    is_blue = layout.format is not None
     pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
+
+    def is_value(cell: str) -> bool:
+        names = _label_names(cell)
+        return pattern.fullmatch(cell) is not None if is_blue else bool(names) and set(names) <= set(labels)
+
     line_of: dict[str, int] = {}
     examples = []
-    for row in read_table(path, 3, "labels sentence index", is_data=partial(_is_data, pattern=pattern), most=3):
-        found = pattern.fullmatch(row.cells[0])
-        if found is None:
-            form = label_text([0] * len(labels), labels)
-            raise row.error(
-                f"labels {shown(row.cells[0])} not of the form {form}",
-                "list all labels in this order, each with _0 or _1",
-            )
-        index = row.cells[2]
-        document = SENTENCE_INDEX.fullmatch(index)
-        if document is None:
-            raise row.error(f"index {shown(index)} not of the form <document>_s<number>", "write it like 10027919_s0")
-        if index in line_of:
-            raise row.error(
-                f"index {shown(index)} is already in line {line_of[index]}", "give each sentence its own index"
-            )
-        line_of[index] = row.number
-        values = tuple(int(value) for value in found.groups())
-        examples.append(Example(index, (row.text(1),), values, document.group(1)))
-    return examples
-
-
-def read_own(path: Path, split: str, labels: Sequence[str], layout: Layout) -> list[Example]:
-    """A sentence and the names of its labels, separated by commas, wherever the file has them.
-
-    Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself.
-    """
-    line_of: dict[str, int] = {}
-    examples = []
-    for row in read_columns(path, split, layout, is_value=partial(_names_labels, labels=labels)):
-        names = _label_names(row.cells[-1])
-        for name in names:
-            if name not in labels:
-                raise row.error(
-                    f"unknown label {shown(name)}", f"use names of {', '.join(labels)}, commas between them"
-                )
+    for row in read_columns(path, layout, is_value):
+        values = flags(row, -1, pattern, labels) if is_blue else _named(row, labels)
         index = row.text(0, "index")
-        if (document := SENTENCE_INDEX.fullmatch(index)) is None:
-            index = f"{index}_s0"
+        document = SENTENCE_INDEX.fullmatch(index)
+        if document is None and is_blue:
+            raise row.error(f"index {shown(index)} not of the form <document>_s<number>", "write it like 10027919_s0")
+        name = document.group(1) if document else index
+        index = index if document else f"{index}_s0"
         if index in line_of:
             raise row.error(
                 f"index {shown(index)} is already in line {line_of[index]}", "give each sentence its own index"
             )
         line_of[index] = row.number
-        values = tuple(int(label in names) for label in labels)
-        examples.append(Example(index, (row.text(1),), values, document.group(1) if document else index[:-3]))
+        examples.append(Example(index, (row.text(1),), values, name))
     return examples
+
+
+def flags(row: Row, column: int, pattern: re.Pattern[str], labels: Sequence[str]) -> tuple[int, ...]:
+    """The labels of a cell `0_0,1_1,...`."""
+    found = pattern.fullmatch(row.cells[column])
+    if found is None:
+        raise row.error(
+            f"labels {shown(row.cells[column])} not of the form {label_text([0] * len(labels), labels)}",
+            "list all labels in this order, each with _0 or _1",
+        )
+    return tuple(int(value) for value in found.groups())
+
+
+def _named(row: Row, labels: Sequence[str]) -> tuple[int, ...]:
+    names = _label_names(row.cells[-1])
+    for name in names:
+        if name not in labels:
+            raise row.error(f"unknown label {shown(name)}", f"use names of {', '.join(labels)}, commas between them")
+    return tuple(int(label in names) for label in labels)
 
 
 def _label_names(cell: str) -> list[str]:
     return [name.strip() for name in cell.split(",") if name.strip()]
-
-
-def _names_labels(cell: str, labels: Sequence[str]) -> bool:
-    names = _label_names(cell)
-    return bool(names) and set(names) <= set(labels)
-
-
-def _is_data(row: Row, pattern: re.Pattern[str]) -> bool:
-    return pattern.fullmatch(row.cells[0]) is not None or SENTENCE_INDEX.fullmatch(row.cells[2]) is not None
 
 
 def label_text(values: Sequence[int], labels: Sequence[str]) -> str:
@@ -275,17 +259,12 @@ def dev_row(report: Report) -> dict[str, float | int]:
     return {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"], "Micro_ROC_AUC": area}
 
 
-def task(
-    *,
-    name: str,
-    read: Callable[[Path, str], list[Example]],
-    filenames: Mapping[str, str],
-    labels: tuple[str, ...],
-    score_key: str = "f1",
-) -> Task:
-    """A task of any number of labels an example; `score_key` is one of NAMES."""
+def task(*, labels: tuple[str, ...], score_key: str, **described: Any) -> Task:
+    """A task of any number of labels an example; `score_key` is one of NAMES.
+
+    `described`: name, title, files and the like, as Task has them.
+    """
     return Task(
-        read=read,
         features=features,
         head=MultilabelHead(len(labels)),
         metric=partial(metric, labels=labels, score_key=score_key),
@@ -293,9 +272,8 @@ def task(
         files=partial(files, labels=labels),
         dev_row=dev_row,
         align=identity,
-        name=name,
         family="multilabel",
         labels=labels,
-        filenames=filenames,
         score_key=score_key,
+        **described,
     )

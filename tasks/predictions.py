@@ -16,9 +16,9 @@ from pathlib import Path
 
 from harness.task import Example, Prediction, Task, UserError
 from tasks.conll import recognise
-from tasks.multilabel import SENTENCE_INDEX, label_text
+from tasks.multilabel import flags
 from tasks.schemes import Evidence, plain_tags
-from tasks.tables import LONGEST_HEADER_CELL, Row, is_number, read_rows, shown
+from tasks.tables import LONGEST_HEADER_CELL, SENTENCE_INDEX, Row, is_number, read_rows, shown
 from tasks.tagging import TaggingTask
 
 __all__ = ["Answers", "check", "read", "whole_sentences"]
@@ -65,17 +65,6 @@ def _read_scores(task: Task, path: Path) -> Answers:
 
 def _read_label_sets(task: Task, path: Path) -> Answers:
     pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in task.labels))
-    form = label_text([0] * len(task.labels), task.labels)
-
-    def values(row: Row, column: int) -> tuple[int, ...]:
-        found = pattern.fullmatch(row.cells[column])
-        if found is None:
-            raise row.error(
-                f"labels {shown(row.cells[column])} not of the form {form}",
-                "list all labels in this order, each with _0 or _1",
-            )
-        return tuple(int(value) for value in found.groups())
-
     rows, has_gold = _table(path, lambda row: pattern.fullmatch(row.cells[-1]) is not None)
     examples = []
     for row in rows:
@@ -84,8 +73,9 @@ def _read_label_sets(task: Task, path: Path) -> Answers:
             raise row.error(
                 f"index {shown(row.cells[0])} not of the form <document>_s<number>", "write it like 10027919_s0"
             )
-        examples.append(Example(row.cells[0], (), values(row, 1), document.group(1)))
-    return _answers(path, rows, has_gold, examples, [Prediction(values(row, 2)) for row in rows])
+        examples.append(Example(row.cells[0], (), flags(row, 1, pattern, task.labels), document.group(1)))
+    predicted = [Prediction(flags(row, 2, pattern, task.labels)) for row in rows]
+    return _answers(path, rows, has_gold, examples, predicted)
 
 
 def _answers(

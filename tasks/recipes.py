@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
-from tasks.names import unknown
+from tasks.faults import unknown
 
 __all__ = ["COMMON", "DEFAULT", "LIKE", "RECIPES", "Mean", "Recipe", "Setting", "defaults", "recipe_for"]
 

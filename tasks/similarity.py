@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,17 @@ import numpy as np
 from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
 from tasks.encoding import encode, identity
 from tasks.measures import check_lengths, key_value_lines, results_filename
-from tasks.tables import Layout, is_number, read_columns, read_table
+from tasks.tables import Layout, is_number, read_columns
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-__all__ = ["SimilarityHead", "features", "metric", "read_own", "read_pairs", "task"]
-
-HEADER = "index sentence1 sentence2 score"
+__all__ = ["SimilarityHead", "features", "metric", "read", "task"]
 
 
-def read_pairs(path: Path, split: str) -> list[Example]:
-    """Pairs from a file whose last three columns are sentence1, sentence2, score."""
-    rows = read_table(path, 3, HEADER, is_data=lambda row: _is_score(row.cells[-1]))
-    examples = []
-    for count, row in enumerate(rows):
-        index = row.text(0, "index") if len(row.cells) > 3 else f"{split}-{count}"
-        examples.append(Example(index, (row.text(-3), row.text(-2)), row.score(-1)))
-    return examples
-
-
-def read_own(path: Path, split: str, layout: Layout) -> list[Example]:
-    """Pairs from the columns sentence1, sentence2 and score, wherever the file has them."""
-    rows = read_columns(path, split, layout, is_value=_is_score)
+def read(path: Path, layout: Layout) -> list[Example]:
+    """Pairs and their scores, in file order. Raises UserError naming file and line."""
+    rows = read_columns(path, layout, is_value=_is_score)
     return [Example(row.text(0, "index"), (row.text(1), row.text(2)), row.score(3)) for row in rows]
 
 
@@ -122,10 +110,9 @@ def dev_row(report: Report) -> dict[str, float | int]:
     return {"Pearson": report.score}
 
 
-def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Mapping[str, str]) -> Task:
-    """A similarity task."""
+def task(**described: Any) -> Task:
+    """A similarity task; `described`: name, title, files and the like, as Task has them."""
     return Task(
-        read=read,
         features=features,
         head=SimilarityHead(),
         metric=metric,
@@ -133,9 +120,8 @@ def task(*, name: str, read: Callable[[Path, str], list[Example]], filenames: Ma
         files=files,
         dev_row=dev_row,
         align=identity,
-        name=name,
         family="similarity",
         labels=(),
-        filenames=filenames,
         score_key="pearson",
+        **described,
     )

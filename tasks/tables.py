@@ -18,6 +18,7 @@ from tasks import foreign
 
 __all__ = [
     "PLAIN_FILENAMES",
+    "SENTENCE_INDEX",
     "Layout",
     "NoExamples",
     "Row",
@@ -26,7 +27,6 @@ __all__ = [
     "locate",
     "read_columns",
     "read_rows",
-    "read_table",
     "shown",
 ]
 
@@ -186,77 +186,106 @@ def read_rows(path: Path) -> list[Row]:
     return list(iterate_rows(path))
 
 
-def read_table(
-    path: Path, columns: int, header: str, is_data: Callable[[Row], bool], most: int | None = None
-) -> list[Row]:
-    """The rows of a file, without its header where it has one.
+@dataclass(frozen=True)
+class Format:
+    """One of BLUE's own formats of tables; whether line 1 is a header is recognised. Columns are counted from 0, those
+    below 0 from the last one."""
 
-    Args:
-        columns: how many columns each line has, at least; line 1 decides.
-        header: the header in words, for errors.
-        is_data: tells from the cells of line 1 that it is no header.
-        most: how many columns there are at most.
+    header: str  # in words; the target is a label or a score
+    index: int  # where there is one column more than texts and target
+    texts: tuple[int, ...]
+    target: int
+    most: int | None = None  # columns; None: others may stand before the last ones
 
-    A header is known by the names in it, which differ between published copies; a line 1 that may be either is an
-    error, so that no row is lost and no header is counted. Raises UserError for that, a line with another number of
-    columns, an empty line that is not at the end, and a file without examples.
-    """
-    rows = _rows_to_the_end(path)
-    first = rows[0]
-    width = len(first.cells)
-    if width < columns or (most is not None and width > most):
-        upper = "" if most == columns else " or more" if most is None else f" to {most}"
-        wrong = f"{width} column(s), {columns}{upper} columns expected ({header})"
-        raise first.error(wrong, _width_remedy(rows, columns))
-    _check_width(rows)
-    if is_data(first) or not _is_short(first):
-        return rows
-    if not _has_names(first):
-        wrong = "neither a header with names that are known nor a row with a known label or score"
-        raise first.error(wrong, f"if it is a header, write '{header}' (tab separated), else set its last column right")
-    return _below(rows)
+    @property
+    def least(self) -> int:
+        """Columns without the optional index."""
+        return 3 if self.index else len(self.texts) + 1
+
+
+FORMATS: Mapping[str, Format] = {
+    "blue-pairs": Format("index sentence1 sentence2 {target}", 0, (-3, -2), -1),
+    "blue-relations": Format("index sentence {target}", 0, (-2,), -1, most=3),
+    "blue-documents": Format("{target} sentence index", 2, (1,), 0, most=3),  # every index is <document>_s<n>
+}
+SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns of the files of a custom task hold what, split by split."""
+    """Which columns of a split's file hold what."""
 
-    columns: Mapping[str, Mapping[str, str | int]]  # index, texts, label -> a name of the header, or a number from 1
-    header: Mapping[str, bool]  # line 1 names the columns
+    split: str
+    columns: Mapping[str, str | int]  # index, texts, target -> a name of the header, or a number from 1
+    headers: Mapping[str, bool]  # of the files of all splits: line 1 names the columns
+    target: str  # what is to be predicted: label, labels or score
+    format: str | None = None  # in place of columns and headers: of FORMATS
 
-    def other_header(self, split: str) -> str:
-        """What to write where it is the other way round in that split's file."""
-        values = {**self.header, split: not self.header[split]}
+    def other_header(self) -> str:
+        """What to write where it is the other way round in this file."""
+        values = {**self.headers, self.split: not self.headers[self.split]}
         return f"`header = {{ {', '.join(f'{name} = {str(value).lower()}' for name, value in values.items())} }}`"
 
 
-def read_columns(path: Path, split: str, layout: Layout, is_value: Callable[[str], bool]) -> list[Row]:
-    """The rows of a file, each as its index and then the layout's other columns in order, without the header.
+def read_columns(path: Path, layout: Layout, is_value: Callable[[str], bool]) -> list[Row]:
+    """The rows of a file, each as its index, its texts and its target, without the header.
 
-    Where the layout has no column `index`, it is `<split>-<n>`. `is_value`: whether a cell can be a label or score,
-    which is the layout's last column. Raises UserError as `read_table` does, and for a column that is not there.
+    Where the file has no index, it is `<split>-<n>`. `is_value`: whether a cell can be a target. Raises UserError for a
+    header that is not as the layout says, a column that is not there, a line with another number of columns, an empty
+    line that is not at the end, and a file without examples.
     """
     rows = _rows_to_the_end(path)
-    columns = layout.columns[split]
-    _check_width(rows)
-    _check_header(rows, split, layout, is_value)
-    places = [_place(rows[0], split, what, column) for what, column in columns.items()]
-    body = _below(rows) if layout.header[split] else rows
-    _check_target(body, split, places[-1], is_value)
+    if layout.format is not None:
+        has_index, places, body = _recognised(rows, FORMATS[layout.format], layout.target, is_value)
+    else:
+        _check_width(rows)
+        _check_header(rows, layout, is_value)
+        places = [_place(rows[0], layout.split, what, column) for what, column in layout.columns.items()]
+        has_index = "index" in layout.columns
+        body = _below(rows) if layout.headers[layout.split] else rows
+        _check_target(body, layout.split, places[-1], is_value)
     chosen = []
     for count, row in enumerate(body):
-        index = () if "index" in columns else (f"{split}-{count}",)
+        index = () if has_index else (f"{layout.split}-{count}",)
         chosen.append(Row(path, row.number, (*index, *(row.cells[place] for place in places))))
     return chosen
 
 
-def _check_header(rows: Sequence[Row], split: str, layout: Layout, is_value: Callable[[str], bool]) -> None:
+def _recognised(
+    rows: list[Row], form: Format, target: str, is_value: Callable[[str], bool]
+) -> tuple[bool, list[int], list[Row]]:
+    """(whether there is an index, places of index, texts and target, rows without the header).
+
+    A header is known by the names in it, which differ between published copies; a line 1 that may be either is an
+    error, so that no row is lost and no header is counted.
+    """
+    first, header = rows[0], form.header.format(target=target)
+    width = len(first.cells)
+    if width < form.least or (form.most is not None and width > form.most):
+        upper = "" if form.most == form.least else " or more" if form.most is None else f" to {form.most}"
+        wrong = f"{width} column(s), {form.least}{upper} columns expected ({header})"
+        raise first.error(wrong, _width_remedy(rows, form.least))
+    _check_width(rows)
+    is_row = is_value(first.cells[form.target])
+    is_row = is_row or (form.index > 0 and SENTENCE_INDEX.fullmatch(first.cells[form.index]) is not None)
+    if not is_row and _is_short(first):
+        if not _has_names(first):
+            wrong = "neither a header with names that are known nor a row with a known label or score"
+            raise first.error(
+                wrong, f"if it is a header, write '{header}' (tab separated), else set its last column right"
+            )
+        rows = _below(rows)
+    has_index = width > len(form.texts) + 1
+    return has_index, [*([form.index] if has_index else []), *form.texts, form.target], rows
+
+
+def _check_header(rows: Sequence[Row], layout: Layout, is_value: Callable[[str], bool]) -> None:
     """Raises UserError where line 1 is not what the task file says it is."""
-    first, target = rows[0], list(layout.columns[split].values())[-1]
+    first, split, target = rows[0], layout.split, list(layout.columns.values())[-1]
     has_value = any(map(is_value, first.cells))
-    if layout.header[split]:
+    if layout.headers[split]:
         names = [cell.strip() for cell in first.cells]
-        known = [column for column in layout.columns[split].values() if isinstance(column, str)]
+        known = [column for column in layout.columns.values() if isinstance(column, str)]
         if any(name in names for name in known):
             return
         is_data = (
@@ -265,14 +294,14 @@ def _check_header(rows: Sequence[Row], split: str, layout: Layout, is_value: Cal
             else has_value and not _has_names(first)
         )
         if is_data or not _is_short(first):
-            remedy = f"write {layout.other_header(split)}, and its columns by number under [columns.{split}]"
+            remedy = f"write {layout.other_header()}, and its columns by number under [columns.{split}]"
             raise first.error("the header is missing, this line is data, and the task file says header = true", remedy)
         return
     in_column = zip(*(row.cells for row in rows[1:]), strict=True)
     below = len(rows) > 1 and any(all(map(is_value, column)) for column in in_column)
     if not has_value and _is_short(first) and (_has_names(first) or below):
         named = ", ".join(cell if _is_name(cell) else shown(cell) for cell in first.cells)
-        remedy = f"write {layout.other_header(split)}, and its columns under [columns.{split}] if they are others"
+        remedy = f"write {layout.other_header()}, and its columns under [columns.{split}] if they are others"
         raise first.error(f"has a header ({named}), the task file says header = false", remedy)
 
 

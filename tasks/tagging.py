@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -210,17 +209,9 @@ class TaggingTask(Task):
     form: Form = BLUE
 
 
-def task(
-    *,
-    name: str,
-    read: Callable[[Path, str], list[Example]],
-    filenames: Mapping[str, str],
-    form: Form,
-    train_splits: tuple[str, ...] = ("train", "dev"),
-) -> TaggingTask:
-    """A tagging task. The published recipes of all three train on train and dev."""
+def task(*, form: Form, disjoint: bool, **described: Any) -> TaggingTask:
+    """A tagging task; `described`: name, title, files and the like, as Task has them."""
     return TaggingTask(
-        read=read,
         features=features,
         head=TaggingHead(),
         metric=metric,
@@ -228,11 +219,10 @@ def task(
         files=files,
         dev_row=dev_row,
         align=align,
-        name=name,
         family="tagging",
         labels=TAGS,
-        filenames=filenames,
         score_key="f1",
-        train_splits=train_splits,
         form=form,
+        disjoint=disjoint,
+        **described,
     )

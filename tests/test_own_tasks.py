@@ -1,4 +1,4 @@
-"""Tasks of the user's own: task files, what is wrong with them, the data they name, and runs of them."""
+"""Custom tasks: task files, what is wrong with them, the data they name, and runs of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from launch.jobs.job import TrainJob
 from launch.jobs.suites import Suite
 from launch.reporting import collect, leaderboard
 from launch.run import settings
-from tasks import own
+from tasks import definition as definitions
 from tasks.predictions import Answers
 from tasks.units import units
 
@@ -54,16 +54,16 @@ class TestDefinitions:
     @pytest.mark.parametrize("family", FILES)
     def test_the_copy_in_a_run_folder_means_the_same(self, family: str, tmp_path: Path) -> None:
         path = own_files.write(family, tmp_path, "[recipe]\nlearning_rate = 1e-8\nnum_train_epochs = 2\n")
-        definition, folder = own.read(path)
+        definition, folder = definitions.read(path)
         assert folder == tmp_path and json.loads(json.dumps(definition)) == definition
-        copy = written(tmp_path, own.text(definition, str(folder)))
-        assert own.read(copy) == (definition, folder)
+        copy = written(tmp_path, definitions.text(definition, str(folder)))
+        assert definitions.read(copy) == (definition, folder)
         assert pickle.loads(pickle.dumps(tasks.get("", definition))).name == definition["name"]
 
     def test_what_is_said_and_what_is_meant_anyway_are_the_same(self, tmp_path: Path) -> None:
-        short, _ = own.read(written(tmp_path, MULTICLASS))
+        short, _ = definitions.read(written(tmp_path, MULTICLASS))
         files = '[files]\ntrain = "train.tsv"\ndev = "dev.tsv"\ntest = "test.tsv"\n'
-        long, _ = own.read(written(tmp_path, f"# a remark\nheader = true\n{MULTICLASS}{files}[recipe]\n"))
+        long, _ = definitions.read(written(tmp_path, f"# a remark\nheader = true\n{MULTICLASS}{files}[recipe]\n"))
         assert short == long
 
     def test_data_folders(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +262,7 @@ class TestAnything:
         import tomllib
 
         try:
-            own.build({**tomllib.loads(FILES[family][0]), **changed}, "my.toml")
+            definitions.build({**tomllib.loads(FILES[family][0]), **changed}, "my.toml")
         except UserError as error:
             assert all(line.startswith("my.toml: key ") and line.isprintable() for line in str(error).split("\n"))
 
@@ -292,16 +292,16 @@ class TestSplits:
         assert [(one.id, one.texts, one.label) for one in task.read(tmp_path, "test")][3:] == [
             ("3", ("the drug of study 3 has @GENE$",), "1")
         ]
-        definition, folder = own.read(path)
-        assert own.read(written(tmp_path, own.text(definition, str(folder)))) == (definition, folder)
+        definition, folder = definitions.read(path)
+        assert definitions.read(written(tmp_path, definitions.text(definition, str(folder)))) == (definition, folder)
         assert json.loads(json.dumps(definition)) == definition
 
     def test_a_header_that_all_files_have_is_said_once(self, tmp_path: Path) -> None:
         table = written(
             tmp_path, MULTICLASS.replace("[columns]", "[header]\ntrain = true\ndev = true\ntest = true\n[columns]")
         )
-        said = own.read(table)
-        assert said == own.read(written(tmp_path, MULTICLASS))
+        said = definitions.read(table)
+        assert said == definitions.read(written(tmp_path, MULTICLASS))
 
     def test_what_is_there_is_said(self, tmp_path: Path) -> None:
         """The remedy of each message, until the file is read."""
@@ -464,6 +464,41 @@ class TestData:
         secret = "the lady was given aspirin for her fever"
         said = self.refused("multiclass", tmp_path, f"{secret}\tx\tno\n")
         assert secret not in said and "the header is missing, this line is data" in said
+
+
+class TestFormats:
+    """BLUE's own formats, for custom tasks too: in place of [columns]."""
+
+    def test_every_shipped_task_as_a_custom_one(self, tmp_path: Path) -> None:
+        """Under another name, its file reads the same examples and scores them by the same metric."""
+        for name, task in tasks.TASKS.items():
+            shipped = (Path(tasks.__file__).parent / f"definitions/blue/{name}.toml").read_text()
+            path = written(tmp_path, shipped.replace(f'"{name}"', '"mine"', 1))
+            definition, _ = definitions.read(path)
+            assert definitions.read(written(tmp_path, definitions.text(definition))) == (definition, None)
+            mine = settings.named_task(None, str(path))
+            for split in task.filenames:
+                assert mine.read(tasks.sample_dir(name), split) == task.read(tasks.sample_dir(name), split)
+            same = ("family", "labels", "label_titles", "score_key", "negative", "train_splits", "disjoint", "title")
+            assert [getattr(mine, key) for key in same] == [getattr(task, key) for key in same]
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (("[columns]", 'format = "blue-pairs"\n[columns]'), "key columns: beside format blue-pairs, which says it"),
+            ((COLUMNS, 'format = "blue-pairs"\nheader = true\n'), "key header: beside format blue-pairs"),
+            ((COLUMNS, 'format = "blue-pear"\n'), "key format: 'blue-pear' is none; did you mean blue-pairs? give"),
+            (("[columns]", 'label_titles = ["a"]\n[columns]'), "key label_titles: 1 of them for 2 labels; give one"),
+            (("[columns]", 'train_splits = ["test"]\n[columns]'), "key train_splits: ['test'] is wrong; give"),
+            (
+                ("[columns]", 'train_splits = ["train", "dev"]\n[files]\ntrain = "a"\ntest = "b"\n[columns]'),
+                "key train_splits: dev has no file",
+            ),
+        ],
+    )  # fmt: skip
+    def test_mistakes(self, change: tuple[str, str], said: str, tmp_path: Path) -> None:
+        message = fault(written(tmp_path, MULTICLASS.replace(*change, 1)))
+        assert said in message and "\n" not in message
 
 
 SCORES = [  # gold and predicted of a, b and c, and macro F1 worked out by hand

@@ -21,7 +21,6 @@ import tasks
 from harness.model_folder import About
 from launch import predict
 from launch.reporting.inputs import WORD
-from tasks.hoc import HALLMARKS
 from tasks.mentions import shown_mentions
 
 if TYPE_CHECKING:
@@ -169,8 +168,8 @@ def test_a_document_has_the_labels_of_its_sentences(
     document, sentence = predicted(capsys, run, "--input", tmp_path / "in.jsonl")
     assert document["index"] == 7 and len(document["sentences"]) == 6 and sentence["index"] == 2
     assert set(document["labels"]) == {label for one in document["sentences"] for label in one["labels"]}
-    assert document["names"] == [HALLMARKS[int(label)] for label in document["labels"]]
-    assert sentence["names"] == [HALLMARKS[int(label)] for label in sentence["labels"]]
+    assert document["names"] == [tasks.TASKS["hoc"].label_titles[int(label)] for label in document["labels"]]
+    assert sentence["names"] == [tasks.TASKS["hoc"].label_titles[int(label)] for label in sentence["labels"]]
     assert document["sentences"][0]["probabilities"] == pytest.approx(sentence["probabilities"], abs=1e-5)
 
 

@@ -18,7 +18,7 @@ import tasks
 from harness.task import Example, UserError
 from launch import score
 from launch.run import settings
-from tasks import own
+from tasks import definition as definitions
 from tasks.mentions import mentions
 from tasks.schemes import Evidence, Tag, plain_tags, vocabulary
 
@@ -238,9 +238,9 @@ class TestTypes:
         plain, longer = tmp_path / "a.toml", tmp_path / "b.toml"
         plain.write_text(DEFINITION)
         longer.write_text(f'collapse_types = false\nscheme = "auto"\n{DEFINITION}')
-        assert own.read(plain) == own.read(longer)
-        before = {**own.read(plain)[0], "labels": ["Sign", "Drug"]}  # as a run of before the key recorded it
-        assert own.build(before).name == "signs"
+        assert definitions.read(plain) == definitions.read(longer)
+        before = {**definitions.read(plain)[0], "labels": ["Sign", "Drug"]}  # as a run of before the key recorded it
+        assert definitions.build(before).name == "signs"
 
 
 class TestPredictions:

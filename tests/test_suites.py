@@ -11,7 +11,7 @@ from harness.errors import UserError
 from launch import submit
 from launch.jobs import suites
 from launch.jobs.suites import Suite
-from tasks.suites import SUITES
+from tasks import SUITES
 
 OWN = """
 tasks = ["blue-similarity", "hoc"]

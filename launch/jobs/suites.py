@@ -1,6 +1,6 @@
 """From a suite to runs: tasks x models x swept settings x seeds, each a complete RunConfig with a folder of its own.
 
-A suite is one of tasks/suites.py, or a TOML file:
+A suite is one of tasks/suites.toml, or a TOML file:
 
     tasks = ["mednli", "hoc"]              # or the name of a suite, or the TOML file of a custom task
     models = ["dmis-lab/biobert-base-cased-v1.1"]
@@ -37,7 +37,7 @@ from harness.files import read_json, read_settings, write
 from harness.synonyms import hint
 from harness.validation import checked
 from launch.run import settings
-from tasks import suites as named
+from tasks.faults import unknown
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
 RECORD = "suite.json"
@@ -95,8 +95,10 @@ def read(name: str) -> Suite:
     path = Path(name).expanduser()
     if not path.is_file():
         if path.suffix == ".toml" or len(path.parts) > 1:
-            raise UserError(f"--suite {name}: no such file; known by name: {', '.join(named.SUITES)}")
-        return Suite(name, tasks=named.get(name))
+            raise UserError(f"--suite {name}: no such file; known by name: {', '.join(tasks.SUITES)}")
+        if name not in tasks.SUITES:
+            raise unknown("suite", name, tasks.SUITES)
+        return Suite(name, tasks=tasks.SUITES[name])
     return _from_values(path, read_settings(path, "--suite", "see launch/jobs/suites.py for an example"))
 
 
@@ -250,7 +252,7 @@ def _tasks(
                     faults.append(f"{where}{word}: names its task {name}, as {files[name]} does; rename one")
                 found.append(name)
             else:
-                found += named.SUITES.get(word) or ([word] if word in (known or {}) else [tasks.resolve(word, None)])
+                found += tasks.SUITES.get(word) or ([word] if word in (known or {}) else [tasks.resolve(word, None)])
         except UserError as error:
             faults += [f"{where}{line}" for line in str(error).splitlines()]
     return tuple(dict.fromkeys(found)), files

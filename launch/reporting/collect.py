@@ -22,7 +22,6 @@ from launch.jobs.status import RunStatus, Status
 from launch.run import settings
 from tasks import predictions
 from tasks.predictions import Answers
-from tasks.published import TITLES
 from tasks.recipes import recipe_for
 
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
@@ -60,7 +59,7 @@ class Run:
     def title(self) -> str:
         """What its task is called in tables."""
         if self.config is None or self.config.own_task is None:
-            return TITLES.get(self.task, self.task)
+            return tasks.TASKS[self.task].title if self.task in tasks.TASKS else self.task
         return str(self.config.own_task.get("title", self.config.task)) + self.task.removeprefix(self.config.task)
 
     @property

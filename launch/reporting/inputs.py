@@ -13,7 +13,7 @@ import tasks
 from harness.errors import UserError
 from harness.files import LFS_POINTER
 from harness.task import Example, Task
-from tasks import own
+from tasks import definition
 
 MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
@@ -35,7 +35,7 @@ class Form:
         if own_task is not None:
             several = {"similarity": 0.0, "multilabel": (0,) * len(task.labels)}
             label = task.labels[0] if task.family == "multiclass" else several.get(task.family)
-            return cls(task, own.text_columns(own_task), label, False)
+            return cls(task, definition.text_columns(own_task), label, False)
         examples = task.read(tasks.sample_dir(task.name), "test")
         if task.family == "tagging":
             return cls(task, ("sentence",), None, False)

@@ -11,7 +11,6 @@ from typing import Any
 import tasks
 from launch.jobs import suites
 from launch.reporting.collect import Run
-from tasks.published import TITLES
 
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
 MARKS = {  # letter after a score -> what it says
@@ -85,7 +84,7 @@ class Leaderboard:
     @property
     def columns(self) -> dict[str, str]:
         """Names and titles: the total, the ten tasks, then the custom ones, which are in no total."""
-        return {"total": "Total", **{task: TITLES[task] for task in tasks.TASKS}, **self.own}
+        return {"total": "Total", **{task: known.title for task, known in tasks.TASKS.items()}, **self.own}
 
     def is_best(self, column: str, mean: float) -> bool:
         """Whether a fraction prints as the best one of its column."""

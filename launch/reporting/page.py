@@ -137,7 +137,7 @@ def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict
                     "title": mine[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
                     "family": task.family,
                     "labels": task.labels,
-                    "names": published.LABEL_TITLES.get(name, task.labels),
+                    "names": task.label_titles or task.labels,
                     "metric": next(
                         (r.result["scores"]["test"]["metric"] for r in mine if r.test_score is not None), ""
                     ),

@@ -15,7 +15,6 @@ from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.run.settings import SAMPLE_BANNER
-from tasks import published
 from tasks.recipes import RECIPES, recipe_for
 
 METRICS = {"Pearson": "pearsonr", "accuracy": "accuracy"}  # names that the hub knows; all others are F1
@@ -68,7 +67,7 @@ def _task(config: RunConfig) -> Task:
 
 
 def _title(config: RunConfig) -> str:
-    return published.TITLES[config.task] if config.own_task is None else str(config.own_task["title"])
+    return _task(config).title
 
 
 def _origin(config: RunConfig) -> str:

@@ -16,7 +16,8 @@ from harness.errors import UserError
 from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.run import fine_tuned, inputs
-from tasks import own, recipes, tables
+from tasks import definition as definitions
+from tasks import recipes, tables
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
@@ -133,7 +134,7 @@ def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | Non
     folder_of_run = given.get("output_dir")
     if folder_of_run and not os.path.exists(path) and (kept := _kept_task(path, Path(str(folder_of_run)))):
         return kept
-    definition, folder = own.read(path)
+    definition, folder = definitions.read(path)
     faults: list[str] = []
     definition["recipe"] = flags.convert(definition["recipe"], f"{path}: key recipe.", faults)
     if faults:
@@ -173,7 +174,7 @@ def prepare(config: RunConfig, claimed: run_folders.Claimed = lambda _: None) ->
     """
     finished = run_folders.prepare(config, claimed, inputs.compare)
     if finished is None and config.own_task is not None:
-        files.write(RunFolder(Path(config.output_dir)).task_file, own.text(config.own_task, config.data_dir))
+        files.write(RunFolder(Path(config.output_dir)).task_file, definitions.text(config.own_task, config.data_dir))
     return finished
 
 

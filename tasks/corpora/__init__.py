@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tasks.corpora import archives, bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
 from tasks.corpora.records import Corpus
-from tasks.names import unknown
+from tasks.faults import unknown
 
 __all__ = ["CORPORA", "get", "how_to_convert"]
 

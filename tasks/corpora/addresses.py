@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.task import UserError
-from tasks.names import unknown
+from tasks.faults import unknown
 
 __all__ = ["APPLY", "OFFERS", "Offer", "offer"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from tasks import chemprot
+import tasks
 from tasks.corpora.documents import Mention, fitting
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.relations import marked
@@ -15,6 +15,8 @@ from tasks.corpora.sources import Line, Source, SourceFile, filled
 from tasks.corpora.splits import PUBLISHED
 
 __all__ = ["CORPUS"]
+
+LABELS = tasks.get("chemprot").labels
 
 TASK = "chemprot"
 NAMES = {"train": "training", "dev": "development", "test": "test"}
@@ -86,7 +88,7 @@ def _relations(file: SourceFile) -> dict[tuple[str, str, str], list[str]]:
     found: dict[tuple[str, str, str], list[str]] = {}
     for line in filled(file.lines()):
         document, label, first, second = _cells(line, 4)
-        if label not in chemprot.LABELS or not first.startswith("Arg1:") or not second.startswith("Arg2:"):
+        if label not in LABELS or not first.startswith("Arg1:") or not second.startswith("Arg2:"):
             raise line.error("no relation: <id>, CPR:3|4|5|6|9, Arg1:<id>, Arg2:<id> expected", REMEDY)
         found.setdefault((document, first[5:], second[5:]), []).append(label)
     return found

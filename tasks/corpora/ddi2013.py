@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tasks import ddi2013
+import tasks
 from tasks.corpora.documents import Mention, fitting
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.relations import marked
@@ -16,6 +16,8 @@ from tasks.corpora.sources import Source, SourceFile
 from tasks.corpora.splits import PUBLISHED, assign
 
 __all__ = ["CORPUS"]
+
+LABELS = tasks.get("ddi2013").labels
 
 TASK = "ddi2013"
 OFFSETS = re.compile(r"[0-9]{1,7}-[0-9]{1,7}(;[0-9]{1,7}-[0-9]{1,7})*")
@@ -110,7 +112,7 @@ def _label(file: SourceFile, pair: Any) -> str | None:
     if pair.get("type") is None:
         return None
     label = f"DDI-{pair.get('type')}"
-    if label not in ddi2013.LABELS:
+    if label not in LABELS:
         raise file.error("a <pair> with an unknown type", "known: advise, effect, int, mechanism", pair.sourceline)
     return label
 

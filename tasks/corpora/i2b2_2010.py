@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from tasks import i2b2_2010
+import tasks
 from tasks.corpora.documents import Mention
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.relations import marked
@@ -15,6 +15,8 @@ from tasks.corpora.sources import Line, Source, SourceFile, filled
 from tasks.corpora.splits import PUBLISHED, assign
 
 __all__ = ["CORPUS", "concepts"]
+
+LABELS = tasks.get("i2b2_2010").labels
 
 TASK = "i2b2_2010"
 DEV_SHARE = 0.1
@@ -111,8 +113,8 @@ def _labels(file: SourceFile, lines: Sequence[str], found: Sequence[Concept]) ->
         match = RELATION.fullmatch(line.text.strip())
         if match is None:
             raise line.error('no relation: c="..." <place>||r="..."||c="..." <place> expected', REMEDY)
-        if match[6] not in i2b2_2010.LABELS:
-            raise line.error("unknown relation", f"known: {', '.join(i2b2_2010.LABELS)}")
+        if match[6] not in LABELS:
+            raise line.error("unknown relation", f"known: {', '.join(LABELS)}")
         places = [_place(line, match.groups()[first : first + 5], lines) for first in (0, 6)]
         if not all(place in by_place for place in places):
             raise line.error("a relation of something that is no concept of the note", REMEDY)

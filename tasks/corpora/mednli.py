@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tasks import mednli
+import tasks
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.sources import Line, Source, filled
 from tasks.corpora.splits import PUBLISHED
 
 __all__ = ["CORPUS"]
+
+LABELS = tasks.get("mednli").labels
 
 TASK = "mednli"
 REMEDY = "put the published file there, unchanged"
@@ -37,8 +39,8 @@ def _pair(line: Line) -> list[str]:
         raise line.error("not a JSON object", REMEDY) from None
     if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in KEYS):
         raise line.error(f"not an object with the texts {', '.join(KEYS)}", REMEDY)
-    if values["gold_label"] not in mednli.LABELS:
-        raise line.error("unknown gold_label", f"known: {', '.join(mednli.LABELS)}")
+    if values["gold_label"] not in LABELS:
+        raise line.error("unknown gold_label", f"known: {', '.join(LABELS)}")
     return [clean(values[key]) for key in KEYS]
 
 

@@ -1,21 +1,15 @@
-"""BC5CDR: mentions of diseases, and of chemicals, in PubMed abstracts (Li et al. 2016). Two tasks, one format."""
+"""`bc5cdr`, as the original's command lines spelled both of its tasks: which of them a data folder is of."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from harness.task import Example
-from tasks import conll, tagging
-from tasks.tables import locate
+__all__ = ["OLD_NAME", "kind_in"]
 
-__all__ = ["CHEMICAL", "DISEASE", "kind_in"]
-
-FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "devel.tsv", "test": "test.tsv"}
+OLD_NAME = "bc5cdr"
 
 # How a mention's last word ends: that decides for over half of the published mentions, for one in a hundred wrongly.
 KINDS: Mapping[str, re.Pattern[str]] = {
@@ -29,26 +23,18 @@ KINDS: Mapping[str, re.Pattern[str]] = {
 }
 A_FEW, TIMES = 3, 5  # of one kind there must be at least so many, and so many times more than of the other
 
-CHEMICAL_FORM = replace(conll.BLUE, kinds=("Chemical",))
-DISEASE_FORM = replace(conll.BLUE, kinds=("Disease",))
+
+def kind_in(data_dir: Path, filenames: Iterable[str]) -> str | None:
+    """disease | chem: by the folder's name, else by what is tagged in its files; None if not clear."""
+    folder = data_dir.absolute().name.lower()
+    kinds = [kind for kind in KINDS if kind in folder]
+    return kinds[0] if len(kinds) == 1 else _tagged_kind(data_dir, filenames)
 
 
-def _read(data_dir: Path, split: str, form: conll.Form) -> list[Example]:
-    return conll.read_sentences(locate(data_dir, split, FILENAMES), split, form)
-
-
-CHEMICAL = tagging.task(
-    name="bc5cdr_chem", read=partial(_read, form=CHEMICAL_FORM), filenames=FILENAMES, form=CHEMICAL_FORM
-)
-DISEASE = tagging.task(
-    name="bc5cdr_disease", read=partial(_read, form=DISEASE_FORM), filenames=FILENAMES, form=DISEASE_FORM
-)
-
-
-def kind_in(data_dir: Path) -> str | None:
+def _tagged_kind(data_dir: Path, filenames: Iterable[str]) -> str | None:
     """disease | chem: what is tagged in a folder's files, which have the same text in both; None if not clear."""
     try:
-        path = next(data_dir / name for name in FILENAMES.values() if (data_dir / name).is_file())
+        path = next(data_dir / name for name in filenames if (data_dir / name).is_file())
         lines = path.read_text(encoding="utf-8", errors="replace").lower().splitlines()
     except (OSError, StopIteration):
         return None
