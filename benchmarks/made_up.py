@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 
 import tasks
-from tasks.corpora.published import PUBLISHED
+from tasks.published import SIZES
 
 
 def published_size(task: str, split: str) -> int:
     """Rows of a split, or mentions in tagging."""
-    sizes = {size.what: getattr(size, split) for size in PUBLISHED[task]}
+    sizes = {size.what: getattr(size, split) for size in SIZES[task]}
     return int(
         sizes.get("rows") or sizes.get("mentions") or sizes["positive"] + sizes.get("false", sizes.get("DDI-false", 0))
     )

@@ -16,7 +16,7 @@ import tasks
 from launch.reporting.leaderboard import Cell, Leaderboard, Row, printed
 from launch.reporting.statistics import Test, as_dict
 from tasks import published
-from tasks.recipes import Mean
+from tasks.published import Mean
 
 NOTHING = "-"
 SIGNIFICANT = 0.05
