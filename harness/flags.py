@@ -85,14 +85,10 @@ def parse(argv: Sequence[str], complete: Complete, texts: Help | None = None) ->
         raise UserError("\n".join(faults))
     config = RunConfig(**complete(given))
     check(config)
-    return _resolve_phases(config), notes
-
-
-def _resolve_phases(config: RunConfig) -> RunConfig:
     phases: dict[str, Any] = {name: getattr(config, name) for name in ("do_train", "do_eval", "do_predict")}
     unasked = not any(phases.values())  # then all three, but for what was forbidden (--no-do_predict)
     phases = {name: unasked if value is None else value for name, value in phases.items()}
-    return dataclasses.replace(config, **phases)
+    return dataclasses.replace(config, **phases), notes
 
 
 class Parser(argparse.ArgumentParser):

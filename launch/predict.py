@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.task import Batch, Example, Prediction
 from harness.terminal import guarded
-from launch.reporting.inputs import Form, Item, Reader, forms, line_blocks
+from launch.reporting.new_text import Form, Item, Reader, forms, line_blocks
 from launch.run import fine_tuned
 from launch.run.settings import SAMPLE_BANNER
 from tasks.mentions import shown_mentions

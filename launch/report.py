@@ -75,8 +75,8 @@ def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
 def _write(folder: Path, report: Report) -> list[Path]:
     board, tests, baseline = report.board, report.tests, report.baseline
     texts = {
-        "leaderboard.md": tables.markdown(board, tests, baseline, statistics.METHOD),
-        "leaderboard.tex": tables.latex(board, tests, baseline, statistics.METHOD),
+        "leaderboard.md": tables.markdown(board, tests, baseline),
+        "leaderboard.tex": tables.latex(board, tests, baseline),
         "leaderboard.csv": tables.comma_separated(board),
         "leaderboard.json": tables.as_json(board, tests, baseline),
         "report.html": page.build(report),

@@ -87,12 +87,6 @@ def _check_names(own: Sequence[str], rest: Sequence[str]) -> None:
         raise UserError("\n".join(faults))
 
 
-def _suite(options: argparse.Namespace) -> Suite:
-    parts = (options.tasks, options.seeds, options.sweep, len(options.model) > 1)
-    suite = Suite(several=any(parts)) if options.suite is None else suites.read(options.suite)
-    return suites.narrowed(suite, options.tasks, options.model, options.seeds, options.sweep)
-
-
 def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig]]:
     """Where, and which runs. Raises UserError that lists the faults of both and, where only the place is at fault, what
     the runs lack."""
@@ -103,7 +97,12 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
     except UserError as error:
         faults += str(error).splitlines()
     try:
-        expanded, notes = suites.expand(_suite(options), rest)
+        if options.suite is None:
+            suite = Suite(several=any((options.tasks, options.seeds, options.sweep, len(options.model) > 1)))
+        else:
+            suite = suites.read(options.suite)
+        suite = suites.narrowed(suite, options.tasks, options.model, options.seeds, options.sweep)
+        expanded, notes = suites.expand(suite, rest)
         for config in expanded:
             run_folder.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
         configs = expanded

@@ -100,8 +100,8 @@ class TestDamagedFolders:
         assert submit.main(["status", str(root), "--json"]) == 0
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert all(row["folder"] in page for row in rows)
-        figures = {row["folder"]: row.pop("figures") for row in rows}
-        return {Path(row["folder"]): {**row, **figures[row["folder"]]} for row in rows}
+        metrics = {row["folder"]: row.pop("figures") for row in rows}
+        return {Path(row["folder"]): {**row, **metrics[row["folder"]]} for row in rows}
 
 
 def lost(done: dict[Path, str]) -> set[Path]:
@@ -129,7 +129,7 @@ REASONS = {  # file, what is changed in it -> where the reason points
     "setting of another type": ("config.json", {"seed": [1]}, "config.json: seed"),
     "binary": ("config.json", "\x89PNG\r\n\x1a\n\0\0", "config.json: not JSON"),
     "a folder": ("result.json", None, "result.json: is not a file"),
-    "a folder for the figures": ("metrics.jsonl", None, "metrics.jsonl: is not a file"),
+    "a folder for the metrics": ("metrics.jsonl", None, "metrics.jsonl: is not a file"),
 }
 
 
@@ -157,7 +157,7 @@ def test_the_reason_names_the_place(kind: str, tmp_path: Path, capsys: pytest.Ca
     assert submit.main(["status", str(tmp_path), "--json"]) == 0
     rows = {Path(row["folder"]).name: row for row in map(json.loads, capsys.readouterr().out.splitlines())}
     assert rows["good"]["state"] == "finished"
-    if name != "metrics.jsonl":  # a run can go on without its figures
+    if name != "metrics.jsonl":  # a run can go on without its metrics
         assert rows["bad"]["state"] == "broken" and said in rows["bad"]["reason"]
 
 
@@ -358,7 +358,7 @@ def told(main: Any, capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return error
 
 
-class TestFigures:
+class TestMetrics:
     """metrics.jsonl is opened line by line."""
 
     def line(self, step: int, kind: str = "step", **values: float) -> str:

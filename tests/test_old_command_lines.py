@@ -36,7 +36,7 @@ class TestPage:
 
     def test_every_file_exists(self) -> None:
         for name in re.findall(r"`((?:tests|launch)/[a-z_./]+)`", PAGE):
-            assert (Path(__file__).resolve().parent.parent / name).is_file()
+            assert (Path(__file__).resolve().parents[1] / name).is_file()
 
 
 class TestDefaults:

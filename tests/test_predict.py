@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import tasks
 from harness.model_folder import About
 from launch import predict
-from launch.reporting.inputs import WORD
+from launch.reporting.new_text import WORD
 from tasks.mentions import shown_mentions
 
 if TYPE_CHECKING:

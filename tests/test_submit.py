@@ -154,7 +154,7 @@ def wait_for_rows(folder: Path, rows: int, seconds: float = 100) -> None:
     metrics = folder / "metrics.jsonl"
     until = time.monotonic() + seconds
     while not metrics.exists() or len(metrics.read_text().splitlines()) < rows:
-        assert time.monotonic() < until, "no figures in time"
+        assert time.monotonic() < until, "no metrics in time"
         time.sleep(0.05)
 
 

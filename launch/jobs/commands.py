@@ -42,7 +42,9 @@ def main(words: Sequence[str], start: Start) -> int:
     """`words`: a command and its arguments; `start` starts runs. Returns the exit status; raises UserError."""
     name = words[0]
     if name not in COMMANDS:
-        raise UserError(f"{name}: no such command{_meant(name) or '; there are ' + ', '.join(COMMANDS)}")
+        same = next((command for command, others in SAME.items() if name.lower() in others), None)
+        meant = f"; did you mean {same}?" if same else nearest(name.lower(), tuple(COMMANDS))
+        raise UserError(f"{name}: no such command{meant or '; there are ' + ', '.join(COMMANDS)}")
     parser = resources.Parser(prog=f"submit.py {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     if name == "status":
@@ -58,11 +60,6 @@ def main(words: Sequence[str], start: Start) -> int:
     if name == "cancel":
         return _cancel(found)
     return _logs(found, options) if name == "logs" else _requeue(found, start)
-
-
-def _meant(name: str) -> str:
-    same = next((command for command, others in SAME.items() if name.lower() in others), None)
-    return f"; did you mean {same}?" if same else nearest(name.lower(), tuple(COMMANDS))
 
 
 def _status(found: Sequence[RunStatus], as_json: bool) -> int:

@@ -59,17 +59,15 @@ class TrainJob:
         except Exception as error:
             distributed.leave(failures.report(error))
         _leave_at_exit()
-        return {"status": "finished", "folder": self.config["output_dir"], "scores": _small(result["scores"])}
+        scores = {split: {name: values[name] for name in ("metric", "score")}
+                  for split, values in result["scores"].items()}  # fmt: skip
+        return {"status": "finished", "folder": self.config["output_dir"], "scores": scores}
 
     def checkpoint(self) -> Any:
         """What submitit puts in the place of its pickle before it requeues the job: the same settings."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(TrainJob(self.config))
-
-
-def _small(scores: dict[str, Any]) -> dict[str, Any]:
-    return {split: {name: values[name] for name in ("metric", "score")} for split, values in scores.items()}
 
 
 def _hand_over(folder: Path) -> dict[str, Any]:
@@ -137,7 +135,7 @@ def requeue_mark(folder: Path, job: str) -> Path:
 
 
 def teardown_lines(folder: Path) -> list[str]:
-    """Shell lines after srun: crash.py decides on a requeue; rank 0 in a container asks for it by the mark."""
+    """Shell lines after srun: requeue.py decides on a requeue; rank 0 in a container asks for it by the mark."""
     mark = shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID".requeue'
     return [
         "status=$?",

@@ -266,7 +266,11 @@ def serve() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         answers.write(json.dumps({"exit": status}) + "\n")
-        _spare_the_collector()
+        # After the first run: what is left are the libraries' objects, half a million, and each run ends with a
+        # collection that would look through them. Not after later runs: their leftovers would stay for good.
+        if not gc.get_freeze_count():
+            gc.collect()
+            gc.freeze()
     os._exit(0)  # libraries' threads have nothing left to say
 
 
@@ -275,14 +279,6 @@ def _listen(requests: queue.SimpleQueue[dict[str, Any] | None]) -> None:
         requests.put(json.loads(line))
     requests.put(None)
     os.kill(os.getpid(), signal.SIGTERM)  # who asked is gone: a run that is going on stops at its next checkpoint
-
-
-def _spare_the_collector() -> None:
-    """After the first run: what is left are the libraries' objects, half a million, and each run ends with a collection
-    that would look through them. Not after later runs: what one of them had left over would stay for good."""
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
 
 
 def _write_to(log: str) -> None:

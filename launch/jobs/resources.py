@@ -200,10 +200,13 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
             f"--cluster {cluster}: gives each run one process on one device; for {options.nodes * tasks} on this "
             f"machine, deepspeed --num_gpus {options.nodes * tasks} launch/train.py"
         )
-    if cluster in ("local", "debug") and options.gpus_per_node and not _has_gpu():
-        raise UserError(
-            f"--gpus_per_node {gpus}: no GPU can be used here; leave it out, or 0, to train on this machine's CPUs"
-        )
+    if cluster in ("local", "debug") and options.gpus_per_node:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"--gpus_per_node {gpus}: no GPU can be used here; leave it out, or 0, to train on this machine's CPUs"
+            )
     if cluster == "slurm" and (options.jobs is not None or options.runs_per_gpu > 1):
         raise UserError(
             "--jobs, --runs_per_gpu: are for --cluster local; on SLURM array_parallelism of the profile says how many "
@@ -218,12 +221,6 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
         jobs=options.jobs,
         runs_per_gpu=options.runs_per_gpu,
     )
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 def slurm_answers() -> bool:

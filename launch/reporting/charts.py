@@ -43,24 +43,19 @@ class Answered:
 
 def answered(run: Run) -> Answered:
     """A finished run's test predictions read and counted; unreadable ones leave a remark."""
+    remark = ""
     try:
-        return _answered(run)
+        task, answers = run.definition, answers_of(run)
+        report = task.metric(answers.examples, answers.predictions)
+        if run.test_score is not None and abs(report.score - run.test_score) > 1e-9:
+            remark = f"its test predictions score {report.score:.4f}, result.json says {run.test_score:.4f}"
+        bins = _score_bins(report.chart) if isinstance(report.chart, Scatter) else _probability_bins(task, run, answers)
+        return Answered(run, answers, report.chart, bins, remark)
     except UserError as error:
         remark = str(error)
     except Exception as error:  # whatever it is, the page shows the other runs
         remark = f"its test predictions cannot be counted ({type(error).__name__}: {first_line(error)})"
     return Answered(run, Answers(run.folder, [], [], []), None, (), remark)
-
-
-def _answered(run: Run) -> Answered:
-    task = run.definition
-    answers = answers_of(run)
-    report = task.metric(answers.examples, answers.predictions)
-    remark = ""
-    if run.test_score is not None and abs(report.score - run.test_score) > 1e-9:
-        remark = f"its test predictions score {report.score:.4f}, result.json says {run.test_score:.4f}"
-    bins = _score_bins(report.chart) if isinstance(report.chart, Scatter) else _probability_bins(task, run, answers)
-    return Answered(run, answers, report.chart, bins, remark)
 
 
 def of_row(runs: Sequence[Run], answers: Sequence[Answered]) -> dict[str, Any]:

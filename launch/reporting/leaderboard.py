@@ -64,6 +64,10 @@ class Row:
     cells: Mapping[str, Cell]  # by task; a task without a counted run is not there
     total: Total | None  # None unless all ten tasks are there
 
+    def value(self, column: str) -> Cell | Total | None:
+        """Of a task, or "total"; None where the row has none."""
+        return self.total if column == "total" else self.cells.get(column)
+
     @property
     def seeds(self) -> list[int]:
         """Of the ten tasks, where it has any of them."""

@@ -64,8 +64,12 @@ def build(report: Report) -> str:
         "page.html.j2"
     ).render(
         plotly=re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.I),
-        data=_json(data),
-        assets={name: _asset(name) for name in ("page.css", "tables.js", "charts.js", "browser.js")},
+        # It stands in a script element; NaN and infinity become null.
+        data=json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
+        assets={
+            name: (ASSETS / name).read_text(encoding="utf-8")
+            for name in ("page.css", "tables.js", "charts.js", "browser.js")
+        },
         board=_board(report),
         columns=list(report.board.columns),
         titles=report.board.columns,
@@ -86,15 +90,6 @@ def build(report: Report) -> str:
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         commit=(fingerprint.commit() or "unknown")[:12],
     )
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def _json(values: Any) -> str:
-    """JSON that may stand in a script element; NaN and infinity become null."""
-    return json.dumps(_finite(values), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
@@ -165,7 +160,7 @@ def _board(report: Report) -> list[dict[str, Any]]:
         cells: list[dict[str, Any] | None] = []
         for column in report.board.columns:
             found = tables.numbers(row, column)
-            value = row.total if column == "total" else row.cells.get(column)
+            value = row.value(column)
             if found is None or value is None:
                 cells.append(None)
                 continue

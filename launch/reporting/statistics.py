@@ -6,7 +6,7 @@ random, and p is the share of exchanges after which the scores lie at least as f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,19 +132,3 @@ def randomise(ours: np.ndarray, theirs: np.ndarray, form: Units) -> tuple[float,
         rng=np.random.default_rng(SEED),
     )
     return difference, float(done.pvalue)
-
-
-def as_dict(tests: Sequence[Test], baseline: str) -> dict[str, Any]:
-    """For JSON and the page."""
-    rows: list[Mapping[str, Any]] = [
-        {
-            "row": test.row,
-            "task": test.task,
-            "difference": test.difference,
-            "p": test.p,
-            "seeds": list(test.seeds),
-            "remark": test.remark,
-        }
-        for test in tests
-    ]
-    return {"baseline": baseline, "method": METHOD, "tests": rows}

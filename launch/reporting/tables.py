@@ -14,7 +14,7 @@ from rich.text import Text
 
 import tasks
 from launch.reporting.leaderboard import Cell, Leaderboard, Row, printed
-from launch.reporting.statistics import Test, as_dict
+from launch.reporting.statistics import METHOD, Test
 from tasks import published
 from tasks.published import Mean
 
@@ -35,15 +35,11 @@ def cell(mean: float, std: float | None) -> str:
 
 def numbers(row: Row, column: str) -> tuple[str, str, str] | None:
     """(score, letters of marks, ` n=2` where seeds are missing) of a row's column; None where there is nothing."""
-    found = row.total if column == "total" else row.cells.get(column)
+    found = row.value(column)
     if found is None:
         return None
-    fewer = isinstance(found, Cell) and len(found.runs) < len(row.seeds)
-    return (
-        cell(found.mean, found.std),
-        found.marks,
-        f" n={len(found.runs)}" if isinstance(found, Cell) and fewer else "",
-    )
+    fewer = f" n={len(found.runs)}" if isinstance(found, Cell) and len(found.runs) < len(row.seeds) else ""
+    return cell(found.mean, found.std), found.marks, fewer
 
 
 def caption(board: Leaderboard) -> str:
@@ -106,7 +102,7 @@ def _cell(board: Leaderboard, row: Row, column: str) -> Text:
     if found is None:
         return Text(NOTHING)
     text, marks, count = found
-    style = "bold" if board.is_best(column, _mean(row, column)) else ""
+    style = "bold" if _is_best(board, row, column) else ""
     return Text.assemble((text, style), f" {marks}" if marks else "", count)
 
 
@@ -137,27 +133,35 @@ def p_value(test: Test) -> str:
     return ("<0.001" if test.p < 0.001 else f"{test.p:.3f}") + ("*" if test.p < SIGNIFICANT else "")
 
 
-def _mean(row: Row, column: str) -> float:
-    found = row.total if column == "total" else row.cells[column]
-    assert found is not None, "asked for a column that the row has not"
-    return found.mean
+def _is_best(board: Leaderboard, row: Row, column: str) -> bool:
+    found = row.value(column)
+    return found is not None and board.is_best(column, found.mean)
+
+
+def _formatted(board: Leaderboard, row: Row, column: str, bold: str, raised: str, nothing: str = NOTHING) -> str:
+    """A cell as text. `bold` and `raised` are formats, of the best score and of the marks behind a score."""
+    found = numbers(row, column)
+    if found is None:
+        return nothing
+    text, marks, count = found
+    text = bold.format(text) if _is_best(board, row, column) else text
+    return text + (raised.format(marks) if marks else "") + count
 
 
 # ---- Markdown
-def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", method: str = "") -> str:
+def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:
     """A table as GitHub shows it, with notes below."""
     lines = [_line(["model", "seeds", *map(_plain, board.columns.values())])]
     lines.append("|---|" + "---:|" * (len(board.columns) + 1))
     for row in board.rows:
-        lines.append(
-            _line([_plain(row.label), str(len(row.seeds)), *(_markdown_cell(board, row, c) for c in board.columns)])
-        )
+        cells = [_formatted(board, row, column, "**{}**", "<sup>{}</sup>") for column in board.columns]
+        lines.append(_line([_plain(row.label), str(len(row.seeds)), *cells]))
     for title, scores in published.ROWS.items():
         texts = [beside(scores.get(column)) for column in board.columns]
         lines.append(_line([f"*{title}, published*", str(published.SEEDS), *texts]))
     text = "\n".join(lines) + f"\n\n{caption(board)} Published rows: {published.SOURCE}.\n"
     if tests:
-        text += f"\nAgainst **{_plain(baseline)}**: {method}. \\*: p < {SIGNIFICANT}.\n\n"
+        text += f"\nAgainst **{_plain(baseline)}**: {METHOD}. \\*: p < {SIGNIFICANT}.\n\n"
         text += "\n".join([_line(["model", "task", "difference", "p", "on"]), "|---|---|---:|---:|---|"])
         for test in tests:
             cells = [
@@ -172,16 +176,6 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "",
     return text + "".join(f"\n- {_plain(note)}" for note in notes(board)) + ("\n" if notes(board) else "")
 
 
-def _markdown_cell(board: Leaderboard, row: Row, column: str) -> str:
-    found = numbers(row, column)
-    if found is None:
-        return NOTHING
-    text, marks, count = found
-    text = f"**{text}**" if board.is_best(column, _mean(row, column)) else text
-    text += f"<sup>{marks}</sup>" if marks else ""
-    return text + count
-
-
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
@@ -191,50 +185,38 @@ def _plain(text: str) -> str:
 
 
 # ---- LaTeX
-def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "", method: str = "") -> str:
+def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:
     """A `table*` with booktabs rules (\\usepackage{booktabs}); a second one for the tests."""
     head = " & ".join(["Model", "Seeds", *map(tex, board.columns.values())])
     lines = [r"% \usepackage{booktabs}", r"\begin{table*}", r"\centering\small", r"\setlength{\tabcolsep}{3pt}"]
     lines += [rf"\begin{{tabular}}{{lr{'r' * len(board.columns)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
     for row in board.rows:
-        cells = [tex(row.label), str(len(row.seeds)), *(_tex_cell(board, row, column) for column in board.columns)]
-        lines.append(" & ".join(cells) + r" \\")
+        cells = [
+            _formatted(board, row, column, r"\textbf{{{}}}", r"\textsuperscript{{{}}}", "--")
+            for column in board.columns
+        ]
+        lines.append(" & ".join([tex(row.label), str(len(row.seeds)), *cells]) + r" \\")
     lines.append(r"\midrule")
     for title, scores in published.ROWS.items():
         texts = [beside(scores.get(column)) for column in board.columns]
         lines.append(" & ".join([rf"\textit{{{tex(title)}}}", str(published.SEEDS), *texts]) + r" \\")
-    text = [caption(board), f"In italics, published: {published.SOURCE}.", *(f"{text}." for text in _marks(board))]
+    text = [
+        caption(board),
+        f"In italics, published: {published.SOURCE}.",
+        *(f"{mark}: {meaning}." for mark, meaning in board.marks.items()),
+    ]
     lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(' '.join(text))}}}", r"\end{table*}"]
     if tests:
-        lines += _tex_tests(board, tests, baseline, method)
+        lines += [r"\begin{table}", r"\centering\small", r"\begin{tabular}{llrr}", r"\toprule"]
+        lines += [r"Model & Task & Difference & $p$ \\", r"\midrule"]
+        for test in tests:
+            if test.p is not None:
+                cells = [tex(test.row), tex(board.columns[test.task]), f"${difference(test)}$", tex(p_value(test))]
+                lines.append(" & ".join(cells) + r" \\")
+        about = tex(f"Difference to {baseline}, times 100, and p-value by {METHOD}. *: p < {SIGNIFICANT}.")
+        lines += [r"\bottomrule", r"\end{tabular}", rf"\caption{{{about}}}", r"\end{table}"]
     lines += [f"% {note}" for line in notes(board) for note in line.splitlines()]
     return "\n".join(lines) + "\n"
-
-
-def _tex_tests(board: Leaderboard, tests: Sequence[Test], baseline: str, method: str) -> list[str]:
-    rows = [
-        " & ".join([tex(test.row), tex(board.columns[test.task]), f"${difference(test)}$", tex(p_value(test))]) + r" \\"
-        for test in tests
-        if test.p is not None
-    ]
-    text = tex(f"Difference to {baseline}, times 100, and p-value by {method}. *: p < {SIGNIFICANT}.")
-    head = [r"\begin{table}", r"\centering\small", r"\begin{tabular}{llrr}", r"\toprule"]
-    head += [r"Model & Task & Difference & $p$ \\", r"\midrule"]
-    return [*head, *rows, r"\bottomrule", r"\end{tabular}", rf"\caption{{{text}}}", r"\end{table}"]
-
-
-def _marks(board: Leaderboard) -> list[str]:
-    return [f"{mark}: {text}" for mark, text in board.marks.items()]
-
-
-def _tex_cell(board: Leaderboard, row: Row, column: str) -> str:
-    found = numbers(row, column)
-    if found is None:
-        return "--"
-    text, marks, count = found
-    text = rf"\textbf{{{text}}}" if board.is_best(column, _mean(row, column)) else text
-    text += rf"\textsuperscript{{{marks}}}" if marks else ""
-    return text + count
 
 
 def tex(text: str) -> str:
@@ -249,7 +231,7 @@ def comma_separated(board: Leaderboard) -> str:
     lines.append(["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"])
     for row in board.rows:
         for column in board.columns:
-            found = row.total if column == "total" else row.cells.get(column)
+            found = row.value(column)
             if found is None:
                 continue
             runs = found.runs if isinstance(found, Cell) else {}
@@ -290,6 +272,11 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         }
         total = row.total and {"mean": row.total.mean, "std": row.total.std, "marks": row.total.marks}
         rows.append({"model": row.label, "seeds": row.seeds, "total": total, "tasks": cells})
+    tested = [
+        {**{name: getattr(test, name) for name in ("row", "task", "difference", "p")},
+         "seeds": list(test.seeds), "remark": test.remark}
+        for test in tests
+    ]  # fmt: skip
     rows_beside = {
         title: {column: {"mean": round(s.mean / 100, 4), "std": round(s.std / 100, 4)} for column, s in means.items()}
         for title, means in published.ROWS.items()
@@ -298,7 +285,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         "rows": rows,
         "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": rows_beside},
         "marks": board.marks,
-        "significance": as_dict(tests, baseline) if tests else None,
+        "significance": {"baseline": baseline, "method": METHOD, "tests": tested} if tests else None,
         "left_out": [{"folder": str(run.folder), "why": why} for run, why in board.left_out],
         "missing": list(board.missing),
     }
