@@ -55,7 +55,7 @@ class Rendezvous:
         if "MASTER_PORT" in os.environ:
             store, place = self.launchers_store(), None
         elif self.shared is None:
-            raise UserError("MASTER_PORT: not set by the launcher, and no folder in which rank 0 could write it")
+            raise UserError("MASTER_PORT: not set by the launcher, and no folder where rank 0 could write its own")
         else:
             place = self.shared / meeting_file(os.environ)
             store = self.listen(place) if self.rank == 0 else self.look_for(place)
@@ -104,16 +104,7 @@ class Rendezvous:
             store.set(command, ours)
         else:
             self._wait(lambda: store.check([command]), lambda: "rank 0 to say what it runs")
-            if (theirs := store.get(command).decode()) != ours:
-                (size, folder), (our_size, our_folder) = json.loads(theirs), json.loads(ours)
-                differs = f"--output_dir {folder}, here {our_folder}"
-                if size != our_size:
-                    differs = f"{size} ranks, here {our_size}"
-                where = f"{os.environ.get('MASTER_ADDR')} port {os.environ.get('MASTER_PORT')}"
-                raise UserError(
-                    f"MASTER_PORT: rank 0 at {where} runs another command ({differs}); give each run a port of its "
-                    "own, and all its ranks the same command"
-                )
+            self._check_command(store.get(command).decode(), ours)
         store.set(f"{start} rank {self.rank}", "")
         if self.rank > 0:
             self._wait(lambda: store.check([everyone]), lambda: "rank 0 to hear of all ranks")
@@ -128,6 +119,17 @@ class Rendezvous:
 
         self._wait(lambda: not missing(), awaited)
         store.set(everyone, "")
+
+    def _check_command(self, theirs: str, ours: str) -> None:
+        if theirs == ours:
+            return
+        where = f"{os.environ.get('MASTER_ADDR')} port {os.environ.get('MASTER_PORT')}"
+        (size, folder), (our_size, our_folder) = json.loads(theirs), json.loads(ours)
+        differs = f"{size} ranks, here {our_size}" if size != our_size else f"--output_dir {folder}, here {our_folder}"
+        raise UserError(
+            f"MASTER_PORT: rank 0 at {where} runs another command ({differs}); give each run a port of its own, and "
+            "all its ranks the same command"
+        )
 
     def check_shared(self, store: TCPStore, folder: Path) -> None:
         """Rank 0 leaves a file in the run folder, and the others look for it. Nobody trains for an epoch first."""

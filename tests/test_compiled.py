@@ -16,6 +16,7 @@ from harness import model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.ds.compile import compile_layers, layers
+from harness.ds.config import DeepSpeedConfig
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_loss_and_gradients_are_those_of_layers_as_they_are(tmp_path: Path) -> N
 
     network.eval()  # no dropout: compiled layers draw other masks
     expected = passes()
-    compile_layers(network, config, {}, CPU)
+    compile_layers(network, config, DeepSpeedConfig("fp32", {}), CPU)
     assert all(layer._compiled_call_impl is not None for layer in layers(network.encoder))
     for one, other in zip(passes(), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -73,7 +74,7 @@ def test_where_nothing_can_be_compiled_layers_run_as_they_are(
     monkeypatch.setattr(torch, "compile", refuse)
     network, config = built(tmp_path, "bert")
     with caplog.at_level(logging.WARNING):
-        compile_layers(network, config, {"zero_optimization": {"stage": stage}}, CPU)
+        compile_layers(network, config, DeepSpeedConfig("mine", {"zero_optimization": {"stage": stage}}), CPU)
     assert said in caplog.text and "more about it" not in caplog.text
     assert not any(layer._compiled_call_impl for layer in layers(network.encoder)) and not network.layout.few_shapes
 

@@ -183,7 +183,7 @@ class TestCollate:
         batch = collate(plain([2, 3]), [1, 0], PAD)
         assert batch.input_ids.tolist() == [[101] * 3 + [PAD] * 5, [100] * 2 + [PAD] * 6]
 
-    def test_mask_marks_the_word_pieces(self) -> None:
+    def test_mask_marks_the_tokens(self) -> None:
         batch = collate(plain([2, 3]), [1, 0], PAD)
         assert batch.attention_mask.tolist() == [[1] * 3 + [0] * 5, [1] * 2 + [0] * 6]
 

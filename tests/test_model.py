@@ -91,7 +91,7 @@ class TestForward:
         alone = [logits(built, collate(encoded, [i], tokenizer.pad_token_id)) for i in range(3)]
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
-    def test_mean_is_of_the_word_pieces(self, encoders: dict[str, Path]) -> None:
+    def test_mean_is_of_the_tokens(self, encoders: dict[str, Path]) -> None:
         tokenizer = model.load_tokenizer(settings(encoders["bert"]))
         built = model.build(settings(encoders["bert"], pooling="mean"), 3, per_word=False).eval()
         batch = collate(encode(tokenizer, False), [0], tokenizer.pad_token_id)

@@ -211,7 +211,7 @@ class TestRows:
     @unhurried
     @given(lengths=lengths_lists)
     @pytest.mark.parametrize("how", ["one row", "rows"])
-    def test_each_word_piece_has_one_slot(self, how: str, lengths: list[int]) -> None:
+    def test_each_token_has_one_slot(self, how: str, lengths: list[int]) -> None:
         array = np.asarray(lengths)
         rows, _ = packing.one_row(array) if how == "one row" else packing.equal_rows(array, CPU)
         owner, position = rows.owner.ravel(), rows.position.ravel()
