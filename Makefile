@@ -29,23 +29,23 @@ test: setup
 	$(MAKE) -j 2 test-most check test-slurm cpu-avx2 cpu-default
 
 test-most: setup
-	$(PYTEST) -m "not slurm"
+	$(PYTEST) tests/unit tests/integration tests/gpu
 
 # What is printed beside the tests above comes in one piece.
 AT_ONCE := 2>&1 | { printed=$$(cat); echo "$$printed"; }
 
 test-slurm: setup
-	$(PYTEST) -n 0 -m slurm $$(grep -l mark.slurm tests/test_*.py) $(AT_ONCE)
+	$(PYTEST) -n 0 tests/cluster $(AT_ONCE)
 
 # Engine, loop and resuming as processors with AVX2 alone, and with less, compute: torch reads the variable when loaded.
 # As this one computes they have been tested above.
 cpu-avx2 cpu-default: setup
 	$(BIN)/python -c "import torch; print(torch.backends.cpu.get_cpu_capability().lower())" | grep -qx $(@:cpu-%=%) || \
-	ATEN_CPU_CAPABILITY=$(@:cpu-%=%) $(PYTEST) -n 0 -m "not slow" -k "not end_to_end" tests/test_engine.py \
-		tests/test_checkpoint.py tests/test_train.py $(AT_ONCE)
+	ATEN_CPU_CAPABILITY=$(@:cpu-%=%) $(PYTEST) -n 0 -m "not slow" -k "not end_to_end" tests/unit/test_engine.py \
+		tests/unit/test_checkpoint.py tests/integration/test_train.py $(AT_ONCE)
 
 fast: setup
-	$(PYTEST) -m "not slow and not slurm and not realdata and not gpu"
+	$(PYTEST) -m "not slow and not realdata" tests/unit
 
 # Kills, frozen ranks, damaged checkpoints and changed inputs at random moments, and the table of how they ended.
 faults: setup
@@ -67,7 +67,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/test_imports.py
+	$(BIN)/python -m pytest tests/unit/test_imports.py
 
 format: setup
 	$(BIN)/ruff check --fix .

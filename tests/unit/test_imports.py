@@ -11,7 +11,7 @@ import pytest
 
 import tasks
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SOURCES = {
     str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
     for folder in ("launch", "harness", "tasks")

@@ -17,7 +17,7 @@ from running import arguments, clean_environment
 
 from launch.jobs.slurm import PACKAGES
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 VERSION = "v" + tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 pytestmark = pytest.mark.slow
 

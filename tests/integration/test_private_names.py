@@ -19,7 +19,7 @@ from running import arguments, assert_user_error, run
 from harness import private_names
 from harness.errors import UserError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RECORD = ROOT / "tests" / "deepspeed_defaults.json"
 # Of the standard library; of submitit, for --print alone; a mark on tensors of zeros, which change no norm without it.
 OTHERS = {"_exit", "_current_frames", "_make_sbatch_string", "_zero_padding"}
@@ -181,7 +181,7 @@ def test_deepspeeds_settings_are_those_that_our_files_were_written_for() -> None
     """The canary: lists each key that is new or gone, and each default that is another one.
 
     Look at each: what the files of ds_configs/ must keep is written out there. Then write the record anew:
-    cd tests && python -c "import test_private_names as t; t.record()"
+    cd tests/integration && python -c "import test_private_names as t; t.record()"
     """
     record = json.loads(RECORD.read_text())
     now = defaults()

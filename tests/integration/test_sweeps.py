@@ -20,7 +20,7 @@ from harness import tracking
 from harness.config import RunConfig
 from launch.run import settings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RATES = {"first0id": 1e-3, "second1d": 3e-5}  # by the id that the server gives the run
 FEW = {
     "max_steps": 4,

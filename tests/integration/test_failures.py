@@ -19,7 +19,7 @@ from harness.run_folder import RunFolder
 from launch.run import failures
 from launch.run.failures import FirstFailure
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**clean_environment(), "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
 CRASHES = ["crash of rank 1", "crash of rank 0", "crash of both", "crash while the other hangs", "not to be pickled"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "tasks" / "samples"
 PLAIN = ("train.tsv", "dev.tsv", "test.tsv")
 BC5CDR = ("train.tsv", "devel.tsv", "test.tsv")

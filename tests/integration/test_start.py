@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from running import clean_environment
 
-LAUNCH = Path(__file__).resolve().parent.parent / "launch"
+LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 HEAVY = ("torch", "transformers", "deepspeed", "scipy", "sklearn", "wandb", "submitit")
 WRONG = [
     ("train", ["--lerning_rate", "1"]),

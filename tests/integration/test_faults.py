@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from running import clean_environment
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 
 
 def faults(*words: str) -> list[list[str]]:

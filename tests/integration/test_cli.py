@@ -17,7 +17,7 @@ from running import arguments
 import tasks
 from launch import train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture

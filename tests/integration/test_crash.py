@@ -29,7 +29,7 @@ from launch.jobs import job, requeue
 from launch.jobs import status as run_status
 from launch.run import failures
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def begun(*checkpoints: str) -> list[dict[str, Any]]:

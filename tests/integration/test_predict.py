@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from finished_runs import Finished
 
 pytest_plugins = ("finished_runs",)
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SENTENCES = [task for task, known in tasks.TASKS.items() if known.family != "tagging"]
 
 

@@ -15,7 +15,7 @@ from running import arguments, clean_environment, cut, free_port, run, run_on_ra
 import tasks
 
 CONFIGS = ("fp32", "bf16_autocast", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 FOUR = ("medsts", "bc5cdr_disease", "mednli", "hoc")  # one of each family

@@ -17,7 +17,7 @@ import pytest
 
 from harness import logs
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 log = logging.getLogger("harness.some_module")
 
 

@@ -14,7 +14,7 @@ import pytest
 import tasks
 from benchmarks import bench, made_up
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("task", tasks.TASKS)

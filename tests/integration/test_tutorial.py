@@ -16,7 +16,7 @@ import pytest
 from encoders import tiny_encoder
 from running import SMALL, clean_environment, hear_interrupts
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "custom_tasks.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^`([\w./]+)`[^\n]*:\n\n```\w+\n(.*?)^```$", PAGE, re.M | re.S)
 COMMANDS = re.findall(r"^```bash\n(.*?)^```$", PAGE, re.M | re.S)

@@ -19,7 +19,7 @@ from harness.evaluate import Split
 from harness.task import Encoded, Example, Prediction
 from launch.run import settings
 
-PAGE = (Path(__file__).resolve().parent.parent / "docs" / "old_command_lines.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "old_command_lines.md").read_text(encoding="utf-8")
 OLD = ["--task_name=mednli", "--data_dir=d", "--output_dir=o", "--model_type=bert"]
 
 
@@ -36,7 +36,7 @@ class TestPage:
 
     def test_every_file_exists(self) -> None:
         for name in re.findall(r"`((?:tests|launch)/[a-z_./]+)`", PAGE):
-            assert (Path(__file__).resolve().parents[1] / name).is_file()
+            assert (Path(__file__).resolve().parents[2] / name).is_file()
 
 
 class TestDefaults:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("slurm_fixture",)
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(600)]
 
-TRAIN = Path(__file__).resolve().parent.parent / "launch" / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "launch" / "train.py"
 BIN = Path(sys.executable).parent
 NODES = ("node1", "node2")
 PORT, SSH_PORT, SSH_PORT_HIDDEN = 29611, 2222, 2223

@@ -54,7 +54,9 @@ class Page:
 def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
-    found = subprocess.run(["bash", str(Path(__file__).with_name("chromium.sh"))], capture_output=True, text=True)
+    found = subprocess.run(
+        ["bash", str(Path(__file__).resolve().parents[1] / "chromium.sh")], capture_output=True, text=True
+    )
     if found.returncode == 77:
         pytest.skip(found.stdout.strip())
     assert found.returncode == 0, found.stderr

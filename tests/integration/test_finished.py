@@ -17,7 +17,7 @@ from running import SMALL, arguments, clean_environment, cut, run, run_on_ranks
 
 from launch import submit, train
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

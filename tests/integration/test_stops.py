@@ -18,7 +18,7 @@ from running import run as run_here
 from harness.errors import EXIT_STOPPED
 from harness.preemption import SIGNALS
 
-TRAIN = Path(__file__).resolve().parent.parent / "launch" / "train.py"
+TRAIN = Path(__file__).resolve().parents[2] / "launch" / "train.py"
 SECONDS = 120  # of one program
 
 

@@ -99,7 +99,7 @@ def test_nodes_and_ranks(slurm: Slurm, bench: Bench, nodes: int, ranks: int) -> 
     script, asked, answered = (bench.place / f"{where}-{name}" for name in ("rank.py", "lines.json", "answers.json"))
     script.write_text(RANK)
     asked.write_text(json.dumps(lines))
-    paths = f"{Path(__file__).parent.parent}:{Path(__file__).parent}"
+    paths = f"{Path(__file__).parents[2]}:{Path(__file__).parents[1]}"
     step = ["srun", f"--nodes={nodes}", f"--ntasks-per-node={ranks}", f"--output={bench.place}/{where}-%t.log"]
     slurm.run(*step, sys.executable, str(script), str(asked), str(answered), PYTHONPATH=paths, timeout=400)
     counted, *shared, odd = json.loads(answered.read_text())
