@@ -131,11 +131,11 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
         sent = Submission("slurm", job.job_id, str(folder), os.uname().nodename, work_dir=str(Path.cwd()),
                           request=request.to_dict())  # fmt: skip
         sent.write(Path(config.output_dir))
-    _tell(jobs, place, code)
+    _print_places(jobs, place, code)
     return 0
 
 
-def _tell(jobs: Sequence[Any], place: Path, code: Path) -> None:
+def _print_places(jobs: Sequence[Any], place: Path, code: Path) -> None:
     number = jobs[0].job_id.split("_")[0]
     count = f" ({len(jobs)} runs)" if len(jobs) > 1 else ""
     log = str(jobs[0].paths.stdout) if len(jobs) == 1 else f"{jobs[0].paths.folder}/{number}_<run>_0_log.out"
@@ -144,7 +144,7 @@ def _tell(jobs: Sequence[Any], place: Path, code: Path) -> None:
     print(f"code    {code}")
     print(f"queue   squeue -j {number}")
     print(f"log     tail -F {shlex.quote(log)}" if len(jobs) == 1 else f"log     {log}")
-    print(f"state   python launch/submit.py status {shlex.quote(str(place))}")
+    print(f"status  python launch/submit.py status {shlex.quote(str(place))}")
 
 
 def snapshot_folder(home: Path) -> Path:
