@@ -221,8 +221,12 @@ def test_one_job_disturbed_in_every_way(sender: Sender, undisturbed: Path, tmp_p
     check_same(folder, undisturbed)
     check_one_wandb_run(folder, parts=len(DISTURBANCES) + 1)
     text = said(folder)
-    assert "is gone" in text and "Traceback" not in (folder / "train.log").read_text()
+    assert "is gone" in text
+    # Of the life in which a rank was killed; later ones have what a tracker says that SLURM ends first.
+    logs = [path.read_text() for path in (folder / "submitit").glob("*_log.out")]
+    assert not any("Traceback" in log.split("Starting with JobEnvironment")[1] for log in logs)
     assert "crashed at step-" in text and ": requeued" in text
     assert f"Requeued job {job}" in text and "from the checkpoint" in text
-    assert f"{folder}/code/" in text  # the copy runs, though the job was sent from the working tree
+    # The copy of the code runs, though the job was sent from the working tree: seen where a lost rank left its stack.
+    assert f"{folder}/code/" in (folder / "train.log").read_text()
     assert with_accounting.recorded(job) == ["REQUEUED", "NODE_FAIL", "REQUEUED", "REQUEUED", "REQUEUED", "COMPLETED"]

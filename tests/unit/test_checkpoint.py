@@ -233,11 +233,18 @@ def replace_text(folder: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def one_byte(path: Path, begin: int) -> None:
+    """The first one from there on that is not zero: the states of random generators differ from time to time."""
+    content = path.read_bytes()
+    at = next(place for place in range(begin, len(content)) if content[place])
+    zeros(path, at, at + 1)
+
+
 DAMAGES = [
     pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt", -64), id="zeros at the end"),
     pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt", 0, 8), id="zeroed header"),
     pytest.param(lambda folder: zeros(folder / "engine" / "tensor.pt"), id="zeros"),
-    pytest.param(lambda folder: zeros(folder / "rng-0.pt", 900, 901), id="one byte of rng"),
+    pytest.param(lambda folder: one_byte(folder / "rng-0.pt", 900), id="one byte of rng"),
     pytest.param(lambda folder: zeros(folder / "state.json"), id="zeroed state"),
     pytest.param(lambda folder: replace_text(folder, '"step_in_epoch": 9', '"step_in_epoch": 8'), id="another place"),
     pytest.param(lambda folder: replace_text(folder, '"epoch"', '"epocH"'), id="a name in the state"),
