@@ -46,8 +46,8 @@ def faults(error: ValidationError, hint: Callable[[str], str] = lambda key: "") 
     """`key = value: what is wrong` for each fault, on one line."""
     found = {fault["loc"]: fault for fault in error.errors(include_url=False)}
     # Of `int | float` each half has a fault of its own, and the second one says it better.
-    halves = {(*place[:-1], "int") for place in found if place[-1:] == ("float",)}
-    return [_one_line(fault, hint) for place, fault in found.items() if place not in halves]
+    int_branches = {(*place[:-1], "int") for place in found if place[-1:] == ("float",)}
+    return [_one_line(fault, hint) for place, fault in found.items() if place not in int_branches]
 
 
 def _one_line(fault: Any, hint: Callable[[str], str]) -> str:
