@@ -84,6 +84,7 @@ def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch
     assert apart < (0.05 if name == "fp16_zero0" else 0.01) * moved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero2_offload", "bf16_zero1"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_one_number_that_overflowed_is_found(start: Start, name: str, value: float) -> None:

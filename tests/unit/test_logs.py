@@ -189,6 +189,7 @@ def test_nothing_set_up_says_nothing(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_libraries_are_quiet_and_the_users_wish_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     script = """
 import os, sys, logging, warnings

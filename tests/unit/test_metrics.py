@@ -290,6 +290,7 @@ class TestHallmarks:
         assert report.warnings == ("some probabilities are not finite numbers: no ROC AUC",)
         assert tasks.get("hoc").dev_row(report)["Micro_ROC_AUC"] == 0.0
 
+    @pytest.mark.slow
     @QUICK
     @given(st.data())
     def test_against_scikit_learn(self, data: st.DataObject) -> None:

@@ -63,6 +63,7 @@ def case(folder: Path, name: str, pooling: str | None = None) -> Case:
     return Case(task, encoded, net, int(tokenizer.pad_token_id))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUR)
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_devices_are_never_waited_for(encoders: dict[str, Path], kind: str, name: str) -> None:

@@ -31,6 +31,7 @@ def complaint(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     return error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", tasks.TASKS)
 @pytest.mark.parametrize("split", ["dev", "test"])
 def test_it_agrees_with_the_run(
