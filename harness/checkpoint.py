@@ -22,38 +22,25 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from harness import watchdog
 from harness.distributed import World, barrier, broadcast
+from harness.ds.engine import Engine
 from harness.errors import UserError
 from harness.files import flush, sha256
-from harness.run_folder import newest_first
+from harness.run_folder import STATE_FILE, newest_first
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.json"
 TORN = "is not complete"
 OF_ANOTHER_MODEL = "is of another model"
 DAMAGED = "is damaged ({} changed after it was written)"
 # What reading a state.json raises that was cut short, zeroed, or written by something else.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
-
-
-class Savable(Protocol):
-    """What holds the tensors: `harness.ds.engine.Engine`."""
-
-    def save(self, folder: Path) -> None:
-        """Write into `folder`. Collective."""
-
-    def load(self, folder: Path) -> None:
-        """Read what `save` wrote, on any number of ranks. Collective."""
-
-    def signature(self) -> str:
-        """Equal for models that can load each other's weights."""
 
 
 @dataclass
@@ -78,7 +65,7 @@ class TrainState:
 
 
 @watchdog.phase("saving")
-def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int) -> None:
+def save(root: Path, engine: Engine, state: TrainState, world: World, keep: int) -> None:
     """Write a checkpoint and prune older ones. Collective.
 
     A place that is saved already is left as it is: the run is deterministic, and replacing it would leave a moment
@@ -102,8 +89,8 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
         content["sha256"] = {name: _sha256(partial / name, anew=True) for name in files}
         content = json.loads(json.dumps(content))  # as it will be read
         content["digest"] = _digest(content)
-        (partial / STATE).write_text(json.dumps(content), encoding="utf-8")
-        for file in (*files, STATE, "."):  # on the disk before it gets its name: power may fail too
+        (partial / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
+        for file in (*files, STATE_FILE, "."):  # on the disk before it gets its name: power may fail too
             flush(partial / file)
         if (root / name).exists():  # torn or of another model, or it would have been kept above
             shutil.rmtree(root / name)
@@ -113,7 +100,7 @@ def save(root: Path, engine: Savable, state: TrainState, world: World, keep: int
     barrier()
 
 
-def restore(root: Path, engine: Savable, world: World) -> TrainState:
+def restore(root: Path, engine: Engine, world: World) -> TrainState:
     """The newest complete checkpoint into the engine, or a fresh state. Collective; rank 0 chooses for all."""
     found: tuple[Path, dict[str, Any]] | None = broadcast(newest(root, engine.signature()) if world.is_main else None)
     if found is None:
@@ -129,15 +116,22 @@ def restore(root: Path, engine: Savable, world: World) -> TrainState:
 
 def restore_random_numbers(folder: Path, rank: int, steps: int) -> None:
     """As they were; a rank more than there were gets a stream of its own that it has not been through before."""
-    if (folder / f"rng-{rank}.pt").is_file():
-        _set_random_states(torch.load(folder / f"rng-{rank}.pt", weights_only=True))
-    else:
+    if not (folder / f"rng-{rank}.pt").is_file():
         # Drawn anew from the run's seed it would repeat the dropout masks of the first epoch.
         torch.manual_seed(torch.initial_seed() + 1_000_003 * (steps + 1))
+        return
+    states = torch.load(folder / f"rng-{rank}.pt", weights_only=True)
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    version, numbers, spare = states["python"]
+    random.setstate((version, tuple(numbers), spare))
 
 
 def newest(root: Path, signature: str) -> tuple[Path, dict[str, Any]] | None:
-    """(folder, state.json) of the newest checkpoint that is whole and of this model; a warning for each one newer."""
+    """(folder, its state.json) of the newest checkpoint that is whole and of this model; warns of each one newer."""
     for folder in newest_first(root):
         fault = _fault(folder, signature)
         if fault is None:
@@ -156,7 +150,7 @@ def newest_state(root: Path) -> TrainState | None:
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     return content
 
 
@@ -168,7 +162,7 @@ def _fault(folder: Path, signature: str | None) -> str | None:
         if any((folder / name).stat().st_size != size for name, size in content["files"].items()):
             return TORN
         if ("sha256" in content or "digest" in content) and content["digest"] != _digest(content):
-            return DAMAGED.format(STATE)
+            return DAMAGED.format(STATE_FILE)
         written = {folder / name: digest for name, digest in content.get("sha256", {}).items()}  # older ones have none
         if state.best is not None:
             written[best_file(folder.parent, state.best)] = state.best["sha256"]
@@ -261,27 +255,12 @@ def _prune_best(root: Path, newest: dict[str, Any] | None) -> None:
 
 
 def _random_states() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state()
+    """As `torch.load` takes them with weights_only."""
+    name, keys, *rest = np.random.get_state(legacy=True)
     version, numbers, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": (
-            str(name),
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(gauss),
-        ),
+        "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": (version, list(numbers), spare),
     }
-
-
-def _set_random_states(states: dict[str, Any]) -> None:
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-    name, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, numbers, spare = states["python"]
-    random.setstate((version, tuple(numbers), spare))

@@ -5,6 +5,8 @@ Every part of the project takes them from here. Imported before torch, and there
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 # Exit statuses; what each means for whoever started the program: docs/exit_statuses.md.
 EXIT_FAILED = 1
 EXIT_USER = 2  # as argparse has it
@@ -39,6 +41,14 @@ class Stopped(BaseException):
 
     Not an Exception: libraries pass over those, for example while they try what can be imported.
     """
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it was raised from or during."""
+    here: BaseException | None = error
+    while here is not None:
+        yield here
+        here = here.__cause__ or here.__context__
 
 
 def is_final(error: BaseException) -> bool:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness import removal
 from harness.files import PARTIAL, flush, unfinished
 from harness.model import EncoderWithHead, encoder_of, rename, standard_names
 from harness.model_folder import HEAD_FILE, SCHEMA, About
+from harness.run_folder import check_model
 from harness.standard_head import PROBLEM_TYPES
 from harness.task import Batch
 
@@ -40,7 +40,7 @@ def save(
     """
     from transformers import dynamic_module_utils
 
-    removal.check_model(folder)
+    check_model(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}*{PARTIAL}"):
         if unfinished(left.name) == folder.name:  # a process was killed here

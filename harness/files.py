@@ -69,6 +69,11 @@ def private(path: str, flags: int) -> int:
         raise
 
 
+def not_writable(folder: Path, error: OSError) -> UserError:
+    """What to raise where a run cannot write its folder."""
+    return UserError(f"--output_dir {folder}: cannot be written ({error.strerror}); name another folder")
+
+
 def sha256(path: Path) -> str:
     """Of the file's bytes, in hexadecimal. Raises OSError."""
     with open(path, "rb") as file:

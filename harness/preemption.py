@@ -29,7 +29,8 @@ def listen() -> None:
     Without a handler SIGTERM and SIGUSR2 kill Python, and SIGINT shows a traceback of whatever is being imported.
     """
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: leave(f"stopped by {name(number)}; the same command starts again"))
+        text = f"stopped by {number.name}; the same command starts again"
+        signal.signal(number, lambda *_, text=text: leave(text))
 
 
 def ignore() -> None:
@@ -39,7 +40,7 @@ def ignore() -> None:
 
 
 def leave(message: str) -> None:
-    """End the process within a handler, in one voice for all ranks."""
+    """End the process within a handler; rank 0 speaks for all ranks."""
     if rank() == 0:
         os.write(2, f"{message}\n".encode())  # not print, in which the signal may have come
     else:
@@ -47,14 +48,9 @@ def leave(message: str) -> None:
     os._exit(EXIT_STOPPED)
 
 
-def name(number: int) -> str:
-    """As in SIGTERM."""
-    return signal.Signals(number).name
-
-
 @contextlib.contextmanager
 def ignored() -> Iterator[None]:
-    """While what has ended a run is told; the handlers of before are put back."""
+    """While what has ended a run is reported; the handlers of before are put back."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
@@ -111,7 +107,7 @@ class StopRequest:
     def _set(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self.requested:
-            self.requested, self._since = name(number), now
+            self.requested, self._since = signal.Signals(number).name, now
             if not self._deferred:
                 self.check()
         elif number == signal.SIGINT and now - self._since > PRESS_SECONDS:

@@ -2,27 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import json
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
-OWNER = re.compile(r"process ([1-9]\d*) started (\d+) on ([\w.-]+)", re.ASCII)
+LOCK_TEXT = re.compile(r"process ([1-9]\d*) started (\d+|\?) on ([\w.-]+)", re.ASCII)
 
 
-def this_one() -> str:
-    """This process as the owner of a lock."""
-    return f"process {os.getpid()} started {start(os.getpid()) or '?'} on {os.uname().nodename}"
+@dataclass(frozen=True)
+class Owner:
+    """A process, as the file of a lock or a lease describes it; all empty where the file is damaged."""
+
+    process: int = 0
+    started: str = ""  # in the kernel's ticks: numbers are given again
+    host: str = ""
+    space: str = ""  # the machine's start and the container: only in there its number means anything
+    token: str = ""  # of one lease
+    before: str = ""  # how it took the lease over from another one
+
+    @staticmethod
+    def here(token: str = "") -> Owner:
+        """This process."""
+        return Owner(os.getpid(), start(os.getpid()), os.uname().nodename, _space(), token)
+
+    @staticmethod
+    def of_lock(text: str) -> Owner:
+        """What `lock.acquire` wrote."""
+        found = LOCK_TEXT.fullmatch(text.strip())
+        return Owner(int(found[1]), found[2], found[3]) if found else Owner()
+
+    @staticmethod
+    def of_lease(text: str) -> Owner:
+        """What is in the JSON of a lease."""
+        try:
+            owner = Owner(**json.loads(text))
+            texts = (owner.started, owner.host, owner.space, owner.token, owner.before)
+            named = type(owner.process) is int and owner.process > 0 and owner.host
+            return owner if named and all(map(str.isprintable, texts)) else Owner()
+        except (ValueError, TypeError, RecursionError):
+            return Owner()
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}" if self.process else "another process"
+
+    def is_gone(self) -> bool:
+        """Whether it is certain that the process has ended; of another machine's it never is."""
+        if not self.space or (self.host, self.space) != (os.uname().nodename, _space()):
+            return False
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except (OSError, OverflowError):
+            return False
+        started = start(self.process)
+        return bool(started) and started != self.started
 
 
-def shown(owner: str) -> str:
-    """An owner without its start, which tells people nothing: `process N on HOST`."""
-    return re.sub(r"^(process \d+) started \S+ ", r"\1 ", owner)
-
-
-def owner(text: str) -> tuple[int, str, str] | None:
-    """(number, start, machine) of what `this_one` wrote; None for any other text."""
-    found = OWNER.fullmatch(text)
-    return (int(found[1]), found[2], found[3]) if found else None
+def _space() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
 
 
 def start(process: int) -> str:
@@ -39,17 +85,8 @@ def start(process: int) -> str:
 
 def has_open(process: int, path: Path) -> bool:
     """Whether a process of this user has a file open. False where that cannot be seen."""
-    try:
-        wanted, real = path.stat(), os.path.realpath(path)
-        opened = list(Path(f"/proc/{process}/fd").iterdir())
-    except OSError:
-        return False
-    for descriptor in opened:
-        try:
-            # By its name where the file has been written anew since, by the file itself under another mount.
-            named = os.readlink(descriptor).removesuffix(" (deleted)")
-            if named == real or os.path.samestat(descriptor.stat(), wanted):
+    for descriptor in glob.glob(f"/proc/{process}/fd/*"):
+        with contextlib.suppress(OSError):  # closed meanwhile, or of a kind that has no state
+            if os.path.samefile(descriptor, path):
                 return True
-        except OSError:  # closed meanwhile, or of a kind that has no state
-            continue
     return False

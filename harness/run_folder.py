@@ -1,26 +1,27 @@
-"""The run folder: every name in it, who may use it, and the result that marks a run as finished."""
+"""The run folder: every name in it, what becomes of an output folder, and the result that marks a run as finished.
+
+A run removes only what it has written itself. Beside the folders its files are known by their names; in them by the
+record that each has: model/ and the checkpoints list their files, predictions/ has fixed names, wandb's files bear the
+run's id. No link is followed, and nothing that a list names outside its folder is touched.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import fcntl
 import json
-import logging
 import os
 import re
-import secrets
-import shutil
-import stat
-import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple
 
-from harness import files, lease, processes, records, removal
+from harness import files, records
 from harness.config import RunConfig
 from harness.errors import UserError
+from harness.model_folder import HEAD_FILE
+from harness.task import SPLITS
 
 METRICS_FILE = "metrics.jsonl"
 FINGERPRINT_FILE = "fingerprint.json"
@@ -29,12 +30,57 @@ FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over
 SUBMISSION_FILE = "submission.json"
 ATTEMPT_FILE = "attempt.json"
 TASK_FILE = "task.toml"
+UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
+STATE_FILE = "state.json"  # of a checkpoint, with the names of its files
 SUBMITIT = "submitit"  # of a run that was submitted alone; a suite has one for all its runs, above them
 CHECKPOINT = re.compile(r"step-(\d+)-(\d+)")  # epochs finished, steps in the next; of four and six digits or more
-LOCK_SECONDS = 1.0  # somebody who only looks whether the lock is free has it for a moment
+INPUTS = ("model_name_or_path", "config_name", "tokenizer_name", "data_dir", "task_file", "ds_config")  # that are paths
 
-
-logger = logging.getLogger(__name__)
+# A run's own files, and what each is: `kept` of whatever start; of one `start`, and removed where that came to nothing;
+# `submitted` the same, written by whoever submits or watches the run, without its lock; `computed`.
+OWN_FILES = {
+    "config.json": "kept",  # first: it is removed last
+    UNREADABLE_CONFIG: "kept",
+    FINGERPRINT_FILE: "start",
+    TASK_FILE: "start",
+    SUBMISSION_FILE: "submitted",
+    ATTEMPT_FILE: "submitted",
+    METRICS_FILE: "computed",
+    "train.log": "kept",
+    WANDB_ID_FILE: "start",
+    "result.json": "computed",
+}
+ORIGINAL_FILES = (
+    "dev_results.txt",
+    "eval_results.txt",
+    "test_results.txt",
+    "test_predictions.txt",
+    "test_predictions.tsv",
+    "test_results_classification_report.tsv",
+    "test_results_count.txt",
+    "dev_all_logits.txt",
+    "test_all_logits.txt",
+    "dev_roc_auc_for_each_class.txt",
+    "test_roc_auc_for_each_class.txt",
+)
+COMPUTED_FOLDERS = ("checkpoints", "predictions", "model")
+OWN_FOLDERS = (*COMPUTED_FOLDERS, "wandb")
+OF_STARTS = (".lock", ".lease", "wandb", SUBMITIT, "code")  # beside those of OWN_FILES that are not computed
+# Files in OWN_FOLDERS, beside those that a list there names.
+KNOWN = {
+    "predictions": rf"({'|'.join(SPLITS)})(_probabilities)?\.tsv",
+    # The last one: of a checkpoint whose list cannot be read.
+    "checkpoints": r"best-[0-9a-f]{16}\.safetensors|\.step-[\w-]+\.partial/.+|"
+    r"step-[^/]*/(state\.json|engine\.(json|safetensors)|rng-\d+\.pt)",
+    "wandb": r"rows_closed|latest-run|debug(-\w+)?\.log|artifacts/staging/.+|(offline-)?run-\d+_\d+-{id}/"
+    r"(run-{id}\.wandb(\.synced)?|logs/debug(-\w+)?\.log|files/media/.+|files/"
+    r"(config\.yaml|conda-environment\.yaml|diff\.patch|output\.log|requirements\.txt|wandb-(metadata|summary)\.json))",
+    # Of a version that wrote no list.
+    "model": r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab)\.json|"
+    r"merges\.txt|vocab\.txt|\w+\.model|chat_template\.jinja|model[\d-]*(of-\d+)?\.safetensors(\.index\.json)?|"
+    r"README\.md",
+}
+NOTHING = "(?!)"  # matches no name
 
 
 @dataclass(frozen=True)
@@ -89,39 +135,6 @@ def newest_first(checkpoints: Path) -> list[Path]:
     return sorted(numbers, key=lambda path: numbers[path], reverse=True)
 
 
-COMPUTED_FOLDERS = ("checkpoints", "predictions", "model")
-OWN_FOLDERS = (*COMPUTED_FOLDERS, "wandb")
-INPUTS = ("model_name_or_path", "config_name", "tokenizer_name", "data_dir", "task_file", "ds_config")  # that are paths
-UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
-OWN_FILES = (
-    "config.json",
-    FINGERPRINT_FILE,
-    UNREADABLE_CONFIG,
-    TASK_FILE,
-    SUBMISSION_FILE,
-    ATTEMPT_FILE,
-    METRICS_FILE,
-    "train.log",
-    WANDB_ID_FILE,
-    "result.json",
-)
-NOT_UNDER_LOCK = {SUBMISSION_FILE, ATTEMPT_FILE}  # written by whoever submits or watches the run
-RECORD = {*OWN_FILES, ".lock", ".lease", "wandb", SUBMITIT, "code"} - {"result.json", METRICS_FILE}  # of starts
-ORIGINAL_FILES = (
-    "dev_results.txt",
-    "eval_results.txt",
-    "test_results.txt",
-    "test_predictions.txt",
-    "test_predictions.tsv",
-    "test_results_classification_report.tsv",
-    "test_results_count.txt",
-    "dev_all_logits.txt",
-    "test_all_logits.txt",
-    "dev_roc_auc_for_each_class.txt",
-    "test_roc_auc_for_each_class.txt",
-)
-
-
 Claimed = Callable[[Path], str | None]
 """(run folder) -> who still has it beside the process with the lock: a submission that is queued or running."""
 Compare = Callable[[RunConfig, RunConfig, bool], str | None]
@@ -137,67 +150,65 @@ def other_names(before: RunConfig, config: RunConfig, finished: bool = False) ->
 
 
 def prepare(
-    config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names
+    config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names, dry: bool = False
 ) -> dict[str, Any] | None:
     """Make the run folder or resume the run in it; returns the result where the run is finished, else None.
 
-    Called on rank 0 alone. Raises UserError where the folder holds another run or cannot be written.
+    Called on rank 0 alone. `dry`: look at everything and change nothing. Raises UserError where the folder holds
+    another run, or something else, or cannot be written.
     """
     folder = RunFolder(Path(config.output_dir), config.result_prefix)
-    use, result = examine(config, claimed, compare)
-    if result is not None:
-        return result
     try:
+        use, before, result = _examine(folder, config, claimed, compare)
+        if result is not None or dry:
+            return result
         folder.path.mkdir(parents=True, exist_ok=True)
-        if use.before is not None and use.how == "replace":
-            _remove(folder, use.before.result_prefix)
-        if use.how == "take over":
-            _clear_failed_start(folder, keep_config=use.unreadable)
-        if use.how != "go on" or config.do_train:
+        if use == "replace" and before is not None:
+            remove(folder.path)
+            for name in (*(f"{before.result_prefix}{name}" for name in ORIGINAL_FILES), *reversed(OWN_FILES)):
+                (folder.path / name).unlink(missing_ok=True)
+        elif use in ("take over", "keep config.json"):
+            if use == "keep config.json":
+                folder.config.replace(folder.path / UNREADABLE_CONFIG)
+            for name in (name for name, kind in OWN_FILES.items() if kind in ("start", "submitted")):
+                (folder.path / name).unlink(missing_ok=True)
+        if use != "resume" or config.do_train:
             files.write(folder.config, json.dumps(config.to_dict(), indent=2) + "\n", durable=True)
         folder.predictions.mkdir(exist_ok=True)
     except OSError as error:
-        raise _not_writable(folder, error) from error
+        raise files.not_writable(folder.path, error) from error
     return None
 
 
-@dataclass(frozen=True)
-class Use:
-    """What becomes of an output folder. `how`: make, go on, take over (what a failed start left), replace."""
+def _examine(
+    folder: RunFolder, config: RunConfig, claimed: Claimed, compare: Compare
+) -> tuple[str, RunConfig | None, dict[str, Any] | None]:
+    """(make | resume | replace | take over | keep config.json, settings that lie there, result of a finished run).
 
-    how: str
-    before: RunConfig | None = None
-    unreadable: bool = False  # its config.json is no JSON
-
-
-def examine(
-    config: RunConfig, claimed: Claimed = lambda _: None, compare: Compare = other_names
-) -> tuple[Use, dict[str, Any] | None]:
-    """What `prepare` will do with the output folder, and the result where the run is finished. Changes nothing.
-
-    Raises UserError where the folder holds another run, or something else, or cannot be written.
+    `take over` what a failed start left; `keep config.json`: the same, where that cannot be read. Raises UserError and
+    OSError.
     """
-    folder = RunFolder(Path(config.output_dir), config.result_prefix)
-    try:
-        if not folder.path.is_dir():
-            _check_can_be_made(folder)
-            return Use("make"), None
-        before, fault = _stored(folder)
-        other = None
-        if before is not None and before.identity() == config.identity():
-            result = _result(folder) if folder.result.is_file() else None
-            if config.do_train and not folder.result.is_file():  # else nothing is replaced
-                _check_inputs(folder, config, before)
-            result = result if result is not None and _covers(result, config) else None
-            other = compare(before, config, result is not None)
-            if other is None:
-                if config.do_train and not folder.result.is_file():
-                    removal.check_replaceable(folder.path, anew=False)
-                return Use("go on", before), result
-        abandoned = (fault is None or fault.ours) and only_started(folder)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    _check_inputs(folder, config, before)
+    if not folder.path.is_dir():
+        above = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
+        if not os.access(above, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
+        return "make", None, None
+    before, fault = _stored(folder)
+    inputs, other = {f"--{name}": getattr(config, name) for name in INPUTS}, None
+    if before is not None and before.identity() == config.identity():
+        result = _result(folder, config) if folder.result.is_file() else None
+        replaces = config.do_train and not folder.result.is_file()
+        if replaces:
+            check_inputs(folder, inputs, before)
+        other = compare(before, config, result is not None)
+        if other is None:
+            if replaces:
+                check_replaceable(folder.path, anew=False)
+            return "resume", before, result
+    abandoned = (fault is None or fault.ours) and only_started(folder)
+    check_inputs(folder, inputs, before)
     if abandoned or (before is not None and config.overwrite_output_dir):
         if owner := claimed(folder.path):
             raise UserError(
@@ -205,9 +216,9 @@ def examine(
                 f"python launch/submit.py cancel {folder.path}"
             )
         if not abandoned:
-            removal.check_replaceable(folder.path, anew=True)
-        how = "take over" if abandoned else "replace"
-        return Use(how, before, unreadable=fault is not None and not fault.is_json), None
+            check_replaceable(folder.path, anew=True)
+            return "replace", before, None
+        return "take over" if fault is None or fault.is_json else "keep config.json", before, None
     if fault is not None:
         raise UserError(f"{folder.config}:1: not a run's settings ({fault.reason}); name another --output_dir")
     if before is not None:
@@ -223,11 +234,7 @@ def examine(
             raise UserError(
                 f"--output_dir {folder.path}: holds a {name} that no run wrote, and a run writes one; name another"
             )
-    return Use("make"), None
-
-
-def _check_inputs(folder: RunFolder, config: RunConfig, before: RunConfig | None) -> None:
-    check_inputs(folder, {f"--{name}": getattr(config, name) for name in INPUTS}, before)
+    return "make", None, None
 
 
 def check_inputs(folder: RunFolder, inputs: Mapping[str, str | None], before: RunConfig | None = None) -> None:
@@ -260,9 +267,14 @@ def only_started(folder: RunFolder) -> bool:
             if has_line(path):
                 return False
         elif path.name in COMPUTED_FOLDERS:
-            if any(not inner.name.endswith(".partial") for inner in path.iterdir()):
+            if any(not inner.name.endswith(files.PARTIAL) for inner in path.iterdir()):
                 return False
-        elif not (path.name in RECORD or path.name.startswith(FAILURE_FILE) or path.suffix == ".partial"):
+        elif not (
+            OWN_FILES.get(path.name, "computed") != "computed"
+            or path.name in OF_STARTS
+            or path.name.startswith(FAILURE_FILE)
+            or path.suffix == files.PARTIAL
+        ):
             return False
     return True
 
@@ -276,115 +288,6 @@ def has_line(path: Path) -> bool:
         return False
 
 
-def _clear_failed_start(folder: RunFolder, keep_config: bool) -> None:
-    """Remove what says something about the start alone; its log, and whatever wandb has kept of it, stay."""
-    if keep_config:
-        folder.config.replace(folder.path / UNREADABLE_CONFIG)
-    for name in (FINGERPRINT_FILE, TASK_FILE, SUBMISSION_FILE, ATTEMPT_FILE, WANDB_ID_FILE):
-        (folder.path / name).unlink(missing_ok=True)
-
-
-def _check_can_be_made(folder: RunFolder) -> None:
-    """Raises OSError where the folder cannot be made."""
-    above = next(path for path in (folder.path, *folder.path.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(above))
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(above))
-
-
-def hold(folder: RunFolder, stack: ExitStack) -> str:
-    """Take the folder's lock until `stack` closes, and clear what a killed run left; returns a token for this start.
-
-    Raises UserError where another process holds the lock.
-    """
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        _check_plain(folder)
-        handle = stack.enter_context(open(folder.lock, "a+", encoding="utf-8", opener=files.private))
-        _lock(folder, handle, stack)
-        os.ftruncate(handle.fileno(), 0)
-        # Not through the buffer, whose failure would come a second time when the file is closed.
-        os.write(handle.fileno(), processes.this_one().encode())
-        for claim in folder.path.glob(f"{FAILURE_FILE}*"):
-            claim.unlink(missing_ok=True)
-        removal.clear_unfinished(folder.path, set(OWN_FILES) - NOT_UNDER_LOCK)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
-    for unfinished in Path(folder.checkpoints).glob(".step-*.partial"):  # a full disk may be full of it
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return secrets.token_hex(4)
-
-
-def _check_plain(folder: RunFolder) -> None:
-    """Raises UserError where what is opened by its name and written in place is a link, or a pipe."""
-    for path in (folder.lock, folder.lease, folder.metrics, folder.log):
-        if os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
-            raise UserError(
-                f"--output_dir {folder.path}: {path.name} in it is a link or no plain file, and a run would write into "
-                "it; remove it, or name another folder"
-            )
-
-
-def _lock(folder: RunFolder, handle: TextIO, stack: ExitStack) -> None:
-    """By flock; by a lease where there is none, or where another machine saw none and has one. Raises OSError too."""
-    until = time.monotonic() + LOCK_SECONDS
-    locked = False
-    while not locked:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            locked = True
-        except BlockingIOError as error:
-            if time.monotonic() < until:
-                time.sleep(LOCK_SECONDS / 10)
-                continue
-            handle.seek(0)
-            owner = handle.read().strip() or "another process"
-            raise _in_use(folder, owner) from error
-        except OSError as error:
-            if error.errno not in lease.NO_FLOCK:
-                raise
-            break
-    if locked and not os.path.lexists(folder.lease):
-        return
-    try:
-        lease.take(folder.lease, stack)
-    except lease.InUse as other:
-        raise _in_use(folder, str(other)) from None
-
-
-def _in_use(folder: RunFolder, owner: str) -> UserError:
-    return UserError(
-        f"--output_dir {folder.path}: in use by {processes.shown(owner)}; wait for it, or name another folder"
-    )
-
-
-def holder(folder: RunFolder) -> str | None:
-    """Who has the folder's lock or lease, as `process N started S on HOST`; None where nobody has."""
-    leased = lease.holder(folder.lease)
-    try:
-        with open(folder.lock, encoding="utf-8", opener=files.private) as handle:
-            if leased is not None:
-                return handle.read().strip() or leased
-            try:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return handle.read().strip() or "another process"
-    except OSError:  # no lock, or a file system that has none
-        pass
-    return leased
-
-
-def log_lease(folder: RunFolder) -> None:
-    """Say so where a lease keeps the folder. On every rank, whose level decides."""
-    if (kept := lease.account(folder.lease)) is not None:
-        logger.warning("folder  %s: %s", folder.path, kept)
-
-
-def _not_writable(folder: RunFolder, error: OSError) -> UserError:
-    return UserError(f"--output_dir {folder.path}: cannot be written ({error.strerror}); name another folder")
-
-
 def stored_config(folder: Path) -> RunConfig:
     """The settings in a run folder. Raises UserError where there are none (a model's config.json has the same name)."""
     path = RunFolder(folder).config
@@ -393,18 +296,21 @@ def stored_config(folder: Path) -> RunConfig:
     return records.config(path)
 
 
-def _result(folder: RunFolder) -> dict[str, Any]:
+def _result(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
+    """That of a finished run; None where it does not answer yet what is asked now. Raises UserError."""
     try:
-        return records.result(folder.result)
+        result = records.result(folder.result)
     except UserError as error:
         reason = str(error).removeprefix(f"{folder.result}: ")
         raise UserError(
             f"{folder.result}:1: not a run's result ({reason}); remove the file to score the run again"
         ) from None
+    wanted = [split for split, asked in (("dev", config.do_eval), ("test", config.do_predict)) if asked]
+    answered = {*result["scores"], *result.get("empty_splits", ())}
+    return result if answered.issuperset(wanted) else None
 
 
-@dataclass(frozen=True)
-class _Fault:
+class _Fault(NamedTuple):
     """Why a config.json cannot be read."""
 
     reason: str
@@ -427,12 +333,6 @@ def _stored(folder: RunFolder) -> tuple[RunConfig | None, _Fault | None]:
         return None, _Fault(str(error), is_json=True, ours=ours)
 
 
-def _covers(result: Mapping[str, Any], config: RunConfig) -> bool:
-    """Whether a finished run already answers what is asked now."""
-    wanted = [split for split, asked in (("dev", config.do_eval), ("test", config.do_predict)) if asked]
-    return all(split in result["scores"] or split in result.get("empty_splits", ()) for split in wanted)
-
-
 def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:
     inputs = before.identity() == config.identity()
     name, theirs, ours = _first_difference(before.identity(inputs), config.identity(inputs))
@@ -453,14 +353,99 @@ def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tup
     return name, one, other
 
 
-def _remove(folder: RunFolder, prefix: str) -> None:
-    """The files of a run, and nothing else that may lie beside them or among them."""
-    removal.remove(folder.path)
-    # config.json goes last: as long as anything of the run is left, the folder is known as that run's.
-    for name in [f"{prefix}{name}" for name in ORIGINAL_FILES] + list(reversed(OWN_FILES)):
-        (folder.path / name).unlink(missing_ok=True)
-
-
 def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """The last file of a run: its existence means finished."""
     files.write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n", durable=True)
+
+
+def remove(run: Path, folder: str = "") -> None:
+    """What the run has written in its folders, or in one of them, and what is empty then."""
+    for top in [folder] if folder else OWN_FOLDERS:
+        for path, is_ours in _sorted_out(run, top):
+            if is_ours:
+                path.unlink(missing_ok=True)
+        if not (run / top).is_symlink():
+            for place, _, _ in os.walk(run / top, topdown=False):
+                with contextlib.suppress(OSError):  # somebody else's file is in it
+                    os.rmdir(place)
+
+
+def check_replaceable(run: Path, anew: bool) -> None:
+    """Raises UserError where what a run replaces as a whole, its model and its checkpoints, holds a file that it did
+    not write: it would be lost, or be taken for a part of the model. `anew`: nothing of the run there is to stay."""
+    if anew and (run / "checkpoints").is_symlink():
+        raise _in_the_way(run, run / "checkpoints")
+    check_model(run / "model")
+    for path, is_ours in _sorted_out(run, "checkpoints"):
+        if not is_ours and path.relative_to(run / "checkpoints").parts[0].startswith("step-"):
+            raise _in_the_way(run, path)
+
+
+def check_model(folder: Path) -> None:
+    """The same of the model's folder alone."""
+    foreign = [path for path, is_ours in _sorted_out(folder.parent, folder.name) if not is_ours]
+    if folder.is_symlink() or (os.path.lexists(folder) and not folder.is_dir()):
+        foreign = [folder]
+    if foreign:
+        raise _in_the_way(folder.parent, min(foreign))
+
+
+def clear_unfinished(folder: RunFolder) -> None:
+    """Remove what writers of the run's files that were killed have left: whoever calls this has the lock, so that none
+    of them is at work."""
+    locked = "|".join(re.escape(name) for name, kind in OWN_FILES.items() if kind != "submitted")
+    for place, wanted in ((folder.path, locked), (Path(folder.predictions), KNOWN["predictions"])):
+        if place.is_symlink() or not place.is_dir():
+            continue
+        for path in place.iterdir():
+            meant = files.unfinished(path.name)
+            if meant is not None and re.fullmatch(wanted, meant) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
+
+
+def _in_the_way(run: Path, path: Path) -> UserError:
+    return UserError(
+        f"--output_dir {run}: {path.relative_to(run)} in it is not of the run there and would be lost; move it away, "
+        "or name another folder"
+    )
+
+
+def _sorted_out(run: Path, top: str) -> Iterator[tuple[Path, bool]]:
+    """Each file below a folder of the run, and whether the run wrote it. A link counts as a file."""
+    if not (run / top).is_dir() or (run / top).is_symlink():
+        return
+    ours = _rule(run, top)
+    for place, folders, names in os.walk(run / top):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in (*names, *links):
+            path = Path(place) / name
+            inner = path.relative_to(run / top)
+            meant = inner.with_name(files.unfinished(name) or name)
+            yield path, ours(str(inner)) or ours(str(meant))
+
+
+def _rule(run: Path, top: str) -> Callable[[str], bool]:
+    """Whether a file was written by the run, told by its path in the folder `top`."""
+    listed: set[str] = set()
+    pattern = KNOWN.get(top, KNOWN["model"])
+    if top == "checkpoints":
+        listed = {f"{at.name}/{name}" for at in (run / top).glob("step-*") for name in _listed(at / STATE_FILE)}
+    elif top == "wandb":
+        kept = run / WANDB_ID_FILE
+        run_id = kept.read_text(encoding="utf-8", errors="replace").strip() if kept.is_file() else ""
+        pattern = pattern.replace("{id}", re.escape(run_id) if run_id else NOTHING)
+    elif top != "predictions":
+        record = run / top / HEAD_FILE
+        listed = set(_listed(record))
+        pattern = NOTHING if listed or not record.is_file() else pattern
+        listed.add(HEAD_FILE)
+    return lambda name: name in listed or re.fullmatch(pattern, name) is not None
+
+
+def _listed(record: Path) -> list[str]:
+    """The names under `files` in a JSON file; none where it cannot be read."""
+    try:
+        content: Any = json.loads(record.read_text(encoding="utf-8"))
+        return [str(name) for name in content["files"]]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return []

@@ -15,14 +15,15 @@ import contextlib
 import dataclasses
 import json
 import statistics
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from threading import Event, Thread, current_thread
 from time import monotonic
-from typing import NoReturn, Protocol
 
-from harness.distributed import World
+from torch._C._distributed_c10d import Store
+
+from harness.distributed import World, shared_store, started_collectives
 
 TURN_SECONDS = 1.0
 TEN_STEPS = 10.0  # so many median steps are no alarm, however long a step takes
@@ -31,24 +32,6 @@ FIRST_STEPS = 3  # in which kernels are compiled and tuned, memory is claimed, f
 # Its process must send heartbeats all the same.
 PATIENCE = {"loading": 30.0, "tokenising": 30.0, "first steps": 30.0, "compiling": 30.0, "saving": 10.0}
 WORKING = ("training", "evaluation")  # phases with beats at short intervals
-
-
-class Store(Protocol):
-    """What is used of a torch.distributed.TCPStore; it may block for ever where rank 0's process is stopped."""
-
-    def set(self, key: str, value: str) -> None: ...
-    def check(self, keys: list[str]) -> bool: ...
-    def get(self, key: str) -> bytes: ...
-
-
-class Handler(Protocol):
-    """What acts on a finding."""
-
-    def keep_stack(self, phase: str) -> None:
-        """Write down what the thread that works is doing."""
-
-    def end_stuck(self, found: Stuck) -> NoReturn:
-        """End this process."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +44,6 @@ class Heartbeat:
     limit: float  # seconds that are allowed there
     silence: float  # seconds without a heartbeat that are allowed
     collectives: int  # started so far
-
-    @property
-    def is_late(self) -> bool:
-        return self.idle > self.limit
 
 
 @dataclass(frozen=True)
@@ -87,7 +66,7 @@ def judge(heartbeats: Mapping[int, Heartbeat], silent: Mapping[int, float], pati
         return None
     fewest = min(each.collectives for each in heartbeats.values())
     behind = {rank: each for rank, each in heartbeats.items() if each.collectives == fewest}
-    if not all(each.is_late for each in behind.values()):
+    if not all(each.idle > each.limit for each in behind.values()):
         return None
     first = behind[min(behind)]
     return Stuck(tuple(sorted(behind)), first.phase, round(first.idle, 1), answers=True)
@@ -97,22 +76,15 @@ class Watchdog:
     """Use as `with Watchdog(...):` on all ranks alike, around what may hang; `beat` and `phase` then speak to it."""
 
     def __init__(
-        self,
-        world: World,
-        minutes: float,
-        *,
-        compiles: bool,
-        collectives: Callable[[], int],
-        handler: Handler,
-        store: Store | None = None,
+        self, world: World, minutes: float, *, compiles: bool, end: Callable[[Stuck, str, Event], None], token: str = ""
     ) -> None:
         """`minutes`: without a heartbeat, or a beat in training and evaluation, where steps and pauses are shorter.
 
-        `collectives`: how many this rank has started. `store`: what all ranks share, None for a single one; no
-        other thread may use it.
+        `end` gets what was found, this rank's phase, and what is set where the run ends by itself meanwhile; it ends
+        the process. `token`: of this start of the run.
         """
         self.rank, self.size, self.base, self.compiles = world.rank, world.size, 60.0 * minutes, compiles
-        self._collectives, self._handler, self._store = collectives, handler, store
+        self._end, self._token = end, token
         self.phase = "loading"
         self._beats = 0  # of the working thread, which alone writes this
         self.steps = 0  # beats in this phase
@@ -124,19 +96,16 @@ class Watchdog:
         self._heartbeats = {self.rank: Heartbeat(0, self.phase, 0.0, self.base, self.base, 0)}
         self._silent: dict[int, float] = {}
         self._verdict: Stuck | None = None
-        self._done = threading.Event()
-        self._phase_changed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True, name="watchdog")
+        self._done, self._phase_changed = Event(), Event()
+        self._thread = Thread(target=self._watch, daemon=True, name="watchdog")
 
     def __enter__(self) -> Watchdog:
         global _current
         _current = self
         if self.base > 0:
             self._thread.start()
-            if self._store is not None:
-                threading.Thread(
-                    target=self._exchange, args=(self._store,), daemon=True, name="watchdog-exchange"
-                ).start()
+            if self.size > 1 and (store := shared_store(self._token)) is not None:
+                Thread(target=self._exchange, args=(store,), daemon=True, name="watchdog-exchange").start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -149,7 +118,7 @@ class Watchdog:
         self._phase_changed.set()
         if _current is self:
             _current = None
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
+        if self._thread.is_alive() and self._thread is not current_thread():
             self._thread.join(TURN_SECONDS)
 
     # ---- the thread that works
@@ -184,7 +153,8 @@ class Watchdog:
             now = monotonic()
             passed, before = min(now - before, 2 * TURN_SECONDS), now  # more: this process was stopped, too
             if (found := self.turn(passed)) is not None:
-                self._act(found)
+                self._verdict = found  # rank 0 lets the others know, while the store is there
+                self._end(found, self.phase, self._done)
                 return
 
     def turn(self, seconds: float) -> Stuck | None:
@@ -199,7 +169,7 @@ class Watchdog:
         limit, silence = self.limits()
         self._turn += 1
         self._heartbeats[self.rank] = Heartbeat(
-            self._turn, self.phase, round(self._idle, 1), limit, silence, self._collectives()
+            self._turn, self.phase, round(self._idle, 1), limit, silence, started_collectives()
         )
         for rank in range(self.size) if self.rank == 0 else (0,):
             self._silent[rank] = 0.0 if rank == self.rank else self._silent.get(rank, 0.0) + seconds
@@ -210,18 +180,9 @@ class Watchdog:
             found = dataclasses.replace(found, phase=self._heartbeats[0].phase)
         return found
 
-    def _act(self, found: Stuck) -> None:
-        self._verdict = found  # rank 0 lets the others know, while the store is there
-        # In a thread of its own: the log may lie where nothing can be written any more.
-        writer = threading.Thread(target=self._handler.keep_stack, args=(self.phase,), daemon=True)
-        writer.start()
-        writer.join(3 * TURN_SECONDS)
-        for_the_others = 3 * TURN_SECONDS if self.rank == 0 and self.size > 1 else 0.0  # to read the verdict
-        if not self._done.wait(for_the_others):
-            self._handler.end_stuck(found)
-
     def _exchange(self, store: Store) -> None:
-        """Send one's own heartbeat and read the others'. In a thread of its own, since the store may not answer."""
+        """Send one's own heartbeat and read the others'. In a thread of its own, since the store may not answer: it
+        blocks for ever where rank 0's process is stopped."""
         while not self._done.is_set():
             self._phase_changed.wait(TURN_SECONDS)
             self._phase_changed.clear()

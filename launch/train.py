@@ -29,7 +29,7 @@ def run(config: RunConfig) -> dict[str, Any]:
 
     Raises UserError, TrainingFailed, and Stopped where a stop request was followed.
     """
-    from harness import distributed, logs, run_folder
+    from harness import distributed, lock, logs
     from harness.preemption import StopRequest
     from harness.run_folder import RunFolder
     from harness.watchdog import Watchdog
@@ -44,7 +44,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     config = distributed.broadcast(config)  # parsed with a look at folders, which may be another on another rank
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        start = distributed.on_main(lambda: run_folder.hold(folder, stack))
+        start = distributed.on_main(lambda: lock.acquire(folder, stack))
         finished = distributed.on_main(lambda: settings.prepare(config, status.submitted))
         if finished is not None:
             if world.is_main:
@@ -52,14 +52,11 @@ def run(config: RunConfig) -> dict[str, Any]:
             return finished
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)
-        run_folder.log_lease(folder)
+        lock.log_lease(folder)
         failures = stack.enter_context(FirstFailure(folder, world, start))
         watch = stack.enter_context(
-            Watchdog(
-                world, config.watchdog_minutes, compiles=config.compile, collectives=distributed.started_collectives,
-                handler=failures, store=distributed.shared_store(start),
-            )
-        )  # fmt: skip
+            Watchdog(world, config.watchdog_minutes, compiles=config.compile, end=failures.end_stuck, token=start)
+        )
         parts = setup.build(config, world, folder)
         gc.enable()  # which `main` disabled: nearly all is imported
         tracker = stack.enter_context(result.tracker(parts))

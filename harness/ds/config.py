@@ -73,7 +73,16 @@ def default(precision: str, world_size: int, device: str) -> str:
 
 def read(name: str) -> DeepSpeedConfig:
     """That of a name in ds_configs/ or of a path. Raises UserError."""
-    settings = _read_json(name)
+    path = Path(name)
+    if path.suffix != ".json":
+        path = CONFIGS / f"{name}.json"
+        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
+        if not path.is_file():
+            raise UserError(
+                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
+                f"there are {', '.join(known)}, or name a .json file"
+            )
+    settings = read_settings(path, "--ds_config", "see ds_configs/ for examples")
     owned = [key for key in ("optimizer", "scheduler") if key in settings]
     if owned:
         raise UserError(
@@ -88,16 +97,3 @@ def read(name: str) -> DeepSpeedConfig:
     if found.autocast and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
     return found
-
-
-def _read_json(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix != ".json":
-        path = CONFIGS / f"{name}.json"
-        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
-        if not path.is_file():
-            raise UserError(
-                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
-                f"there are {', '.join(known)}, or name a .json file"
-            )
-    return read_settings(path, "--ds_config", "see ds_configs/ for examples")

@@ -11,21 +11,22 @@ import contextlib
 import hashlib
 import importlib
 import json
+import logging
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from harness import private_names
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.ds import config as ds_config
 from harness.ds import fixes, optimizer_state
-from harness.ds.compile import compile_layers
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import SCALE_AT_MINIMUM, UserError
 from harness.model import EncoderWithHead, parameter_groups
@@ -43,6 +44,8 @@ TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's fol
 # What changes of the loss scaler in training. Without the counters a resumed run would raise its scale at another step.
 LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class StepMetrics:
@@ -52,6 +55,37 @@ class StepMetrics:
     grad_norm: float | None  # L2 norm over all parameters before clipping; None where DeepSpeed does not compute it
     loss_scale: float | None  # fp16 alone
     skipped: int  # optimizer steps so far that overflowed and were not applied
+
+
+def compile_layers(
+    network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, device: torch.device
+) -> None:
+    """With --compile: compile the encoder's layers (torch.compile), or say why they are not.
+
+    Fewer and larger kernels, for a slower start. Layers share their code and so one compilation for each shape; sizes
+    stay variables in it, and packed rows keep few of them. Rounding differs from that of layers as they are.
+    """
+    if not config.compile:
+        return
+    reason = "ZeRO-3 takes a layer's weights away between passes" if deepspeed.stage == 3 else ""
+    if not reason:
+        try:  # it needs a compiler or Triton
+            torch.compile(lambda tensor: (tensor + 1).relu())(torch.ones(8, device=device))
+        except Exception as error:  # of many kinds, by device and version
+            reason = first_line(error)
+    if reason:
+        logger.warning("--compile: layers run as they are (%s).", reason)
+        return
+    network.layout = replace(network.layout, few_shapes=True)
+    for layer in layers(network.encoder):
+        layer.compile(dynamic=True)
+
+
+def layers(encoder: nn.Module) -> list[nn.Module]:
+    """Members of the encoder's outermost module lists: in ALBERT, lists hold lists."""
+    lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    return [layer for module in outer for layer in module]
 
 
 def supported_precisions(device: torch.device) -> dict[str, bool]:
@@ -217,7 +251,9 @@ class Engine:
 
     def signature(self) -> str:
         """What another engine must have in common to load what this one saved: names and shapes of its parameters."""
-        return hashlib.sha256(json.dumps(optimizer_state.shapes(self.inner), sort_keys=True).encode()).hexdigest()
+        parameters = self.inner.module.named_parameters()
+        shapes = {name: list(getattr(p, "ds_shape", p.shape)) for name, p in parameters}  # whole, also under ZeRO-3
+        return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
         """Weights, moments, loss scale and schedule into `folder`, written by rank 0 alone. Collective."""

@@ -1,8 +1,8 @@
 """The full float32 weights and Adam moments behind a DeepSpeed engine, parameter by parameter, at any ZeRO stage.
 
-DeepSpeed keeps them in four ways, each a class here: in the parameters themselves, in lists next to fp16 parameters, in
-flat buffers shared out over the ranks (ZeRO 1 and 2), or partitioned parameter by parameter (ZeRO 3). What is read in
-one way can be written in any other and on any number of ranks, to the bit: so a checkpoint need not know either.
+DeepSpeed keeps them in the parameters themselves or in lists next to fp16 parameters, in flat buffers shared out over
+the ranks (ZeRO 1 and 2), or partitioned parameter by parameter (ZeRO 3). What is read in one way can be written in any
+other and on any number of ranks, to the bit: so a checkpoint need not know either.
 """
 
 from __future__ import annotations
@@ -18,12 +18,19 @@ MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
 
 
 class OptimizerState:
-    """In float32 without ZeRO: Adam steps the parameters themselves."""
+    """Without ZeRO: Adam steps the parameters themselves, or in fp16 a list of float32 weights next to them.
+
+    DeepSpeed's safe_get_* do not know that list and answer None.
+    """
 
     def __init__(self, inner: Any) -> None:
         """`inner` is DeepSpeed's engine."""
         self.optimizer = inner.optimizer  # torch's own, or what DeepSpeed puts around it
         self.adam = getattr(self.optimizer, "optimizer", self.optimizer)
+        self.fp32: dict[torch.Tensor, torch.Tensor] = {}  # by the fp16 parameter, which is hashed by what it is
+        if is_fp16_without_zero(inner):
+            for fp16, fp32 in zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True):
+                self.fp32.update(zip(fp16, fp32, strict=True))
 
     def stepped(self) -> list[torch.Tensor]:
         """The tensors that Adam steps."""
@@ -35,7 +42,8 @@ class OptimizerState:
 
     def read(self, parameter: torch.Tensor, moment: str | None = None) -> torch.Tensor:
         """The whole of a parameter's float32 weight, or of a moment. Collective."""
-        value: torch.Tensor = parameter if moment is None else self.adam.state[parameter][moment]
+        weight = self.fp32.get(parameter, parameter)
+        value: torch.Tensor = weight if moment is None else self.adam.state[weight][moment]
         return value
 
     def write(self, parameter: torch.Tensor, value: torch.Tensor, moment: str | None = None) -> None:
@@ -52,22 +60,7 @@ class OptimizerState:
     def update_parameters(self) -> None:
         """Copy the float32 weights into the parameters that the model computes with. Collective; ends a series of
         writes."""
-
-
-class FP16State(OptimizerState):
-    """In fp16 without ZeRO: lists of float32 weights next to lists of parameters. DeepSpeed's safe_get_* do not know
-    them and answer None."""
-
-    def __init__(self, inner: Any) -> None:
-        super().__init__(inner)
-        groups = zip(self.optimizer.fp16_groups, self.optimizer.fp32_groups, strict=True)
-        self.pairs = [pair for fp16, fp32 in groups for pair in zip(fp16, fp32, strict=True)]
-
-    def read(self, parameter: torch.Tensor, moment: str | None = None) -> torch.Tensor:
-        return super().read(next(fp32 for fp16, fp32 in self.pairs if fp16 is parameter), moment)
-
-    def update_parameters(self) -> None:
-        for fp16, fp32 in self.pairs:
+        for fp16, fp32 in self.fp32.items():
             fp16.data.copy_(fp32.data)
 
 
@@ -85,20 +78,19 @@ class ZeroState(OptimizerState):
         self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def read(self, parameter: torch.Tensor, moment: str | None = None) -> torch.Tensor:
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+        from deepspeed import utils
 
-        value: torch.Tensor = (
-            safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
-        )
+        weight, of_adam = utils.safe_get_full_fp32_param, utils.safe_get_full_optimizer_state
+        value: torch.Tensor = weight(parameter) if moment is None else of_adam(parameter, moment)
         return value
 
     def write(self, parameter: torch.Tensor, value: torch.Tensor, moment: str | None = None) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed import utils
 
         if moment is None:
-            safe_set_full_fp32_param(parameter, value)
+            utils.safe_set_full_fp32_param(parameter, value)
         else:
-            safe_set_full_optimizer_state(parameter, value, moment)
+            utils.safe_set_full_optimizer_state(parameter, value, moment)
 
     def allocate(self, steps: int) -> None:
         super().allocate(steps)
@@ -119,7 +111,7 @@ class Zero3State(ZeroState):
         """Nothing to do: moments are found by the parameter's place in its group."""
 
     def write(self, parameter: Any, value: torch.Tensor, moment: str | None = None) -> None:
-        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+        from deepspeed import utils
 
         # Not by safe_set_full_*: it cuts the last rank's part out of the value, which ends before the filling does.
         size = parameter.ds_tensor.numel()
@@ -127,9 +119,9 @@ class Zero3State(ZeroState):
         whole[: value.numel()] = value.flatten()
         part = whole.narrow(0, size * torch.distributed.get_rank(), size)
         if moment is None:
-            safe_set_local_fp32_param(parameter, part)
+            utils.safe_set_local_fp32_param(parameter, part)
         else:
-            safe_set_local_optimizer_state(parameter, part, moment)
+            utils.safe_set_local_optimizer_state(parameter, part, moment)
 
     def update_parameters(self) -> None:
         zero = self.optimizer
@@ -181,11 +173,6 @@ def on_cpu(value: torch.Tensor) -> torch.Tensor:
     return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
 
 
-def shapes(inner: Any) -> dict[str, list[int]]:
-    """Of all parameters, whole: what two engines must have in common to load each other's weights."""
-    return {name: list(getattr(p, "ds_shape", p.shape)) for name, p in inner.module.named_parameters()}
-
-
 def of(inner: Any) -> OptimizerState:
     """How this engine keeps them."""
     from deepspeed.runtime.base_optimizer import ZeROOptimizer
@@ -195,4 +182,4 @@ def of(inner: Any) -> OptimizerState:
         return Zero3State(inner)
     if isinstance(inner.optimizer, ZeROOptimizer):  # BF16_Optimizer is one, too
         return ZeroState(inner)
-    return FP16State(inner) if is_fp16_without_zero(inner) else OptimizerState(inner)
+    return OptimizerState(inner)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from harness import logs, processes, run_folder
+from harness import lock, logs, processes
 from harness.config import RunConfig, nearest
 from harness.errors import EXIT_STOPPED, UserError
 from harness.run_folder import RunFolder
@@ -106,7 +106,7 @@ def _ask_to_stop(run: RunStatus, slurm: Mapping[str, Queued] | None) -> str:
     """The answer for the user. Raises UserError where no job or process is certain to be this run's."""
     sent = run_status.read_submission(run.folder)
     waits, job, process = run.status == "queued", "", 0
-    if slurm is None and run.job and run_folder.holder(RunFolder(run.folder)) is None:
+    if slurm is None and run.job and lock.owner(RunFolder(run.folder)) is None:
         raise UserError(f"squeue does not answer here, so job {run.job} may not be this run's")
     if slurm and run.job in slurm and not slurm[run.job].has_ended:
         job = run.job
@@ -133,18 +133,16 @@ def _ask_to_stop(run: RunStatus, slurm: Mapping[str, Queued] | None) -> str:
 def _process_of(run: RunStatus) -> int:
     """The process of this machine that has the run's lock. Raises UserError where it may be another."""
     paths = RunFolder(run.folder)
-    lock_owner = run_folder.holder(paths)
-    if lock_owner is None:
-        raise UserError("it has just ended")
-    owner = processes.owner(lock_owner)
+    owner = lock.owner(paths)
     if owner is None:
+        raise UserError("it has just ended")
+    if not owner.process:
         raise UserError("its lock names no process")
-    process, start, node = owner
-    if node != os.uname().nodename:
-        raise UserError(f"it runs on {node}, cancel it there")
-    if processes.start(process) != start or not processes.has_open(process, paths.lock):
-        raise UserError(f"process {process}, which its lock names, is another one's by now")
-    return process
+    if owner.host != os.uname().nodename:
+        raise UserError(f"it runs on {owner.host}, cancel it there")
+    if processes.start(owner.process) != owner.started or not processes.has_open(owner.process, paths.lock):
+        raise UserError(f"process {owner.process}, which its lock names, is another one's by now")
+    return owner.process
 
 
 def _logs(found: Sequence[RunStatus], options: argparse.Namespace) -> int:

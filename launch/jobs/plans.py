@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import run_folder
+from harness import lock, run_folder
 from harness.config import RunConfig
 from harness.ds import config as ds_config
 from harness.errors import UserError
@@ -62,7 +62,7 @@ class Plan:
         for config in self.left:
             try:
                 with ExitStack() as stack:
-                    run_folder.hold(RunFolder(Path(config.output_dir)), stack)
+                    lock.acquire(RunFolder(Path(config.output_dir)), stack)
                     settings.prepare(config)  # the queues were asked for the plan
             except UserError as error:
                 faults += str(error).splitlines()
@@ -93,7 +93,7 @@ def make(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool
             (plan.busy if is_same and len(every) > 1 else plan.faults).append(text)
             continue
         try:
-            _, result = run_folder.examine(config, compare=_compare)
+            result = run_folder.prepare(config, compare=_compare, dry=True)
         except UserError as error:
             plan.faults += str(error).splitlines()
             continue

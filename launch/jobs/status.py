@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from harness import files, processes, records, run_folder
+from harness import files, lock, processes, records, run_folder
 from harness.config import RunConfig
 from harness.errors import Stopped, TrainingFailed, UserError, is_final
 from harness.files import folder_fault
@@ -326,8 +326,8 @@ def _read_run(folder: Path, sent: Submission | None, slurm: Mapping[str, Queued]
 
     if has_result:
         return run("broken", damage) if damage else run("finished")
-    if (owner := run_folder.holder(paths)) is not None:
-        return run("running", "" if job else processes.shown(owner), node or owner.rpartition(" on ")[2])
+    if (owner := lock.owner(paths)) is not None:
+        return run("running", "" if job else str(owner), node or owner.host)
     if (waiting := _submitted(sent, attempt, slurm)) is not None:
         return run(*waiting)
     if damage:

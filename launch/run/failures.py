@@ -19,17 +19,16 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
 
-from harness import logs, processes
-from harness.distributed import TIMEOUT, World, gather, lost_peer
-from harness.errors import EXIT_FAILED, EXIT_LOST, EXIT_STOPPED, EXIT_USER, Stopped, TrainingFailed, UserError
+from harness import logs
+from harness.distributed import TIMEOUT, RaisedOnMain, World, gather, lost_peer
+from harness.errors import EXIT_FAILED, EXIT_LOST, EXIT_STOPPED, EXIT_USER, Stopped, TrainingFailed, UserError, causes
 from harness.files import private
 from harness.preemption import ignored
-from harness.rendezvous import RaisedOnMain
+from harness.processes import Owner
 from harness.run_folder import RunFolder
 from harness.terminal import say
 from harness.watchdog import Stuck
@@ -38,6 +37,7 @@ logger = logging.getLogger("harness.launch")
 
 POLL_SECONDS = 1.0  # between two looks for the failure of another rank
 GRACE_SECONDS = 10.0  # for a rank to end by itself then: gloo tells it of a lost peer at once, NCCL may wait for ever
+STACK_SECONDS = 3.0  # to write down what this rank does, and for others to read what rank 0 has found
 REPORT_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
 FAILED, STOPPED = "failed", "stopped"  # content of a claim
 STOPPED_TOGETHER = "stopped with another rank; nothing is lost, the same command goes on"
@@ -65,7 +65,7 @@ class FirstFailure:
     def __init__(self, folder: RunFolder, world: World, token: str) -> None:
         self.folder, self.world = folder, world
         self.claim = folder.failure(token)
-        self.peers: list[tuple[str, int, str]] = gather((os.uname().nodename, os.getpid(), _namespace()))  # by rank
+        self.peers: list[Owner] = gather(Owner.here())  # the ranks' processes
         self.done = threading.Event()
 
     def __enter__(self) -> FirstFailure:
@@ -91,24 +91,22 @@ class FirstFailure:
         if not gone and self._claims(True, STOPPED):
             return
         if gone and self._claims(True):
-            failure = self._lost_peer()
-            setattr(failure, SILENT, "")
-            self._keep(failure, failure)
-            raise failure from stop
+            raise self._keep(self._lost_peer()) from stop
         if self.claim.exists() and not self._stopped():
             failed = TrainingFailed("another rank failed")
             setattr(failed, SILENT, str(self.folder.log))
             raise failed from stop
 
     def _mark(self, error: Exception, peer_lost: bool) -> None:
-        first = not any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) and self._claims(peer_lost)
+        first = not any(isinstance(cause, RaisedOnMain) for cause in causes(error)) and self._claims(peer_lost)
         if peer_lost and not first and self._stopped():
             raise Stopped(STOPPED_TOGETHER) from error
         failure = self._lost_peer() if peer_lost and first else _storage(error, self.folder)
         shown = failure or error
-        setattr(shown, SILENT, "" if first else str(self.folder.log))
         if first:
             self._keep(shown, error if peer_lost else shown)
+        else:
+            setattr(shown, SILENT, str(self.folder.log))
         if failure is not None:
             raise failure from error
 
@@ -135,10 +133,9 @@ class FirstFailure:
             time.sleep(0.05)
         return False
 
-    def _keep(self, shown: Exception, cause: Exception) -> None:
-        """Write the failure into train.log, and into its traceback which rank it was."""
-        host, process, _ = self.peers[self.world.rank]
-        place = f"rank {self.world.rank} of {self.world.size}, process {process} on {host}"
+    def _keep(self, shown: Exception, cause: Exception | None = None) -> Exception:
+        """Write the failure into train.log, with the traceback of its cause, and into its own which rank it was."""
+        place = f"rank {self.world.rank} of {self.world.size}, {self.peers[self.world.rank]}"
         handler: logging.Handler = logging.NullHandler()
         if not self.world.is_main:  # the log is rank 0's
             with contextlib.suppress(OSError):
@@ -150,67 +147,73 @@ class FirstFailure:
         logger.removeHandler(handler)
         handler.close()
         shown.add_note(f"This is the first failure, of {place}. Log: {self.folder.log}")
+        setattr(shown, SILENT, "")
+        return shown
+
+    def _names(self, ranks: Iterable[int]) -> list[str]:
+        return [f"rank {rank} ({self.peers[rank]})" for rank in ranks]
 
     def _lost_peer(self) -> TrainingFailed:
         deadline = time.monotonic() + 2 * POLL_SECONDS  # a dying process closes its connections before it is gone
         while not (gone := self._gone()) and time.monotonic() < deadline:
             time.sleep(0.05)
         if gone:
-            who = " and ".join(f"rank {rank} (process {self.peers[rank][1]} on {self.peers[rank][0]})" for rank in gone)
-            what = f"{who} exited without an error message: killed, perhaps for want of memory"
+            what = (
+                f"{' and '.join(self._names(gone))} exited without an error message: killed, perhaps for want of memory"
+            )
         else:
-            others = sorted({host for host, _, _ in self.peers} - {os.uname().nodename})
+            others = sorted({peer.host for peer in self.peers} - {os.uname().nodename})
             where = f" (other hosts: {', '.join(others)})" if others else ""
             what = f"another rank{where} is gone, or did not answer for {TIMEOUT.seconds // 60} minutes"
         return TrainingFailed(f"{what}; the same command goes on from the last checkpoint. Log: {self.folder.log}")
 
     def _gone(self) -> list[int]:
         """Ranks whose process is visible from here and has ended."""
-        here, _, space = self.peers[self.world.rank]
-        local = [
-            (rank, peer[1]) for rank, peer in enumerate(self.peers) if space and (peer[0], peer[2]) == (here, space)
-        ]
-        return [rank for rank, process in local if _has_ended(process)]
+        return [rank for rank, peer in enumerate(self.peers) if peer.is_gone()]
 
     def _watch(self) -> None:
         """End this process where another rank has failed and this one does not notice."""
         while not self.done.wait(POLL_SECONDS):
             if (self.claim.exists() or self._gone()) and not self.done.wait(GRACE_SECONDS):
                 if self._claims(peer_lost=True):
-                    failure = self._lost_peer()
-                    self._keep(failure, failure)
-                    print(f"error: {failure}", file=sys.stderr, flush=True)
+                    self._report(self._lost_peer())
                 elif self._stopped():
                     say(STOPPED_TOGETHER)
                     os._exit(EXIT_STOPPED)
                 os._exit(EXIT_LOST)
 
-    def end_stuck(self, found: Stuck) -> NoReturn:
-        """End this process, since a rank of the run stands still; say which one."""
+    def _report(self, failure: TrainingFailed) -> None:
+        """From a thread, before the process ends."""
+        self._keep(failure)
+        print(f"error: {failure}", file=sys.stderr, flush=True)
+
+    def end_stuck(self, found: Stuck, phase: str, done: threading.Event) -> None:
+        """End this process, since a rank of the run stands still, unless it is `done` meanwhile; say which one."""
+        # In a thread of its own: the log may lie where nothing can be written any more.
+        writer = threading.Thread(target=self._keep_stack, args=(phase,), daemon=True)
+        writer.start()
+        writer.join(STACK_SECONDS)
+        if done.wait(STACK_SECONDS if self.world.is_main and self.world.size > 1 else 0):  # others read what was found
+            return
         threading.Timer(GRACE_SECONDS, os._exit, [EXIT_LOST]).start()  # if the log cannot be written
         if self._claims(peer_lost=True):
-            failure = self._stuck(found)
-            self._keep(failure, failure)
-            print(f"error: {failure}", file=sys.stderr, flush=True)
+            who = ", ".join(self._names(found.ranks))
+            if len(found.ranks) == self.world.size > 1:
+                who = f"all {self.world.size} ranks"
+            what = "has not advanced" if found.answers else "shows no sign of life (stopped, or its machine is)"
+            failure = TrainingFailed(
+                f"{who}: {what} for {found.seconds:.0f} s, in {found.phase}; the same command goes on from the last "
+                f"checkpoint (--watchdog_minutes waits longer). Log, with what the others did: {self.folder.log}"
+            )
+            self._report(failure)
         if not found.answers:
             self._kill(*found.ranks)
         os._exit(EXIT_LOST)
 
-    def _stuck(self, found: Stuck) -> TrainingFailed:
-        who = ", ".join(f"rank {rank} (process {self.peers[rank][1]} on {self.peers[rank][0]})" for rank in found.ranks)
-        if len(found.ranks) == self.world.size > 1:
-            who = f"all {self.world.size} ranks"
-        what = "has not advanced" if found.answers else "shows no sign of life (stopped, or its machine is)"
-        return TrainingFailed(
-            f"{who}: {what} for {found.seconds:.0f} s, in {found.phase}; the same command goes on from the last "
-            f"checkpoint (--watchdog_minutes waits longer). Log, with what the others did: {self.folder.log}"
-        )
-
-    def keep_stack(self, phase: str) -> None:
+    def _keep_stack(self, phase: str) -> None:
         """What the thread that works is doing, at the end of train.log."""
         frame = sys._current_frames()[threading.main_thread().ident or 0]
-        host, process, _ = self.peers[self.world.rank]
-        head = f"rank {self.world.rank} (process {process} on {host}), in {phase}, most recent call last:\n"
+        head = f"{self._names([self.world.rank])[0]}, in {phase}, most recent call last:\n"
         with contextlib.suppress(OSError):
             handle = private(str(self.folder.log), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.write(handle, (head + "".join(traceback.format_stack(frame))).encode())
@@ -221,12 +224,13 @@ class FirstFailure:
 
         By a program that outlives this one: a launcher is to see first how the others end, and then takes their status.
         """
-        host, process, space = self.peers[rank]
-        here = [
-            other for other, peer in enumerate(self.peers) if other != rank and space and peer[::2] == (host, space)
-        ]
-        if self.world.rank == min(here, default=-1):
-            command = [sys.executable, "-I", "-S", "-c", KILLER, str(process), processes.start(process)]
+        its = self.peers[rank]
+        beside = [
+            other for other, peer in enumerate(self.peers)
+            if other != rank and peer.space and (peer.host, peer.space) == (its.host, its.space)
+        ]  # fmt: skip
+        if self.world.rank == min(beside, default=-1):
+            command = [sys.executable, "-I", "-S", "-c", KILLER, str(its.process), its.started]
             subprocess.Popen(command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                              stderr=subprocess.DEVNULL)  # fmt: skip
 
@@ -235,37 +239,11 @@ class FirstFailure:
         self.done.set()
 
 
-def _namespace() -> str:
-    """Which processes this one can see; "" where that is unknown. Two containers may have one host name."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error and what it was raised from or during."""
-    here: BaseException | None = error
-    while here is not None:
-        yield here
-        here = here.__cause__ or here.__context__
-
-
-def _has_ended(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return True
-    except OSError:  # not ours to look at
-        return False
-    return state in "ZX"
-
-
 def _storage(error: Exception, folder: RunFolder) -> TrainingFailed | None:
     """An error of the disk as one line with a remedy; None for any other error."""
     if isinstance(error, UserError | TrainingFailed):
         return None
-    for cause in _causes(error):
+    for cause in causes(error):
         number, place, reason = _os_error(cause)
         ours = place is not None and Path(place).is_relative_to(folder.path)
         if number in FULL:
@@ -302,7 +280,7 @@ def report(error: Exception) -> int:
     """
     expected = isinstance(error, UserError | TrainingFailed)
     status = EXIT_USER if isinstance(error, UserError) else EXIT_LOST if lost_peer(error) else EXIT_FAILED
-    unmarked = "another rank's output" if any(isinstance(cause, RaisedOnMain) for cause in _causes(error)) else ""
+    unmarked = "another rank's output" if any(isinstance(cause, RaisedOnMain) for cause in causes(error)) else ""
     if log := getattr(error, SILENT, unmarked):
         if "SUBMITIT_EXECUTOR" in os.environ:  # its ranks have an output file each, and people look at rank 0's
             print(f"error: another rank failed first; see {log}", file=sys.stderr, flush=True)

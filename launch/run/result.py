@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import fingerprint, logs, removal, run_folder, tracking
+from harness import fingerprint, logs, run_folder, tracking
 from harness.config import RunConfig
 from harness.errors import Stopped, UserError
 from harness.fingerprint import Digest
@@ -106,7 +106,7 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
     card.write(run.folder, run.config, result)
     run_folder.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
-        removal.remove(run.folder.path, "checkpoints")
+        run_folder.remove(run.folder.path, "checkpoints")
     show(result)
     return result
 

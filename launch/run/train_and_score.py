@@ -54,6 +54,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         if state.epoch or state.step_in_epoch:
             logger.info("Resumed after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
         training = loop.Training(
+            state,
             config,
             world,
             run.plan,
@@ -71,7 +72,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
             stop=stop,
         )
         stack.enter_context(stop.deferred())
-        if not loop.fit(training, state):
+        if not training.fit():
             raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
         _write_model(run, trained, state)
         if distributed.agree(bool(stop.requested), world.device):  # of one rank: all leave together

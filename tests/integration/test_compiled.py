@@ -15,8 +15,8 @@ import tasks
 from harness import model
 from harness.config import RunConfig
 from harness.data import collate
-from harness.ds.compile import compile_layers, layers
 from harness.ds.config import DeepSpeedConfig
+from harness.ds.engine import compile_layers, layers
 
 CPU = torch.device("cpu")
 

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from running import arguments, clean_environment
 
-from harness import distributed, rendezvous
+from harness import distributed, processes
 from harness.errors import EXIT_LOST, Stopped, TrainingFailed, UserError
+from harness.processes import Owner
 from harness.run_folder import RunFolder
 from launch.run import failures
 from launch.run.failures import FirstFailure
@@ -148,7 +149,7 @@ class TestReport:
 
     def test_what_another_rank_reports_is_silent(self, capsys: pytest.CaptureFixture[str]) -> None:
         error = UserError("no")
-        error.__cause__ = rendezvous.RaisedOnMain()
+        error.__cause__ = distributed.RaisedOnMain()
         assert failures.report(error) == 2
         assert capsys.readouterr().err == ""
 
@@ -176,12 +177,13 @@ class TestReport:
 
 
 def test_a_process_that_has_ended() -> None:
-    child = subprocess.Popen(["true"])
+    child = subprocess.Popen(["sleep", "0.5"])
+    its = replace(Owner.here(), process=child.pid, started=processes.start(child.pid))
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not yet waited for
-    assert failures._has_ended(child.pid)
+    assert its.is_gone()
     child.wait()
-    assert failures._has_ended(child.pid)
-    assert not failures._has_ended(os.getpid())
+    assert its.is_gone()
+    assert not Owner.here().is_gone()
 
 
 def test_a_stop_that_follows_a_lost_peer_is_no_stop(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import torch
 from encoders import tiny_encoder
 from running import arguments, cut, refused, run, start_processes
 
-from harness import distributed, fingerprint, run_folder
+from harness import distributed, fingerprint, lock
 from harness.ds import config as ds_config
 from harness.run_folder import RunFolder
 from launch import submit, train
@@ -443,7 +443,7 @@ class TestDecidedByRank0:
         config = replace(settings.parse(begun.line())[0], no_cuda=True)
         world = distributed.init(no_cuda=True)
         with ExitStack() as stack:
-            run_folder.hold(begun.folder, stack)
+            lock.acquire(begun.folder, stack)
             parts = setup.build(config, world, begun.folder)
             assert parts.trains
             begun.folder.result.write_text("{}")  # as another rank may see it earlier

@@ -22,20 +22,22 @@ from typing import Any
 import pytest
 from running import assert_user_error
 
-from harness import lease, run_folder
+from harness import lock, run_folder
+from harness.errors import EXIT_FAILED
+from harness.processes import Owner
 from harness.run_folder import RunFolder
 
 NO_FLOCK = {name: getattr(errno, name) for name in ("ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK")}
 HOLDER = """
 import contextlib, errno, fcntl, pathlib, sys, time
-from harness import lease, run_folder
+from harness import lock, run_folder
 
 def flock(*_): raise OSError(errno.ENOLCK, "no locks")
 
 fcntl.flock = flock
-lease.RENEW_SECONDS, lease.SILENT_SECONDS, lease.SETTLE_SECONDS = 0.1, 1.0, 1.0
+lock.RENEW_SECONDS, lock.SILENT_SECONDS, lock.SETTLE_SECONDS = 0.1, 1.0, 1.0
 with contextlib.ExitStack() as stack:
-    run_folder.hold(run_folder.RunFolder(pathlib.Path(sys.argv[1])), stack)
+    lock.acquire(run_folder.RunFolder(pathlib.Path(sys.argv[1])), stack)
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -51,7 +53,7 @@ def without_flock(monkeypatch: pytest.MonkeyPatch, number: int = errno.ENOSYS) -
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     for name, seconds in {"RENEW_SECONDS": 0.1, "SILENT_SECONDS": 1.0, "SETTLE_SECONDS": 0.1}.items():
-        monkeypatch.setattr(lease, name, seconds)
+        monkeypatch.setattr(lock, name, seconds)
     (tmp_path / "run").mkdir()
     return RunFolder(tmp_path / "run")
 
@@ -83,28 +85,28 @@ def owner(folder: RunFolder, **changes: Any) -> None:
 @pytest.mark.parametrize("number", NO_FLOCK.values(), ids=list(NO_FLOCK))
 def test_each_answer_that_means_no_flock(number: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch, number)
-    assert run_folder.holder(folder) is None
+    assert lock.owner(folder) is None
     with ExitStack() as first, ExitStack() as second:
-        run_folder.hold(folder, first)
-        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
-        assert_user_error(lambda: run_folder.hold(folder, second), "in use by process", "wait for it")
+        lock.acquire(folder, first)
+        assert str(lock.owner(folder)).startswith(f"process {os.getpid()} ")
+        assert_user_error(lambda: lock.acquire(folder, second), "in use by process", "wait for it")
         first.close()
-        assert not folder.lease.exists() and run_folder.holder(folder) is None
-        run_folder.hold(folder, second)
+        assert not folder.lease.exists() and lock.owner(folder) is None
+        lock.acquire(folder, second)
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
 def test_other_errors_of_flock_are_told(number: int, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch, number)
     with ExitStack() as stack:
-        assert_user_error(lambda: run_folder.hold(folder, stack), "cannot be written", os.strerror(number))
-    assert run_folder.holder(folder) is None and not folder.lease.exists()
+        assert_user_error(lambda: lock.acquire(folder, stack), "cannot be written", os.strerror(number))
+    assert lock.owner(folder) is None and not folder.lease.exists()
 
 
 def test_flock_that_somebody_has_is_no_lease(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as first, ExitStack() as second:
-        run_folder.hold(folder, first)
-        assert_user_error(lambda: run_folder.hold(folder, second), "in use by process")
+        lock.acquire(folder, first)
+        assert_user_error(lambda: lock.acquire(folder, second), "in use by process")
         assert not folder.lease.exists()
 
 
@@ -113,14 +115,14 @@ def test_it_is_said_in_the_log(
 ) -> None:
     monkeypatch.setattr(logging.getLogger("harness"), "propagate", True)
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
-        run_folder.log_lease(folder)
+        lock.acquire(folder, stack)
+        lock.log_lease(folder)
         assert caplog.messages == []
     without_flock(monkeypatch)
     owner(folder)
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
-        run_folder.log_lease(folder)
+        lock.acquire(folder, stack)
+        lock.log_lease(folder)
     (said,) = caplog.messages
     assert "has no locks (flock)" in said and "taken over from process 1 on elsewhere, silent for 1 s" in said
 
@@ -128,31 +130,33 @@ def test_it_is_said_in_the_log(
 def test_another_process_keeps_it(folder: RunFolder, another: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the time after which a silent one would lose it, also where this machine has flock."""
     process = another()
-    time.sleep(1.5 * lease.SILENT_SECONDS)
+    time.sleep(1.5 * lock.SILENT_SECONDS)
     for has_flock in (True, False):
         if not has_flock:
             without_flock(monkeypatch)
-        assert (run_folder.holder(folder) or "").startswith(f"process {process.pid} ")
+        assert str(lock.owner(folder)).startswith(f"process {process.pid} ")
         with ExitStack() as stack:
-            assert_user_error(
-                lambda stack=stack: run_folder.hold(folder, stack), f"in use by process {process.pid} on "
-            )
+            assert_user_error(lambda stack=stack: lock.acquire(folder, stack), f"in use by process {process.pid} on ")
     process.communicate("")
-    assert process.returncode == 0 and run_folder.holder(folder) is None
+    assert process.returncode == 0 and lock.owner(folder) is None
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
+        lock.acquire(folder, stack)
 
 
-def test_killed_here_it_is_free_at_once(folder: RunFolder, another: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_here_it_is_free_at_once(
+    folder: RunFolder, another: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logging.getLogger("harness"), "propagate", True)
     process = another()
     process.kill()
     process.wait()
     without_flock(monkeypatch)
-    monkeypatch.setattr(lease, "SILENT_SECONDS", 600.0)
-    assert folder.lease.exists() and run_folder.holder(folder) is None
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 600.0)
+    assert folder.lease.exists() and lock.owner(folder) is None
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
-        assert f"process {process.pid} on {os.uname().nodename}, which has ended" in (lease.account(folder.lease) or "")
+        lock.acquire(folder, stack)
+        lock.log_lease(folder)
+    assert f"process {process.pid} on {os.uname().nodename}, which has ended" in caplog.text
 
 
 def test_one_that_stood_still_ends_when_it_goes_on(
@@ -163,52 +167,52 @@ def test_one_that_stood_still_ends_when_it_goes_on(
     without_flock(monkeypatch)
     with ExitStack() as stack:
         began = time.monotonic()
-        run_folder.hold(folder, stack)
-        assert time.monotonic() - began >= lease.SILENT_SECONDS
+        lock.acquire(folder, stack)
+        assert time.monotonic() - began >= lock.SILENT_SECONDS
         os.kill(process.pid, signal.SIGCONT)
-        assert process.wait(timeout=20) == lease.EXIT_LOST
+        assert process.wait(timeout=20) == EXIT_FAILED
         said = process.stderr.read()
         assert f"process {os.getpid()} on {os.uname().nodename} has taken the folder over" in said
-        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
+        assert str(lock.owner(folder)).startswith(f"process {os.getpid()} ")
 
 
 def test_one_that_was_removed_is_made_again(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch)
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
+        lock.acquire(folder, stack)
         folder.lease.unlink()
         until = time.monotonic() + 20
         while not folder.lease.exists() and time.monotonic() < until:
             time.sleep(0.05)
-        assert (run_folder.holder(folder) or "").startswith(f"process {os.getpid()} ")
+        assert str(lock.owner(folder)).startswith(f"process {os.getpid()} ")
 
 
 @pytest.mark.parametrize("changes", [{"host": "elsewhere"}, {"space": "another container"}, {"space": ""}])
 def test_of_another_machine_or_container_the_number_means_nothing(changes: dict[str, Any], folder: RunFolder) -> None:
     """That a process of this number is not here, or is, tells nothing: it is waited for."""
     with ExitStack() as stack:
-        lease.take(folder.lease, stack)
+        lock.take_lease(folder.lease, stack)
         here = json.loads(folder.lease.read_text())
-    assert lease.Owner(**here | {"process": 2**22 + 1}).is_gone()
-    assert not lease.Owner(**here | {"process": 2**22 + 1} | changes).is_gone()
+    assert Owner(**here | {"process": 2**22 + 1}).is_gone()
+    assert not Owner(**here | {"process": 2**22 + 1} | changes).is_gone()
 
 
 def test_a_number_that_was_given_again(folder: RunFolder) -> None:
     with ExitStack() as stack:
-        lease.take(folder.lease, stack)
+        lock.take_lease(folder.lease, stack)
         here = json.loads(folder.lease.read_text())
-    assert not lease.Owner(**here).is_gone()
-    assert lease.Owner(**here | {"started": "1"}).is_gone()
+    assert not Owner(**here).is_gone()
+    assert Owner(**here | {"started": "1"}).is_gone()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"process": 1}', "[" * 5000, '{"process": "1"}'])
 def test_damaged(content: str, folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     without_flock(monkeypatch)
-    monkeypatch.setattr(lease, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(lock, "SILENT_SECONDS", 0.2)
     folder.lease.write_text(content)
-    assert run_folder.holder(folder) == "another process"
+    assert str(lock.owner(folder)) == "another process"
     with ExitStack() as stack:
-        run_folder.hold(folder, stack)
+        lock.acquire(folder, stack)
 
 
 def test_of_several_that_take_over_one_has_it(folder: RunFolder) -> None:

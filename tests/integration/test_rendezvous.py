@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import socket
 import threading
@@ -14,9 +13,9 @@ from pathlib import Path
 import pytest
 from running import free_port
 
-from harness import rendezvous
+from harness import distributed
+from harness.distributed import Rendezvous
 from harness.errors import UserError
-from harness.rendezvous import Rendezvous
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +25,14 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in list(os.environ):
         if name.startswith(("SLURM", "MASTER_", "TORCHELASTIC_")):
             del os.environ[name]
-    monkeypatch.setattr(rendezvous, "WARN_SECONDS", 0.1)
+    monkeypatch.setattr(distributed, "WARN_SECONDS", 0.1)
     yield
     os.environ.clear()
     os.environ.update(before)
 
 
 def rank(number: int, size: int, shared: Path | None = None, seconds: float = 1.0) -> Rendezvous:
-    return Rendezvous(number, size, shared, seconds, datetime.timedelta(minutes=1))
+    return Rendezvous(number, size, shared, seconds)
 
 
 @pytest.fixture
@@ -59,8 +58,8 @@ def refused(outcome: Future[object]) -> str:
 class TestWaiting:
     def test_the_missing_ones_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
         first = rank(0, 4)
-        store = first.launchers_store()
-        store.set("0 rank 2", "")
+        store = first.connect()
+        store.set("0/rank 2", "")
         with pytest.raises(UserError, match=r"waited 1 s for 2 of 4 ranks \(number 1, 3; have they been started"):
             first.wait_for_all(store)
         assert [record.message for record in caplog.records] == [
@@ -86,7 +85,7 @@ class TestWaiting:
 
     def test_rank_0_that_never_comes(self, caplog: pytest.LogCaptureFixture) -> None:
         with pytest.raises(UserError, match=r"waited 1 s for rank 0 at 127.0.0.1 port \d+ \(has it been started"):
-            rank(1, 2).launchers_store()
+            rank(1, 2).connect()
         assert "waiting for rank 0 at 127.0.0.1" in caplog.text
 
     def test_how_long_is_a_flag(self) -> None:
@@ -102,7 +101,7 @@ class TestPort:
             other.bind(("127.0.0.1", port))
             other.listen()
             with pytest.raises(UserError, match=rf"MASTER_PORT {port}: rank 0 cannot listen there on 127.0.0.1"):
-                rank(0, 2).launchers_store()
+                rank(0, 2).connect()
 
     @pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"], ids=["none", "closes", "http"])
     def test_where_another_program_answers(self, port: int, answer: bytes | None) -> None:
@@ -128,7 +127,7 @@ class TestPort:
             threading.Thread(target=serve, daemon=True).start()
             began = time.monotonic()
             with pytest.raises(UserError, match=rf"MASTER_PORT {port}: another program answers there on 127.0.0.1"):
-                rank(1, 2).launchers_store()
+                rank(1, 2).connect()
             assert time.monotonic() - began < 10
 
     @pytest.mark.usefixtures("port")
@@ -141,7 +140,7 @@ class TestPort:
 
     @pytest.mark.usefixtures("port")
     def test_ranks_that_torchrun_starts_again_find_nothing_of_the_ranks_before(self, tmp_path: Path) -> None:
-        store = rank(0, 2).launchers_store()  # plays torchrun's, which stays
+        store = rank(0, 2).connect()  # plays torchrun's, which stays
         os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         for outcome in meet(rank(0, 2, tmp_path), rank(1, 2, tmp_path)):
             outcome.result()
@@ -154,7 +153,7 @@ class TestRunFolder:
     @pytest.mark.usefixtures("port")
     def test_one_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """The same name on two machines, as /tmp/run: rank 1 looks into a folder of its own."""
-        monkeypatch.setattr(Rendezvous, "_check_command", lambda *_: None)
+        monkeypatch.setattr(Rendezvous, "_refuse", lambda *_: None)
         first, second = meet(rank(0, 2, tmp_path / "one", seconds=4), rank(1, 2, tmp_path / "two", seconds=4))
         assert "rank 1 on" in refused(second) and "does not see what rank 0 writes there" in refused(second)
         assert "name a folder that all nodes share" in refused(first)
@@ -183,19 +182,19 @@ class TestMeetingPlace:
     def test_name_is_that_of_one_start_of_one_step(self) -> None:
         base = {"SLURM_JOB_ID": "77", "SLURM_STEP_ID": "0"}
         others = ({"SLURM_JOB_ID": "78"}, {"SLURM_STEP_ID": "1"}, {"SLURM_RESTART_COUNT": "1"})
-        names = {rendezvous.meeting_file({**base, **other}) for other in ({}, *others)}
+        names = {distributed.meeting_file({**base, **other}) for other in ({}, *others)}
         assert len(names) == 4 and all(name.endswith(".partial") for name in names)
 
     def test_the_others_find_rank_0(self, tmp_path: Path) -> None:
         place = tmp_path / "run" / "meeting"
-        store = rank(0, 2).listen(place)
+        store = rank(0, 2).connect(place)
         store.set("who", "rank 0")
         del os.environ["MASTER_PORT"]
-        assert rank(1, 2).look_for(place).get("who") == b"rank 0"
+        assert rank(1, 2).connect(place).get("who") == b"rank 0"
         assert os.environ["MASTER_PORT"] == str(store.port)
 
     def test_two_jobs_on_a_machine_do_not_meet(self, tmp_path: Path) -> None:
-        one, other = (rank(0, 2).listen(tmp_path / name) for name in ("one", "other"))
+        one, other = (rank(0, 2).connect(tmp_path / name) for name in ("one", "other"))
         assert one.port != other.port
 
     @pytest.mark.parametrize(
@@ -204,12 +203,12 @@ class TestMeetingPlace:
     )
     def test_address(self, environment: dict[str, str], host: str, tmp_path: Path) -> None:
         os.environ.update({"SLURMD_NODENAME": "localhost", **environment})
-        rank(0, 2).listen(tmp_path / "meeting")
+        rank(0, 2).connect(tmp_path / "meeting")
         assert (tmp_path / "meeting").read_text().split()[0] == host
 
     def test_a_folder_that_not_all_see(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"waited .* for rank 0's address in --output_dir .* \(do all nodes see"):
-            rank(1, 2).look_for(tmp_path / "meeting")
+            rank(1, 2).connect(tmp_path / "meeting")
 
     def test_nowhere_to_meet(self) -> None:
         with pytest.raises(UserError, match="MASTER_PORT: not set by the launcher"):

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,10 +53,9 @@ class Life:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
         self.now = 0.0
         monkeypatch.setattr(watchdog, "monotonic", lambda: self.now)
-        handler = SimpleNamespace(keep_stack=None, end_stuck=None)
         world = World(0, 1, 0, 1, torch.device("cpu"))
         options = {"minutes": 1.0, "compiles": False, **options}
-        self.dog = Watchdog(world, collectives=lambda: 0, handler=handler, **options)  # type: ignore[arg-type]
+        self.dog = Watchdog(world, end=lambda *_: None, **options)
 
     def stand_still(self, seconds: int) -> Stuck | None:
         for _ in range(seconds):

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from running import assert_user_error
 
-from harness import files, processes, run_folder
+from harness import files, lock, processes, run_folder
 from harness.config import RunConfig
 from harness.run_folder import RunFolder
 from launch import submit
@@ -77,7 +77,7 @@ class TestStatus:
     def test_somebody_has_the_lock(self, tmp_path: Path) -> None:
         folder = made(tmp_path / "run")
         with ExitStack() as stack:
-            run_folder.hold(RunFolder(folder), stack)
+            lock.acquire(RunFolder(folder), stack)
             assert status_of(folder) == ("running", f"process {os.getpid()} on {HERE}")
         assert status_of(folder) == ("stopped", "not started")
 
@@ -252,8 +252,8 @@ def test_cancel_asks_the_process_that_has_the_lock(tmp_path: Path, capsys: pytes
     folder = made(tmp_path / "run")
     holds = (
         "import sys, signal; from contextlib import ExitStack\n"
-        "from pathlib import Path; from harness import run_folder\n"
-        "stack = ExitStack(); run_folder.hold(run_folder.RunFolder(Path(sys.argv[1])), stack)\n"
+        "from pathlib import Path; from harness import lock, run_folder\n"
+        "stack = ExitStack(); lock.acquire(run_folder.RunFolder(Path(sys.argv[1])), stack)\n"
         "print('has it', flush=True); signal.pause()"
     )
     process = subprocess.Popen([sys.executable, "-c", holds, str(folder)], stdout=subprocess.PIPE)
@@ -287,11 +287,11 @@ def test_a_lock_that_names_another_process_ends_none(
     """The lock is held, and its text is anybody's: a process is asked to stop only if it has the lock open."""
     folder = made(tmp_path / "run")
     asked: list[int] = []
-    with subprocess.Popen(["sleep", "60"]) as victim, open(RunFolder(folder).lock, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with subprocess.Popen(["sleep", "60"]) as victim, open(RunFolder(folder).lock, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         values = {"victim": victim.pid, "mine": os.getpid(), "start": processes.start(victim.pid), "host": HERE}
-        lock.write(text.format(**values))
-        lock.flush()
+        held.write(text.format(**values))
+        held.flush()
         monkeypatch.setattr(os, "kill", lambda process, number: asked.append(process))
         status = submit.main(["cancel", str(folder)])
         monkeypatch.undo()
@@ -372,7 +372,7 @@ def test_a_run_that_goes_on_here_is_asked_though_it_was_a_job_before(tmp_path: P
     for answer in (f"echo '77_1|FAILED|node3|None|{folder}/submitit/77_submission.sh'", "exit 1"):
         squeue(tmp_path, answer)
         with ExitStack() as stack, pytest.raises(KeyboardInterrupt):
-            run_folder.hold(RunFolder(folder), stack)
+            lock.acquire(RunFolder(folder), stack)
             before = signal.signal(signal.SIGTERM, signal.default_int_handler)
             stack.callback(signal.signal, signal.SIGTERM, before)
             submit.main(["cancel", str(folder)])

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from running import free_port, start_processes
 
-from harness import distributed, rendezvous
+from harness import distributed
 from harness.errors import UserError
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
@@ -167,7 +167,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
         distributed.on_main(_refuse)
     except UserError as error:
         seen["error"] = str(error)
-        seen["of another rank"] = isinstance(error.__cause__, rendezvous.RaisedOnMain)
+        seen["of another rank"] = isinstance(error.__cause__, distributed.RaisedOnMain)
     try:
         distributed.on_main(_refuse_stubbornly)
     except Exception as error:

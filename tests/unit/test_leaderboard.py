@@ -133,11 +133,11 @@ class TestNothingIsAveragedOverSilently:
     def test_a_run_that_goes_on_is_running(self, tmp_path: Path) -> None:
         from contextlib import ExitStack
 
-        from harness import run_folder
+        from harness import lock, run_folder
 
         made_up(tmp_path / "a", "mednli", finished=False)
         with ExitStack() as stack:
-            run_folder.hold(run_folder.RunFolder(tmp_path / "a"), stack)
+            lock.acquire(run_folder.RunFolder(tmp_path / "a"), stack)
             assert collect.read_all([tmp_path / "a"])[0].status == "running"
         assert collect.read_all([tmp_path / "a"])[0].status == "stopped"
 

@@ -16,7 +16,7 @@ import pytest
 from running import assert_user_error
 
 import tasks
-from harness import files, fingerprint, run_folder
+from harness import files, fingerprint, lock, run_folder
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
@@ -247,16 +247,16 @@ class TestFailedStart:
         assert run_folder.prepare(config, lambda _: "queued, job 7") is None  # the job itself begins
 
     def test_looked_at_nothing_is_made(self, config: RunConfig, tmp_path: Path) -> None:
-        run_folder.examine(config)
+        run_folder.prepare(config, dry=True)
         assert list(tmp_path.iterdir()) == []
 
     def test_of_two_that_want_it_the_second_is_told(self, config: RunConfig) -> None:
         run_folder.prepare(config)
         folder = RunFolder(Path(config.output_dir))
         with ExitStack() as first, ExitStack() as second:
-            run_folder.hold(folder, first)
+            lock.acquire(folder, first)
             run_folder.prepare(other(config, seed=1))
-            assert_user_error(lambda: run_folder.hold(folder, second), "in use by process")
+            assert_user_error(lambda: lock.acquire(folder, second), "in use by process")
 
 
 class TestOverwrite:
@@ -438,18 +438,18 @@ class TestInputsInTheRunFolder:
 class TestLock:
     def test_second_holder_is_told_who_has_it(self, folder: RunFolder) -> None:
         with ExitStack() as first, ExitStack() as second:
-            run_folder.hold(folder, first)
+            lock.acquire(folder, first)
             with pytest.raises(UserError, match=f"in use by process {os.getpid()} on "):
-                run_folder.hold(folder, second)
+                lock.acquire(folder, second)
 
     def test_another_process_is_refused(self, folder: RunFolder) -> None:
         command = [
             "import sys, pathlib, contextlib",
-            "from harness import run_folder",
-            "run_folder.hold(run_folder.RunFolder(pathlib.Path(sys.argv[1])), contextlib.ExitStack())",
+            "from harness import lock, run_folder",
+            "lock.acquire(run_folder.RunFolder(pathlib.Path(sys.argv[1])), contextlib.ExitStack())",
         ]
         with ExitStack() as stack:
-            run_folder.hold(folder, stack)
+            lock.acquire(folder, stack)
             line = [sys.executable, "-c", "\n".join(command), str(folder.path)]
             refused = subprocess.run(line, capture_output=True, text=True, check=False)
         assert "in use by process" in refused.stderr
@@ -457,18 +457,18 @@ class TestLock:
     def test_is_free_again_afterwards(self, folder: RunFolder) -> None:
         for _ in range(2):
             with ExitStack() as stack:
-                run_folder.hold(folder, stack)
+                lock.acquire(folder, stack)
         assert folder.lock.read_text().startswith(f"process {os.getpid()} started ")
 
     def test_folder_is_made(self, tmp_path: Path) -> None:
         with ExitStack() as stack:
-            run_folder.hold(RunFolder(tmp_path / "a" / "b"), stack)
+            lock.acquire(RunFolder(tmp_path / "a" / "b"), stack)
             assert (tmp_path / "a" / "b").is_dir()
 
     def test_folder_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("x")
         with pytest.raises(UserError, match="cannot be written"), ExitStack() as stack:
-            run_folder.hold(RunFolder(tmp_path / "file" / "run"), stack)
+            lock.acquire(RunFolder(tmp_path / "file" / "run"), stack)
 
 
 class TestFiles:
@@ -537,13 +537,13 @@ class TestFiles:
         (folder.path / name).unlink(missing_ok=True)
         (folder.path / name).symlink_to(victim)
         with ExitStack() as stack:
-            assert_user_error(lambda: run_folder.hold(folder, stack), str(folder.path), name, "link")
-        assert run_folder.holder(folder) is None and victim.read_text() == "kept"
+            assert_user_error(lambda: lock.acquire(folder, stack), str(folder.path), name, "link")
+        assert lock.owner(folder) is None and victim.read_text() == "kept"
 
     def test_pipe_in_the_place_of_the_lock(self, folder: RunFolder) -> None:
         os.mkfifo(folder.lock)
         with ExitStack() as stack:
-            assert_user_error(lambda: run_folder.hold(folder, stack), ".lock in it is a link or no plain file")
+            assert_user_error(lambda: lock.acquire(folder, stack), ".lock in it is a link or no plain file")
 
     def test_what_killed_writers_left_goes_where_it_is_ours(self, folder: RunFolder) -> None:
         ours = [".config.json.abcd1234.partial", ".result.json.partial", "predictions/.dev.tsv.abcd1234.partial"]
@@ -552,7 +552,7 @@ class TestFiles:
             (folder.path / name).write_text("x")
         (folder.path / ".train.log.partial").symlink_to(folder.config)
         with ExitStack() as stack:
-            run_folder.hold(folder, stack)
+            lock.acquire(folder, stack)
             assert [name for name in (*ours, *theirs) if (folder.path / name).exists()] == theirs
             assert (folder.path / ".train.log.partial").is_symlink()
 
