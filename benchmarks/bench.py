@@ -26,7 +26,7 @@ import torch
 
 import tasks
 from benchmarks.made_up import made_up
-from harness import fingerprint
+from harness import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = {  # name -> (module of benchmarks.peers, flags beside those that all take, precision on a CPU and on a GPU)
@@ -219,8 +219,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "dtype": str(dtype),
         "matrix_operations_per_second": max(before, matrix_rate(dtype)),
-        "versions": fingerprint.versions(),
-        "commit": fingerprint.commit(),
+        "versions": versions.installed(),
+        "commit": versions.commit(),
         "command": command(sys.argv[1:], args.data),
         "cases": cases,
     }

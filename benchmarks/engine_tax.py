@@ -25,6 +25,7 @@ from benchmarks.bench import model_folder
 from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_order
+from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Batch, Head
 
@@ -125,7 +126,7 @@ def main() -> None:
             f"own loop, {kind.__name__.lower()}": kind(copy.deepcopy(net), task.head, config.learning_rate)
             for kind in (Autocast, MixedPrecision)
         }
-        ds, plan = engine.read_config(config, world), BatchPlan(args.batch, 1, 1, args.batch)
+        ds, plan = ds_config.resolve(config, world), BatchPlan(args.batch, 1, 1, args.batch)
         built = engine.build(net, task.head, config, ds, plan, 10**4, world)
         systems: dict[str, Autocast | Ours] = {**loops, "engine": Ours(built)}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}

@@ -28,6 +28,7 @@ import tasks
 from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate
+from harness.ds import config as ds_config
 from harness.ds import engine, fixes
 from harness.task import Batch, Encoded
 
@@ -81,7 +82,7 @@ def build(config: RunConfig, world: distributed.World) -> tuple[engine.Engine, B
     """(an engine that has made two steps, the batch that it made them on)."""
     task = tasks.get(config.task)
     net = model.build(config, task.head.num_outputs, task.head.per_word).train()
-    ds, plan = engine.read_config(config, world), BatchPlan(ROWS, world.size, 1, ROWS * world.size)
+    ds, plan = ds_config.resolve(config, world), BatchPlan(ROWS, world.size, 1, ROWS * world.size)
     trained = engine.build(net, task.head, config, ds, plan, 100, world)
     ids = np.random.default_rng(0).integers(5, 300, (ROWS, 16)).tolist()
     batch = collate(Encoded(ids, [[0] * 16] * ROWS, [0] * ROWS), range(ROWS), 0)

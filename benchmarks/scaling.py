@@ -26,6 +26,7 @@ from benchmarks.made_up import made_up, published_size
 from harness import distributed, evaluate, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
+from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Encoded, Task
 
@@ -98,7 +99,7 @@ def main() -> None:
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean")
         tokenizer = model.load_tokenizer(config)
         net = model.build(config, task.head.num_outputs, task.head.per_word)
-        ds, plan = engine.read_config(config, world), BatchPlan(BATCH, 1, 1, BATCH)
+        ds, plan = ds_config.resolve(config, world), BatchPlan(BATCH, 1, 1, BATCH)
         trained = engine.build(net, task.head, config, ds, plan, 10**4, world)
         by_length(trained, 64, args.pieces)  # buffers and kernels
         show("rows", {n: by_rows(task, trained, tokenizer, n, Path(folder) / str(n)) for n in args.rows})

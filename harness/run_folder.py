@@ -17,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from harness import files, records
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.model_folder import HEAD_FILE
 from harness.task import SPLITS
+from harness.validation import faults
 
 METRICS_FILE = "metrics.jsonl"
 FINGERPRINT_FILE = "fingerprint.json"
@@ -326,11 +329,12 @@ def _stored(folder: RunFolder) -> tuple[RunConfig | None, _Fault | None]:
         return RunConfig.from_dict(values), None
     except FileNotFoundError:
         return None, None
+    except (TypeError, ValidationError) as error:  # a model's config.json has the same name
+        reason = faults(error)[0] if isinstance(error, ValidationError) else "no JSON object"
+        ours = isinstance(values, dict) and {"task", "seed", "output_dir"} <= values.keys()
+        return None, _Fault(reason, is_json=True, ours=ours)
     except ValueError as error:
         return None, _Fault(str(error), is_json=False, ours=True)
-    except (TypeError, AttributeError) as error:  # a model's config.json has the same name
-        ours = isinstance(values, dict) and {"task", "seed", "output_dir"} <= values.keys()
-        return None, _Fault(str(error), is_json=True, ours=ours)
 
 
 def _other_run(folder: RunFolder, before: RunConfig, config: RunConfig) -> str:

@@ -14,25 +14,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from harness.errors import UserError
+from harness.errors import UserError as UserError
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
-
-__all__ = [
-    "PAD_TO",
-    "SPLITS",
-    "Batch",
-    "Confusion",
-    "Encoded",
-    "Example",
-    "Head",
-    "Prediction",
-    "Report",
-    "Scatter",
-    "Task",
-    "UserError",
-]
 
 PAD_TO = 8  # padded rows are a multiple of this long: aligned matrix products, fewer shapes
 SPLITS = ("train", "dev", "test")

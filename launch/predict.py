@@ -23,7 +23,7 @@ from harness import files, logs, model, model_folder
 from harness.data import collate
 from harness.errors import UserError
 from harness.flags import Parser
-from harness.task import Batch, Example, Prediction
+from harness.task import Example, Prediction
 from harness.terminal import guarded
 from launch.reporting.new_text import Form, Item, Reader, forms, line_blocks
 from launch.run import fine_tuned
@@ -64,7 +64,7 @@ class Predictor:
             chosen = range(start, min(start + self.batch_size, len(examples)))
             batch = collate(encoded, chosen, int(tokenizer.pad_token_id or 0))
             with torch.inference_mode():
-                rows = self._forward(batch)
+                rows = self.loaded.model(batch.to(self.device)).float().cpu()
             end = 0
             for number, units in zip(chosen, batch.units, strict=True):
                 begin, end = end, end + units
@@ -72,10 +72,6 @@ class Predictor:
                 words = () if encoded.words is None else encoded.words[number]
                 found.append(task.align(examples[number], task.head.decode(logits), words))
         return found, [len(row) for row in encoded.input_ids]
-
-    def _forward(self, batch: Batch) -> torch.Tensor:
-        logits: torch.Tensor = self.loaded.model(batch.to(self.device))
-        return logits.float().cpu()
 
     def _tags(self, examples: Sequence[Example]) -> list[Prediction]:
         """Tags of all words. What is too long for the model goes on behind the last O that it predicted."""
@@ -109,32 +105,30 @@ class Predictor:
         return {"mentions": found}
 
     def _labels(self, item: Item, own: Sequence[Prediction]) -> dict[str, Any]:
-        if item.is_document:
-            union = tuple(map(max, *(one.value for one in own))) if len(own) > 1 else own[0].value
-            sentences = [self._one(example, one) for example, one in zip(item.examples, own, strict=True)]
-            return {**self._several(union), "sentences": sentences}
-        return self._one(item.examples[0], own[0])
+        sentences = [self._one(example, one) for example, one in zip(item.examples, own, strict=True)]
+        if not item.is_document:
+            return sentences[0]
+        return {
+            **self._several([max(values) for values in zip(*(one.value for one in own), strict=True)]),
+            "sentences": sentences,
+        }
 
     def _one(self, example: Example, prediction: Prediction) -> dict[str, Any]:
         task = self.form.task
-        answer: dict[str, Any]
-        if task.family == "similarity":
-            answer = {"score": prediction.value}
-        else:
-            several = task.family == "multilabel"
-            answer = self._several(prediction.value) if several else {"label": prediction.value}
+        answer: dict[str, Any] = {"score": prediction.value}
+        if task.family != "similarity":
+            answer = self._several(prediction.value) if task.family == "multilabel" else {"label": prediction.value}
             scores = [round(score, 6) for score in prediction.scores or ()]
             answer["probabilities"] = dict(zip(task.labels, scores, strict=True))
-        pieces = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
-        return answer | ({"cut": True} if len(pieces) > self.max_seq_length else {})
+        tokens = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
+        return answer | ({"cut": True} if len(tokens) > self.max_seq_length else {})
 
     def _several(self, values: Sequence[int]) -> dict[str, Any]:
         """The labels, and what they stand for where they do not say it themselves."""
-        labels = self.form.task.labels
-        answer = {"labels": [label for label, value in zip(labels, values, strict=True) if value]}
-        titles = self.form.task.label_titles
-        if titles:
-            answer["names"] = [title for title, value in zip(titles, values, strict=True) if value]
+        task = self.form.task
+        answer = {"labels": [label for label, value in zip(task.labels, values, strict=True) if value]}
+        if task.label_titles:
+            answer["names"] = [title for title, value in zip(task.label_titles, values, strict=True) if value]
         return answer
 
 
@@ -177,7 +171,14 @@ def _main(argv: Sequence[str] | None) -> int:
     reader = Reader(predictor.form, "standard input" if given.input == "-" else given.input)
     with _output(given.output) as target:
         for lines in line_blocks(source):
-            _answer(predictor, reader, lines, target)
+            items: list[Item] = []
+            try:  # what arrived together is answered and flushed; of a faulty line, everything before it
+                for item in reader.items(lines):
+                    items.append(item)
+            finally:
+                for answer in predictor.answers(items):
+                    print(json.dumps(answer, ensure_ascii=False), file=target)
+                target.flush()
     return 0
 
 
@@ -188,35 +189,18 @@ def _parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "model", type=Path, metavar="RUN", help="a run folder, its model/, or such a model/ downloaded from elsewhere"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", type=Path, metavar="RUN", help="a run folder, its model/, or such a model/ downloaded from elsewhere")
+    add(
         "--input", required=True, metavar="FILE", help="tab separated or JSON lines; - reads standard input as it comes"
     )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="a new file for the answers, in order as they come [stdout]"
-    )
-    parser.add_argument("--with_text", action="store_true", help="tagging: put each mention's text into the answer")
-    parser.add_argument("--batch_size", type=int, default=32, metavar="N", help="examples a forward pass, at most [32]")
-    parser.add_argument("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, else as the run was trained")
-    parser.add_argument("--no_cuda", action="store_true", help="stay on the CPU")
-    parser.add_argument(
-        "--trust_remote_code", action="store_true", help="run the Python code that comes with the model, if any"
-    )
+    add("--output", type=Path, metavar="FILE", help="a new file for the answers, in order as they come [stdout]")
+    add("--with_text", action="store_true", help="tagging: put each mention's text into the answer")
+    add("--batch_size", type=int, default=32, metavar="N", help="examples a forward pass, at most [32]")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, else as the run was trained")
+    add("--no_cuda", action="store_true", help="stay on the CPU")
+    add("--trust_remote_code", action="store_true", help="run the Python code that comes with the model, if any")
     return parser
-
-
-def _answer(predictor: Predictor, reader: Reader, lines: Sequence[bytes], target: TextIO) -> None:
-    """What arrived together is answered and flushed; of a faulty line, everything before it."""
-    items: list[Item] = []
-    try:
-        for item in reader.items(lines):
-            items.append(item)
-    finally:
-        for answer in predictor.answers(items):
-            print(json.dumps(answer, ensure_ascii=False), file=target)
-        target.flush()
 
 
 def _check_output(path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tasks
-from harness import fingerprint, flags, run_folder, terminal
+from harness import flags, run_folder, terminal
 from harness.config import RunConfig
 from harness.errors import EXIT_STOPPED, EXIT_USER, UserError
 from harness.run_folder import RunFolder
@@ -24,7 +24,7 @@ from launch.jobs.job import TrainJob
 from launch.jobs.plans import Plan
 from launch.jobs.resources import Request
 from launch.jobs.suites import Suite
-from launch.run import result, settings
+from launch.run import inputs, result, settings
 
 
 @terminal.safely()
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _check_names(own: Sequence[str], rest: Sequence[str]) -> None:
     """Raises UserError for what is a flag neither of this command nor of a run, with the nearest one of both."""
-    _, unknown = flags.build_parser(settings.help_texts()).parse_known_args(list(rest))
+    _, unknown = flags.build_parser(settings.HELP).parse_known_args(list(rest))
     faults = flags.unknown_flags(unknown, [*own, *flags.known_names()])
     if faults:
         raise UserError("\n".join(faults))
@@ -151,8 +151,8 @@ def carry_out(where: Request, plan: Plan) -> int:
     before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []
     if before and (where.cluster != "local" or not plan.left):
         rows = [(config, "finished", "finished before") for config in before]
-        digest = functools.cache(fingerprint.sha256)  # runs share models
-        for text in dict.fromkeys(text for config in before for text in result.stale(config, digest)):
+        digest = functools.cache(inputs.sha256)  # runs share models
+        for text in dict.fromkeys(text for config in before for text in inputs.stale(config, digest)):
             print(text, file=sys.stderr)
         display.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
     if not plan.left:

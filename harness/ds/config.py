@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.config import BatchPlan, RunConfig, nearest
 from harness.errors import UserError
 from harness.files import read_settings
+
+if TYPE_CHECKING:  # slow to import, and a command that looks at the JSON alone needs neither
+    import torch
+
+    from harness.distributed import World
 
 CONFIGS = Path(__file__).resolve().parent.parent.parent / "ds_configs"
 NO_CLIPPING = 1e30  # at 0 DeepSpeed would not compute the gradient's norm either
@@ -97,3 +102,59 @@ def read(name: str) -> DeepSpeedConfig:
     if found.autocast and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
     return found
+
+
+def _read_json(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if path.suffix != ".json":
+        path = CONFIGS / f"{name}.json"
+        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
+        if not path.is_file():
+            raise UserError(
+                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
+                f"there are {', '.join(known)}, or name a .json file"
+            )
+    return read_settings(path, "--ds_config", "see ds_configs/ for examples")
+
+
+def resolve(config: RunConfig, world: World) -> DeepSpeedConfig:
+    """That of --ds_config, or the default for --precision and world size.
+
+    Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
+    the device does not have or that contradicts --precision.
+    """
+    precision = config.precision
+    name = config.ds_config or default(choose_precision(precision, world.device), world.size, world.device.type)
+    found = read(name)
+    if precision not in ("auto", found.precision):
+        raise UserError(f"--ds_config {name} is {found.precision}, --precision says {precision}: give one of the two")
+    choose_precision(found.precision, world.device)
+    return found
+
+
+def supported_precisions(device: torch.device) -> dict[str, bool]:
+    """Which precisions this device can train in."""
+    import torch
+    from deepspeed.accelerator import get_accelerator
+
+    if device.type == "cuda":
+        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(), "fp32": True}
+    accelerator = get_accelerator()
+    return {"fp16": accelerator.is_fp16_supported(), "bf16": accelerator.is_bf16_supported(), "fp32": True}
+
+
+def choose_precision(asked: str, device: torch.device) -> str:
+    """auto: fp16 on CUDA, bf16 where the CPU has instructions for it, else fp32. Raises UserError if it cannot be."""
+    import torch
+
+    able = supported_precisions(device)
+    if asked == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        # Other CPUs emulate bf16, slower than fp32.
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return "bf16" if able["bf16"] and fast else "fp32"
+    if not able[asked]:
+        can = ", ".join(name for name, yes in able.items() if yes)
+        raise UserError(f"--precision {asked}: this {device.type} cannot compute in it; it can in {can}")
+    return asked

@@ -25,7 +25,6 @@ from torch import nn
 from harness import private_names
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
-from harness.ds import config as ds_config
 from harness.ds import fixes, optimizer_state
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import SCALE_AT_MINIMUM, UserError
@@ -86,50 +85,6 @@ def layers(encoder: nn.Module) -> list[nn.Module]:
     lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
     outer = [m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
     return [layer for module in outer for layer in module]
-
-
-def supported_precisions(device: torch.device) -> dict[str, bool]:
-    """Which precisions this device can train in."""
-    from deepspeed.accelerator import get_accelerator
-
-    if device.type == "cuda":
-        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(), "fp32": True}
-    accelerator = get_accelerator()
-    return {"fp16": accelerator.is_fp16_supported(), "bf16": accelerator.is_bf16_supported(), "fp32": True}
-
-
-def choose_precision(asked: str, device: torch.device) -> str:
-    """auto: fp16 on CUDA, bf16 where the CPU has instructions for it, else fp32. Raises UserError if it cannot be."""
-    able = supported_precisions(device)
-    if asked == "auto":
-        if device.type == "cuda":
-            return "fp16"
-        # Other CPUs emulate bf16, slower than fp32.
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return "bf16" if able["bf16"] and fast else "fp32"
-    if not able[asked]:
-        can = ", ".join(name for name, yes in able.items() if yes)
-        raise UserError(f"--precision {asked}: this {device.type} cannot compute in it; it can in {can}")
-    return asked
-
-
-def read_config(config: RunConfig, world: World) -> DeepSpeedConfig:
-    """That of --ds_config, or the default for precision and world size.
-
-    Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
-    the device does not have or that contradicts --precision.
-    """
-    if config.ds_config is None:
-        name = ds_config.default(choose_precision(config.precision, world.device), world.size, world.device.type)
-    else:
-        name = config.ds_config
-    deepspeed = ds_config.read(name)
-    if config.precision not in ("auto", deepspeed.precision):
-        raise UserError(
-            f"--ds_config {name} is {deepspeed.precision}, --precision says {config.precision}: give one of the two"
-        )
-    choose_precision(deepspeed.precision, world.device)
-    return deepspeed
 
 
 def forward_as_trained(

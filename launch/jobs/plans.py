@@ -172,11 +172,11 @@ def _groups(configs: Sequence[RunConfig], key: Callable[[RunConfig], Any]) -> li
 
 def _check_data(group: Sequence[RunConfig]) -> None:
     """Raises UserError that lists what is wrong with the files that these runs read."""
-    place, kind = settings.find_data(group[0])
+    place, kind = inputs.find_data(group[0])
     if kind == "sample":
         return
     task = tasks.get(group[0].task, group[0].own_task)
-    needed = set[str]().union(*(settings.needed_splits(config, task) for config in group))
+    needed = set[str]().union(*(inputs.needed_splits(config, task) for config in group))
     faults = []
     for split in sorted(needed):
         try:
@@ -187,7 +187,7 @@ def _check_data(group: Sequence[RunConfig]) -> None:
                 continue
             for config in group:  # only some of them may depend on a dev set
                 try:
-                    settings.check_without_dev(config, task, error)
+                    inputs.check_without_dev(config, task, error)
                 except UserError as needs_dev:
                     faults.append(str(needs_dev))
     if faults:
@@ -246,7 +246,5 @@ def _check_machine(where: Request, configs: Sequence[RunConfig], found: list[Mis
             ds_config.read(name)
     on_cpu = [config for config in configs if not visible or not where.gpus_per_node or config.no_cuda]
     if any(config.precision == "fp16" for config in on_cpu):
-        from harness.ds import engine  # with deepspeed, which takes seconds
-
         with _noted(found):
-            engine.choose_precision("fp16", torch.device("cpu"))
+            ds_config.choose_precision("fp16", torch.device("cpu"))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from harness import fingerprint, run_folder
+from harness import run_folder, versions
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.files import PARTIAL
@@ -169,7 +169,7 @@ def snapshot(home: Path) -> Path:
         (aside / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, aside / path)
     commit = _git("rev-parse", "HEAD")
-    (aside / "COMMIT").write_text(commit or fingerprint.commit() or "outside a git checkout\n", encoding="utf-8")
+    (aside / "COMMIT").write_text(commit or versions.commit() or "outside a git checkout\n", encoding="utf-8")
     if commit is not None:
         (aside / "changes.diff").write_text(_git("diff", "HEAD") or "", encoding="utf-8")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.task import Task
 from launch.reporting.charts import Answered
-from launch.run import settings
+from launch.run import inputs
 from tasks import predictions
 
 MOST_ROWS = 2000  # examples of a task
@@ -71,7 +71,7 @@ def _texts(task: Task, one: Answered) -> tuple[list[list[str]] | None, str]:
     config = one.run.config
     assert config is not None, "a finished run has its settings"
     try:
-        place = settings.find_data(config)[0]
+        place = inputs.find_data(config)[0]
         examples = task.read(Path(place), "test")
         predictions.check(task, one.answers, examples, place / task.filenames["test"])
     except UserError as error:

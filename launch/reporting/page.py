@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import fingerprint
+from harness import versions
 from launch.reporting import charts, collect, error_browser, statistics, tables
 from launch.reporting.charts import Answered
 from launch.reporting.collect import Run
@@ -88,7 +88,7 @@ def build(report: Report) -> str:
         sample=SAMPLE_BANNER if any(run.data == "sample" for run in report.runs) else "",
         with_text=report.with_text,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
-        commit=(fingerprint.commit() or "unknown")[:12],
+        commit=(versions.commit() or "unknown")[:12],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,30 +48,19 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
 
 def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     """The card; `head` is what HEAD_FILE holds."""
-    is_sample = result["data"] == "sample"
+    task, is_sample, is_own = tasks.get(config.task, config.own_task), result["data"] == "sample", bool(config.own_task)
+    origin = ", not of the BLUE benchmark but defined by a file" if is_own else " of the BLUE benchmark"
     parts = [
-        f"---\n{_front_matter(config, result, head)}\n---",
-        f"# {config.model_label} fine-tuned for {_title(config)}" + (" (SAMPLE DATA)" if is_sample else ""),
+        f"---\n{_front_matter(config, task, result, head)}\n---",
+        f"# {config.model_label} fine-tuned for {task.title}" + (" (SAMPLE DATA)" if is_sample else ""),
         *([f"> **{SAMPLE_BANNER}**"] if is_sample else []),
-        f"Task `{config.task}`{_origin(config)}: {WHAT[_task(config).family]}.",
+        f"Task `{config.task}`{origin}: {WHAT[task.family]}.",
         _scores(result),
-        _recipe(config, result),
+        _recipe(config, config.train_splits or task.train_splits, result),
         f"## Loading it\n\n{loading(head['standard_class'], head['pooling'])}",
-        SHARING if config.own_task is None else OWN_SHARING,
+        OWN_SHARING if is_own else SHARING,
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
-
-
-def _task(config: RunConfig) -> Task:
-    return tasks.get(config.task, config.own_task)
-
-
-def _title(config: RunConfig) -> str:
-    return _task(config).title
-
-
-def _origin(config: RunConfig) -> str:
-    return " of the BLUE benchmark" if config.own_task is None else ", not of the BLUE benchmark but defined by a file"
 
 
 def base_model(name: str) -> str | None:
@@ -81,17 +70,17 @@ def base_model(name: str) -> str | None:
     return None if Path(name).is_absolute() or name.startswith(".") or name.count("/") > 1 else name
 
 
-def _front_matter(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
+def _front_matter(config: RunConfig, task: Task, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    family, is_sample = _task(config).family, result["data"] == "sample"
-    pipeline = "token-classification" if family == "tagging" else "text-classification"
+    is_sample = result["data"] == "sample"
+    pipeline = "token-classification" if task.family == "tagging" else "text-classification"
     metrics = {split: METRICS.get(values["metric"], "f1") for split, values in result["scores"].items()}
     evaluated = [
         EvalResult(
             task_type=pipeline,
             dataset_type=result["task"],
-            dataset_name=_title(config),
+            dataset_name=task.title,
             dataset_split=split,
             metric_type=metrics[split],
             metric_name=values["metric"],
@@ -124,18 +113,18 @@ def _scores(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + ("" if result["scores"] else "\n\nNone: neither dev nor test was scored.")
 
 
-def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
-    trained = config.train_splits or _task(config).train_splits
+def _recipe(config: RunConfig, train_splits: Sequence[str], result: Mapping[str, Any]) -> str:
     chosen = "the last epoch's" if result["selected"] == "last" else f"of epoch {result['best_epoch']}, the best on dev"
-    steps = config.max_steps if config.max_steps > 0 else None
     rows = {
         "encoder": config.model_label,
         **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
         **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
         "recipe": config.recipe,
-        "trained on": " + ".join(trained),
+        "trained on": " + ".join(train_splits),
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
-        "length of training": f"{steps} steps" if steps else f"{config.num_train_epochs:g} epochs",
+        "length of training": f"{config.max_steps} steps"
+        if config.max_steps > 0
+        else f"{config.num_train_epochs:g} epochs",
         "examples a step": result["examples_per_step"],
         "longest input": f"{config.max_seq_length} subword tokens",
         "weights": chosen,
@@ -144,6 +133,4 @@ def _recipe(config: RunConfig, result: Mapping[str, Any]) -> str:
         "code": f"blue-harness, commit {result['commit'] or 'unknown'}",
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
     }
-    return "## How it was made\n\n| | |\n|---|---|\n" + "\n".join(
-        f"| {name} | {value} |" for name, value in rows.items()
-    )
+    return "\n".join(["## How it was made", "", "| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])

@@ -19,7 +19,6 @@ from harness.files import read_json
 from harness.model_folder import HEAD_FILE, About
 from harness.run_folder import RunFolder
 from harness.task import Task
-from tasks import recipes
 
 
 def about(config: RunConfig, task: Task, precision: str, data: str) -> About:
@@ -77,20 +76,13 @@ def task_of(about: About, folder: Path) -> Task:
     return task
 
 
-def recipe_of(model: str) -> str | None:
-    """The recipe that a fine-tuned model was trained by; its name need not say it."""
-    found = describe(Path(model))
-    return found.recipe if found is not None and found.recipe in recipes.RECIPES else None
-
-
-def usual_settings(model: str) -> dict[str, Any]:
+def usual_settings(about: About | None) -> dict[str, Any]:
     """Settings that a run has which only scores the model, where nothing else is given: those it was trained with."""
-    found = describe(Path(model))
-    if found is None:
+    if about is None:
         return {}
-    kept: dict[str, Any] = {name: getattr(found, name) for name in ("max_seq_length", "train_splits", "seed")}
+    kept: dict[str, Any] = {name: getattr(about, name) for name in ("max_seq_length", "train_splits", "seed")}
     # Every device can compute in fp32; another precision is this machine's choice, as it was when the model was made.
-    return kept | {"do_lower_case": None} | ({"precision": "fp32"} if found.precision == "fp32" else {})
+    return kept | {"do_lower_case": None} | ({"precision": "fp32"} if about.precision == "fp32" else {})
 
 
 def holds_training(folder: Path, filled: Mapping[str, Any]) -> bool:

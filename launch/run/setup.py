@@ -14,16 +14,16 @@ from harness import config as run_config
 from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
+from harness.ds import config as ds_config
 from harness.ds.config import DeepSpeedConfig
 from harness.evaluate import Split
 from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
-from harness.task import SPLITS, Encoded, Example, Task
-from launch.run import fine_tuned, inputs, settings
+from harness.task import Encoded, Task
+from launch.run import fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
 from tasks import recipes
 from tasks.corpora import checks
-from tasks.tables import NoExamples
 
 logger = logging.getLogger("harness.launch")
 
@@ -43,6 +43,7 @@ class Run:
     splits: dict[str, Split]  # those that are needed and have examples
     data: str  # "given" | "sample"
     model_commit: str | None  # of the hub, that the encoder's files are of
+    changes: list[dict[str, Any]]  # of what a score may depend on, since the run's first start
     trains: bool  # whether there is anything to train: a finished run is only asked for further scores
 
     @property
@@ -60,6 +61,13 @@ class Run:
         """What rows are filled up with; masked out everywhere."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    def resumed_step(self) -> int:
+        """The optimizer step that training goes on from."""
+        if self.resumed is None:
+            return 0
+        per_epoch = data.steps_per_epoch(len(self.training_examples()), self.plan)
+        return self.resumed.epoch * per_epoch + self.resumed.step_in_epoch
+
     def training_examples(self) -> Encoded:
         """The splits that are trained on, one after another."""
         return data.join([self.splits[name].encoded for name in self.train_splits])
@@ -67,84 +75,71 @@ class Run:
 
 def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     """Check the settings against machine and data; read and tokenise. Raises UserError before any model is loaded."""
-    config, deepspeed = inputs.resolve(config, world, folder)
-    resumed = distributed.on_main(lambda: checkpoint.newest_state(folder.checkpoints))
+
+    def decide() -> tuple[RunConfig, DeepSpeedConfig, dict[str, Any] | None, TrainState | None, bool]:
+        trains = bool(config.do_train) and not folder.result.is_file()
+        return *inputs.resolve(config, world, folder), checkpoint.newest_state(folder.checkpoints), trains
+
+    config, deepspeed, kept, resumed, trains = distributed.on_main(decide)
+    ds_config.choose_precision(config.precision, world.device)  # ranks may have unlike devices
     plan = run_config.batch_plan(config, world.size, None if resumed is None else resumed.examples_per_step)
-    trains = distributed.on_main(lambda: bool(config.do_train) and not folder.result.is_file())
     task = tasks.get(config.task, config.own_task)
     own_head = None if config.trained else fine_tuned.check(config, task)
-    place, kind = settings.find_data(config)
-    examples = _read(config, task, place)
-    if kind == "given":
+    needed = inputs.needed_splits(config, task)
+    place, data, examples = inputs.read_data(config, task, needed)
+    if data == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
     tokenizer = model.load_tokenizer(config, task.head.per_word)
-    needed = settings.needed_splits(config, task)
-    distributed.on_main(lambda: inputs.record(config, deepspeed, world, folder, needed))
+    changes = distributed.on_main(lambda: inputs.record(config, deepspeed, kept, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
-    cache = token_cache.place(place, config.feature_cache if kind == "given" else token_cache.NOWHERE)
+    cache = token_cache.place(place, config.feature_cache if data == "given" else token_cache.NOWHERE)
     with watchdog.phase("tokenising"):
         splits = {
             name: Split(name, rows, token_cache.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
             for name, rows in examples.items()
         }
-    made_up = kind == "sample" or (own_head is not None and own_head.data == "sample")
-    shown = "sample" if made_up else "given"
-    commit = pretrained.commit(config)
     run = Run(
-        config, world, folder, plan, deepspeed, resumed, task, tokenizer, splits, data=shown, model_commit=commit,
+        config=config,
+        world=world,
+        folder=folder,
+        plan=plan,
+        deepspeed=deepspeed,
+        resumed=resumed,
+        task=task,
+        tokenizer=tokenizer,
+        splits=splits,
+        data="sample" if own_head is not None and own_head.data == "sample" else data,
+        model_commit=pretrained.commit(config),
+        changes=changes,
         trains=trains,
-    )  # fmt: skip
+    )
     _announce(run, place)
     return run
 
 
-def _read(config: RunConfig, task: Task, place: Path) -> dict[str, list[Example]]:
-    """The splits that are needed, in their order. A dev set may be missing or empty where nothing depends on it."""
-    examples = {}
-    needed = settings.needed_splits(config, task)
-    for name in (name for name in SPLITS if name in needed):
-        try:
-            examples[name] = task.read(place, name)
-        except NoExamples as error:
-            if name != "dev":
-                raise
-            reason = settings.check_without_dev(config, task, error)
-            logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
-    return examples
-
-
 def _announce(run: Run, place: Path) -> None:
     """The beginning of the run's log: what, on what, and the four batch numbers."""
-    config, plan = run.config, run.plan
+    config, plan, task, world = run.config, run.plan, run.task, run.world
     if run.data == "sample":
         logger.warning(SAMPLE_BANNER)
-    logger.info("task    %s (%s), recipe %s, seed %d", run.task.name, run.task.family, config.recipe, config.seed)
+    logger.info("task    %s (%s), recipe %s, seed %d", task.name, task.family, config.recipe, config.seed)
     if config.own_task is not None:
-        own, like = ", ".join(config.own_task["recipe"]) or "nothing", recipes.LIKE[run.task.family]
+        own, like = ", ".join(config.own_task["recipe"]) or "nothing", recipes.LIKE[task.family]
         logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
-    logger.info(
-        "model   %s in %s on %d %s", config.model_name_or_path, run.precision, run.world.size, run.world.device.type
-    )
+    logger.info("model   %s in %s on %d %s", config.model_name_or_path, run.precision, world.size, world.device.type)
     if not config.trained:
         logger.info("head    of the model itself: nothing is trained")
     elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
         logger.info("head    a fresh one: the model is fine-tuned already, and only its encoder is used")
-    if run.world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
+    if world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
         logger.info("        %s", unused)
-    logger.info(
-        "data    %s: %s", place, ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
-    )
+    sizes = ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
+    logger.info("data    %s: %s", place, sizes)
     if config.do_train:
-        logger.info(
-            "batch   %d examples a device x %d devices x %d accumulated = %d a step",
-            plan.micro,
-            plan.world,
-            plan.accumulation,
-            plan.total,
-        )
+        batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
+        logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)
         if "dev" in run.train_splits:
-            logger.warning(
-                "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
-            )
+            warning = "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
+            logger.warning(warning)
     logger.info("folder  %s", run.folder.path)

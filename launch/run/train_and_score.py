@@ -49,7 +49,11 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         stack.callback(_release, trained)
         torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
         state = checkpoint.restore(run.folder.checkpoints, trained, world)
-        _check_best(run, state)
+        if config.select == "best_dev" and (state.best or {}).get("epoch") != state.best_epoch():
+            raise UserError(
+                f"{run.folder.checkpoints}: an older version wrote it, without the weights of the best epoch (--select "
+                "best_dev); remove this folder to train again from the start, or name another --output_dir"
+            )
         state.examples_per_step = run.plan.total
         if state.epoch or state.step_in_epoch:
             logger.info("Resumed after %d epochs and %d steps, from the checkpoint.", state.epoch, state.step_in_epoch)
@@ -91,15 +95,6 @@ def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
         write(run.folder.dev_results, _dev_results(run, state))
 
 
-def _check_best(run: Run, state: TrainState) -> None:
-    """Raises UserError where a state does not say which weights its best epoch had."""
-    if run.config.select == "best_dev" and (state.best or {}).get("epoch") != state.best_epoch():
-        raise UserError(
-            f"{run.folder.checkpoints}: an older version wrote it, without the weights of the best epoch (--select "
-            "best_dev); remove this folder to train again from the start, or name another --output_dir"
-        )
-
-
 def _dev_results(run: Run, state: TrainState) -> str:
     """The original's table of epochs, comma separated."""
     lines = []
@@ -136,34 +131,29 @@ def _release(trained: Engine) -> None:
 
 def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     """Evaluations of the splits that were asked for, and their files. Collective. Raises UserError without a model."""
-    wanted = (("dev", run.config.do_eval and "dev" in run.splits), ("test", run.config.do_predict))
+    config, task = run.config, run.task
+    wanted = (("dev", config.do_eval and "dev" in run.splits), ("test", config.do_predict))
     asked = [name for name, is_wanted in wanted if is_wanted]
     if not asked:
         return {}
     logger.info("scoring %s ...", " and ".join(asked))
-    network = _network(run)
-    forward = engine.forward_as_trained(network, run.config, run.deepspeed, run.world)
+    folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
+    network: EncoderWithHead | StandardHead
+    if config.trained or (folder / HEAD_FILE).is_file():
+        network = model.load(folder, config.packing, config.trust_remote_code).model
+    else:
+        network = standard_head.load(str(folder), task, config)
+    forward = engine.forward_as_trained(network, config, run.deepspeed, run.world)
     scores = {}
     for name in asked:
-        scores[name] = evaluate(forward, run.splits[name], run.task, run.config, run.world, run.pad_id)
-        for warning in scores[name].report.warnings:
+        found = scores[name] = evaluate(forward, run.splits[name], task, config, run.world, run.pad_id)
+        for warning in found.report.warnings:
             logger.warning("%s: %s", name, warning)
         if run.world.is_main:
-            write_files(scores[name], run.splits[name], run.task, run.folder, run.config)
-            tracker.chart(name, scores[name].report)
-            tracker.summary(_figures(name, scores[name]))
+            write_files(found, run.splits[name], task, run.folder, config)
+            tracker.chart(name, found.report)
+            # The tracker's dev/score is the best epoch's, so the reported one needs a name of its own.
+            place = "reported_dev" if name == "dev" else name
+            numbers = {key: value for key, value in found.to_dict().items() if isinstance(value, int | float)}
+            tracker.summary({f"{place}/{key}": value for key, value in numbers.items()})
     return scores
-
-
-def _network(run: Run) -> EncoderWithHead | StandardHead:
-    config = run.config
-    folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
-    if not config.trained and not (folder / HEAD_FILE).is_file():
-        return standard_head.load(str(folder), run.task, config)
-    return model.load(folder, config.packing, standard_head.trusts(config)).model
-
-
-def _figures(name: str, evaluation: Evaluation) -> dict[str, float]:
-    """For the tracker's summary. Its dev/score is the best epoch's, so the reported one needs a name of its own."""
-    numbers = {key: value for key, value in evaluation.to_dict().items() if isinstance(value, int | float)}
-    return {f"{'reported_dev' if name == 'dev' else name}/{key}": value for key, value in numbers.items()}

@@ -18,7 +18,7 @@ import torch
 from encoders import tiny_encoder
 from running import arguments, cut, refused, run, start_processes
 
-from harness import distributed, fingerprint, lock
+from harness import distributed, lock, versions
 from harness.ds import config as ds_config
 from harness.run_folder import RunFolder
 from launch import submit, train
@@ -237,9 +237,9 @@ class TestWhatIsSaidAndRecorded:
         values = json.loads(begun.ds.read_text())
         values["zero_optimization"]["stage"] = 1
         begun.ds.write_text(json.dumps(values))
-        versions = fingerprint.versions() | {"transformers": "99.0"}
-        monkeypatch.setattr(fingerprint, "versions", lambda: versions)
-        monkeypatch.setattr(fingerprint, "commit", lambda: "f" * 40)
+        others = versions.installed() | {"transformers": "99.0"}
+        monkeypatch.setattr(versions, "installed", lambda: others)
+        monkeypatch.setattr(versions, "commit", lambda: "f" * 40)
         threads = torch.get_num_threads()
         torch.set_num_threads(threads + 1)
         try:
@@ -271,7 +271,7 @@ class TestWhatIsSaidAndRecorded:
         assert record["schema"] == 1 and record["changes"] == [] and record["precision"] == "fp32"
         assert record["data"].keys() == {"train", "dev", "test"}
         assert record["weights"].keys() == {"config.json", "model.safetensors"}
-        assert "tokenizer.json" in record["tokenizer"] and record["commit"] == fingerprint.commit()
+        assert "tokenizer.json" in record["tokenizer"] and record["commit"] == versions.commit()
         assert str(made.root) not in made.folder.fingerprint.read_text()  # content has no place
 
     def test_definition_of_a_custom_task(

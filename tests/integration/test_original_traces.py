@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 import tasks
 from harness import config, data, distributed, model
 from harness.config import RunConfig
+from harness.ds import config as ds_config
 from harness.ds import engine
 
 pytestmark = pytest.mark.realdata
@@ -56,7 +57,7 @@ def test_every_step(
     net = model.build(run, task.head.num_outputs, task.head.per_word, tokenizer)
     weights = load_file(folder / "model.safetensors")
     net.classifier.load_state_dict({part: weights[f"classifier.{part}"] for part in ("weight", "bias")})
-    running = engine.build(net, task.head, run, engine.read_config(run, world), plan, steps, world)
+    running = engine.build(net, task.head, run, ds_config.resolve(run, world), plan, steps, world)
     losses: list[float] = []
     rates: list[float] = []
     norms: list[float | None] = []

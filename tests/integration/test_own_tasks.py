@@ -27,7 +27,7 @@ from launch.jobs import suites
 from launch.jobs.job import TrainJob
 from launch.jobs.suites import Suite
 from launch.reporting import collect, leaderboard
-from launch.run import settings
+from launch.run import inputs, settings
 from tasks import definition as definitions
 from tasks.predictions import Answers
 from tasks.units import units
@@ -369,7 +369,7 @@ class TestSplits:
         (tmp_path / "dev.tsv").unlink()
         config, _ = settings.parse(["--task_file", str(path), "--model_name_or_path", "m"])
         with pytest.raises(UserError, match=r"lacks dev\.tsv; .*leave dev out there if there is none"):
-            settings.find_data(config)
+            inputs.find_data(config)
 
 
 class TestData:

@@ -13,7 +13,7 @@ from corpora_sources import SOURCES
 import tasks
 from harness.task import Example, UserError
 from launch import prepare
-from launch.run import settings
+from launch.run import inputs, settings
 from tasks.corpora import CORPORA
 from tasks.corpora.checks import Survey, quick
 
@@ -124,7 +124,7 @@ class TestNames:
         for folder in (packed,) if name == "biosses" else (raw, packed):
             config, _ = settings.parse(["--task", task, "--model_name_or_path", "m", "--data_dir", str(folder)])
             with pytest.raises(UserError) as raised:
-                settings.find_data(config)
+                inputs.find_data(config)
             assert prepare.main(["check", str(folder), "--task", task]) == 2
             for said in (str(raised.value), capsys.readouterr().err.strip()):
                 command = re.search(r"python launch/prepare\.py (.*) --out DIR, then DIR/(\w+)", said)
@@ -143,9 +143,9 @@ def test_a_file_of_another_name(tmp_path: Path, task: str, name: str, wrong: str
     (folder / name).rename(folder / wrong)
     config, _ = settings.parse(["--task", task, "--model_name_or_path", "m", "--data_dir", str(folder)])
     with pytest.raises(UserError, match=f"lacks {name}; .*; rename {wrong} to {name}"):
-        settings.find_data(config)
+        inputs.find_data(config)
     (folder / wrong).rename(folder / name)
-    assert settings.find_data(config) == (folder, "given")
+    assert inputs.find_data(config) == (folder, "given")
 
 
 class TestSurvey:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from harness.config import RunConfig, batch_plan, check, nearest
 from harness.errors import UserError
+from harness.validation import faults
 
 VALID = RunConfig(task="t", model_name_or_path="org/encoder")
 unhurried = settings(deadline=None)  # the machine may be busy
@@ -22,6 +24,8 @@ def faults_of(**changes: Any) -> list[str]:
         check(dataclasses.replace(VALID, **changes))
     except UserError as error:
         return str(error).split("\n")
+    except ValidationError as error:
+        return faults(error)
     return []
 
 
@@ -31,7 +35,7 @@ def test_dict_survives_json() -> None:
 
 
 def test_dict_of_something_else_is_refused() -> None:
-    with pytest.raises(TypeError, match="architectures"):
+    with pytest.raises(ValidationError, match="architectures"):
         RunConfig.from_dict({"architectures": ["BertModel"]})
 
 
@@ -86,11 +90,11 @@ def test_valid_settings_pass() -> None:
         ({"select": "best_dev", "eval_every_epoch": False}, "--select best_dev"),
         ({"max_steps": 0}, "nothing to train"),
         ({"num_train_epochs": 0.0}, "nothing to train"),
-        ({"learning_rate": 0.0}, "--learning_rate 0.0"),
-        ({"seed": 2**32}, "--seed 4294967296"),
+        ({"learning_rate": 0.0}, "learning_rate = 0.0: must be above 0"),
+        ({"seed": 2**32}, "seed = 4294967296: must be below 4294967296"),
         ({"model_name_or_path": ""}, "--model_name_or_path"),
-        ({"result_prefix": "../x"}, "--result_prefix '../x'"),
-        ({"result_prefix": "a\\b"}, "--result_prefix"),
+        ({"result_prefix": "../x"}, "result_prefix = '../x'"),
+        ({"result_prefix": "a\\b"}, "result_prefix"),
     ],
 )
 def test_settings_that_exclude_each_other(changes: dict[str, Any], named: str) -> None:
@@ -99,7 +103,8 @@ def test_settings_that_exclude_each_other(changes: dict[str, Any], named: str) -
 
 
 def test_all_faults_come_at_once() -> None:
-    assert len(faults_of(max_steps=0, learning_rate=0.0, model_name_or_path="", result_prefix="a/b")) == 4
+    assert len(faults_of(max_steps=0, global_batch_size=8, gradient_accumulation_steps=2, model_name_or_path="")) == 3
+    assert len(faults_of(seed=-1, learning_rate=0.0, precision="int8", result_prefix="a/b")) == 4
 
 
 def test_steps_may_stand_in_for_epochs() -> None:

@@ -95,7 +95,7 @@ def settings(name: str | None = None, **given: Any) -> RunConfig:
 
 
 def start(world: World, run: RunConfig, head: Any = None, steps: int = 20, pooling: str = "pooler") -> engine.Engine:
-    ds, plan = engine.read_config(run, world), config.batch_plan(run, world.size)
+    ds, plan = ds_config.resolve(run, world), config.batch_plan(run, world.size)
     return engine.build(fresh(pooling), head or CrossEntropy(), run, ds, plan, steps, world)
 
 
@@ -272,7 +272,7 @@ class TestTraining:
         net = fresh()
         net.register_parameter("idle", nn.Parameter(torch.ones(3)))  # no loss reaches it
         run, plan = settings(name), BatchPlan(8, 1, 1, 8)
-        running = engine.build(net, CrossEntropy(), run, engine.read_config(run, world), plan, 20, world)
+        running = engine.build(net, CrossEntropy(), run, ds_config.resolve(run, world), plan, 20, world)
         flattened: list[Any] = []
         flatten = running.inner.flatten
         running.inner.flatten = lambda tensors: flattened.append(tensors) or flatten(tensors)
@@ -318,7 +318,7 @@ class TestTraining:
         running.train(False)
         written = fresh()
         written.load_state_dict(running.weights())
-        forward = engine.forward_as_trained(written.eval(), run, engine.read_config(run, world), world)
+        forward = engine.forward_as_trained(written.eval(), run, ds_config.resolve(run, world), world)
         with torch.no_grad():
             ours, theirs = forward(batches()[1]), running.forward(batches()[1])
         assert ours.dtype == theirs.dtype == (torch.float32 if name == "fp32" else torch.bfloat16)
@@ -383,7 +383,7 @@ class TestTraining:
             net = fresh()
             net.classifier = nn.Linear(32, outputs)
             run = settings(name)
-            ds, plan = engine.read_config(run, world), config.batch_plan(run, world.size)
+            ds, plan = ds_config.resolve(run, world), config.batch_plan(run, world.size)
             running = engine.build(net, CrossEntropy(), run, ds, plan, 20, world)
             signatures.append(running.signature())
             running.close()
@@ -505,7 +505,7 @@ class TestFailures:
 
 class TestSettings:
     def read(self, world: World, name: str | None, **given: Any) -> DeepSpeedConfig:
-        return engine.read_config(settings(name, **given), world)
+        return ds_config.resolve(settings(name, **given), world)
 
     def test_unknown_name(self, world: World) -> None:
         assert_user_error(lambda: self.read(world, "fp16_zer01"), "fp16_zer01", "did you mean fp16_zero1?", "fp32")
@@ -670,4 +670,4 @@ class TestPrecision:
         monkeypatch.setattr(get_accelerator(), "is_bf16_supported", lambda: able)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-        assert engine.choose_precision("auto", torch.device("cpu")) == chosen
+        assert ds_config.choose_precision("auto", torch.device("cpu")) == chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -183,6 +184,15 @@ class TestSpelling:
 
     def test_number_that_yaml_takes_for_text(self, in_file: Callable[[str], str]) -> None:
         assert parse(in_file("adam_epsilon: 1e-6\n")).adam_epsilon == 1e-6
+
+    @pytest.mark.parametrize("line", ["num_train_epochs: 3\n", "num_train_epochs: '3'\n", "num_train_epochs: 3.0\n"])
+    def test_number_is_recorded_alike_however_it_is_written(self, line: str, in_file: Callable[[str], str]) -> None:
+        assert json.dumps(parse(in_file(line)).num_train_epochs) == "3.0"
+
+    def test_number_beyond_any_is_one_line(self, in_file: Callable[[str], str]) -> None:
+        assert faults(in_file(f"seed: 0x{'f' * 5000}\n"))[0].endswith(
+            "seed (a huge number): is no number that a run can have"
+        )
 
     def test_empty_file_changes_nothing(self, in_file: Callable[[str], str]) -> None:
         assert parse(in_file("# nothing\n")) == parse("--task t")

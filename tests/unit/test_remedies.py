@@ -15,7 +15,7 @@ import pytest
 
 import tasks
 from harness.task import Example, UserError
-from launch.run import settings
+from launch.run import inputs, settings
 
 PAIR = "index\tsentence1\tsentence2\tlabel\n"
 ROWS = 'a1\tHe "sleeps" .\tHe is awake .\tneutral\na2\tNo fever , no pain .\tHe is well .\tentailment\n'
@@ -239,6 +239,6 @@ def test_a_dev_set_that_is_not_there(tmp_path: Path) -> None:
     path.write_text(text.replace("[columns]", 'data_dir = "."\nheader = false\n[columns]'))
     line = ["--task_file", str(path), "--model_name_or_path", "m"]
     with pytest.raises(UserError, match=r"lacks dev\.tsv; .*\[files\] .*; leave dev out there if there is none"):
-        settings.find_data(settings.parse(line)[0])
+        inputs.find_data(settings.parse(line)[0])
     path.write_text(path.read_text() + '[files]\ntrain = "train.tsv"\ntest = "test.tsv"\n')
-    assert settings.find_data(settings.parse(line)[0]) == (tmp_path, "given")
+    assert inputs.find_data(settings.parse(line)[0]) == (tmp_path, "given")

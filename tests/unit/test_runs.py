@@ -16,7 +16,7 @@ import pytest
 from running import assert_user_error
 
 import tasks
-from harness import files, fingerprint, lock, run_folder
+from harness import files, lock, run_folder, versions
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
@@ -583,8 +583,8 @@ class TestFiles:
 class TestProvenance:
     @pytest.mark.parametrize("name", ["python", "torch", "deepspeed", "transformers"])
     def test_versions(self, name: str) -> None:
-        assert fingerprint.versions()[name][0].isdigit()
+        assert versions.installed()[name][0].isdigit()
 
     def test_commit_is_none_where_there_is_no_git(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", "")
-        assert fingerprint.commit.__wrapped__() is None
+        assert versions.commit.__wrapped__() is None

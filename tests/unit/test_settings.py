@@ -13,7 +13,7 @@ from running import assert_user_error
 import tasks
 from harness.config import EMBEDDED, RunConfig
 from harness.errors import UserError
-from launch.run import settings
+from launch.run import inputs, settings
 from tasks import recipes
 
 EMBEDDED_MODULE = EMBEDDED.replace("-", "_")
@@ -130,17 +130,17 @@ class TestData:
 
     @pytest.mark.parametrize("name", tasks.TASKS)
     def test_sample_is_found(self, name: str) -> None:
-        assert settings.find_data(RunConfig(task=name)) == (tasks.sample_dir(name), "sample")
+        assert inputs.find_data(RunConfig(task=name)) == (tasks.sample_dir(name), "sample")
 
     @pytest.mark.parametrize("name", tasks.TASKS)
     def test_sample_is_complete(self, name: str) -> None:
         folder = str(tasks.sample_dir(name))
-        assert settings.find_data(RunConfig(task=name, data_dir=folder)) == (Path(folder), "given")
+        assert inputs.find_data(RunConfig(task=name, data_dir=folder)) == (Path(folder), "given")
 
     def test_missing_files_are_listed(self, tmp_path: Path) -> None:
         (tmp_path / "train.tsv").write_text("x")
         with pytest.raises(UserError, match=r"lacks dev\.tsv, test\.tsv; mednli needs train\.tsv, dev\.tsv, test\.tsv"):
-            settings.find_data(RunConfig(task="mednli", data_dir=str(tmp_path)))
+            inputs.find_data(RunConfig(task="mednli", data_dir=str(tmp_path)))
 
     @pytest.mark.parametrize(
         ("make", "said"),
@@ -159,7 +159,7 @@ class TestData:
         folder = tmp_path / "d"
         make(folder)
         assert_user_error(
-            lambda: settings.find_data(RunConfig(task="mednli", data_dir=str(folder))),
+            lambda: inputs.find_data(RunConfig(task="mednli", data_dir=str(folder))),
             f"--data_dir {folder}: {said.format(folder / 'mednli')}; mednli needs train.tsv",
         )
 
@@ -180,7 +180,7 @@ class TestData:
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("DATASET_DIR", "~/d")
         config, _ = settings.parse(["--task", "mednli", "--model_name_or_path", "m"])
-        assert_user_error(lambda: settings.find_data(config), said.format(tmp_path / "d"))
+        assert_user_error(lambda: inputs.find_data(config), said.format(tmp_path / "d"))
 
 
 class TestModel:
