@@ -28,6 +28,7 @@ from harness.data import collate, epoch_order
 from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Batch, Head
+from harness.tokenizer import load_tokenizer
 
 
 class Autocast:
@@ -119,7 +120,7 @@ def main() -> None:
         world = distributed.init(no_cuda=True)
         path = model_folder(args.model, Path(folder))
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean", ds_config=args.ds_config)
-        tokenizer = model.load_tokenizer(config)
+        tokenizer = load_tokenizer(config)
         encoded = task.features(task.read(args.data_dir, "train")[: 40 * args.batch], tokenizer, 128)
         net = model.build(config, task.head.num_outputs, task.head.per_word).train()
         loops = {

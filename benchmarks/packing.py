@@ -21,6 +21,7 @@ from harness.config import EMBEDDED, RunConfig
 from harness.data import collate, epoch_order
 from harness.packing import PADDED, Layout
 from harness.task import Batch, Task
+from harness.tokenizer import load_tokenizer
 
 
 def step(net: model.EncoderWithHead, task: Task, batch: Batch) -> float:
@@ -34,7 +35,7 @@ def step(net: model.EncoderWithHead, task: Task, batch: Batch) -> float:
 def measure(name: str, args: argparse.Namespace) -> None:
     """One line a layout."""
     config = RunConfig(task=name, model_name_or_path=args.model, seed=1)
-    task, tokenizer = tasks.get(name), model.load_tokenizer(config)
+    task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(args.data_root / name, "train")[: 40 * args.batch]
     encoded = task.features(examples, tokenizer, args.length)
     net = model.build(config, task.head.num_outputs, task.head.per_word).to(torch.bfloat16).train()

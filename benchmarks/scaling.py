@@ -29,6 +29,7 @@ from harness.data import collate, epoch_steps
 from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Encoded, Task
+from harness.tokenizer import load_tokenizer
 
 BATCH, REPEATS = 32, 3
 
@@ -97,7 +98,7 @@ def main() -> None:
         world = distributed.init(no_cuda=True)
         path = model_folder("embedded", Path(folder))
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean")
-        tokenizer = model.load_tokenizer(config)
+        tokenizer = load_tokenizer(config)
         net = model.build(config, task.head.num_outputs, task.head.per_word)
         ds, plan = ds_config.resolve(config, world), BatchPlan(BATCH, 1, 1, BATCH)
         trained = engine.build(net, task.head, config, ds, plan, 10**4, world)

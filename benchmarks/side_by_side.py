@@ -27,6 +27,7 @@ from harness.data import collate, epoch_steps
 from harness.ds import config as ds_config
 from harness.ds import engine
 from harness.task import Task
+from harness.tokenizer import load_tokenizer
 
 TOTAL = 10**4  # steps of the schedule
 
@@ -51,7 +52,7 @@ def undropped(network: nn.Module) -> nn.Module:
 
 def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, world: distributed.World) -> Comparison:
     """Both systems over the first `steps` steps of an epoch."""
-    tokenizer, batch = model.load_tokenizer(config), config.per_gpu_train_batch_size
+    tokenizer, batch = load_tokenizer(config), config.per_gpu_train_batch_size
     examples = task.read(data, "train")
     encoded = task.features(examples, tokenizer, config.max_seq_length)
     net = model.build(config, task.head.num_outputs, task.head.per_word)

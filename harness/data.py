@@ -8,7 +8,9 @@ on one device as on eight. Evaluation batches are cut once for all ranks, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,36 +24,35 @@ class MicroStep:
     """This rank's share of one forward pass of an optimizer step."""
 
     examples: tuple[int, ...]
-    scale: (
-        float  # weight of the summed loss: step's mean = sum over ranks and passes of scale x loss / (ranks x passes)
-    )
+    # Weight of the summed loss: step's mean = sum over ranks and passes of scale x loss / (ranks x passes).
+    scale: float
 
 
 def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
     """The named examples, padded on the right to the longest of them."""
     rows = [encoded.input_ids[i] for i in examples]
-    length = -(-max(map(len, rows)) // PAD_TO) * PAD_TO
-    ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    mask = np.zeros((len(rows), length), dtype=np.int64)
-    segments = None if encoded.token_type_ids is None else np.zeros((len(rows), length), dtype=np.int64)
-    for row, (example, tokens) in enumerate(zip(examples, rows, strict=True)):
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-        if segments is not None and encoded.token_type_ids is not None:
-            segments[row, : len(tokens)] = encoded.token_type_ids[example]
-    scored = None
+    lengths = tuple(map(len, rows))
+    length = -(-max(lengths) // PAD_TO) * PAD_TO
+
+    def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
+        array = np.full((len(rows), length), fill, dtype=np.int64)
+        for row, values in enumerate(rows):
+            array[row, : len(values)] = values
+        return torch.from_numpy(array)
+
+    segments, scored = encoded.token_type_ids, None
     if encoded.positions is not None:
         places = [row * length + place for row, i in enumerate(examples) for place in encoded.positions[i]]
         scored = torch.tensor(places, dtype=torch.int64)
     return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(mask),
-        None if segments is None else torch.from_numpy(segments),
+        padded(rows, pad_id),
+        torch.from_numpy((np.arange(length) < np.array(lengths)[:, None]).astype(np.int64)),
+        None if segments is None else padded([segments[i] for i in examples], 0),
         scored,
         labels_of(encoded, examples),
         tuple(examples),
         tuple(encoded.units(i) for i in examples),
-        tuple(map(len, rows)),
+        lengths,
     )
 
 
@@ -68,16 +69,11 @@ def labels_of(encoded: Encoded, examples: Sequence[int]) -> torch.Tensor:
 
 def join(parts: Sequence[Encoded]) -> Encoded:
     """Several splits as one, in the order given."""
-    first = parts[0]
     if len(parts) == 1:
-        return first
-    return Encoded(
-        [row for part in parts for row in part.input_ids],
-        None if first.token_type_ids is None else [row for part in parts for row in part.token_type_ids or []],
-        [row for part in parts for row in part.labels],
-        None if first.positions is None else [row for part in parts for row in part.positions or []],
-        None if first.words is None else [row for part in parts for row in part.words or []],
-    )
+        return parts[0]
+    rows: dict[str, Any] = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Encoded)}
+    rows = {name: None if each[0] is None else list(chain(*each)) for name, each in rows.items()}
+    return Encoded(**rows)
 
 
 def steps_per_epoch(examples: int, plan: BatchPlan) -> int:

@@ -6,6 +6,7 @@ Every part of the project takes them from here. Imported before torch, and there
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 # Exit statuses; what each means for whoever started the program: docs/exit_statuses.md.
 EXIT_FAILED = 1
@@ -78,3 +79,23 @@ def training_error(error: BaseException, step: int, lr: float, micro_batch: int)
             deterministic=True,
         )
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, in one line of at most 200 letters; its type where it says nothing."""
+    text = str(error).strip().splitlines()
+    return text[0].rstrip(".:")[:200] if text else type(error).__name__
+
+
+@contextmanager
+def library_errors(where: str, what: str, remedy: str) -> Iterator[None]:
+    """Whatever a library raises, as the UserError `where: what (first line of the exception); remedy`.
+
+    transformers, torch and safetensors have as many kinds of exceptions as files can have mistakes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: {what} ({first_line(error)}); {remedy}") from error

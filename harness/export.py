@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
-import logging
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 from harness.files import PARTIAL, flush, unfinished
-from harness.model import EncoderWithHead, encoder_of, rename, standard_names
+from harness.model import PROBLEM_TYPES, EncoderWithHead, encoder_of, rename, standard_prefix
 from harness.model_folder import HEAD_FILE, SCHEMA, About
 from harness.run_folder import check_model
-from harness.standard_head import PROBLEM_TYPES
 from harness.task import Batch
-
-logger = logging.getLogger(__name__)
 
 
 def save(
@@ -29,9 +26,7 @@ def save(
     model: EncoderWithHead,
     weights: Mapping[str, torch.Tensor],
     tokenizer: Any,
-    labels: Sequence[str],
-    family: str,
-    about: About | None = None,
+    about: About,
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
@@ -48,15 +43,16 @@ def save(
     partial = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
     settings = copy.deepcopy(model.encoder.config)
     settings.num_labels = model.classifier.out_features
-    if labels:
-        settings.id2label, settings.label2id = dict(enumerate(labels)), {label: i for i, label in enumerate(labels)}
-    if family in PROBLEM_TYPES:
-        settings.problem_type = PROBLEM_TYPES[family]
+    if about.labels:
+        settings.id2label = dict(enumerate(about.labels))
+        settings.label2id = {label: number for number, label in settings.id2label.items()}
+    if about.family in PROBLEM_TYPES:
+        settings.problem_type = PROBLEM_TYPES[about.family]
     settings.dtype = "float32"
     standard = standard_class(settings, model.pooling, weights)
     settings.architectures = [standard] if standard else None
-    names = standard_names(settings) if standard else {}
-    state = {rename(name, names): tensor.contiguous() for name, tensor in weights.items()}
+    prefix = standard_prefix(settings) if standard else "encoder"
+    state = {rename(name, "encoder", prefix): tensor.contiguous() for name, tensor in weights.items()}
     if not type(model.encoder).__module__.startswith("transformers."):
         dynamic_module_utils.custom_object_save(model.encoder, str(partial), config=settings)  # its Python files
     elif hasattr(settings, "auto_map"):
@@ -70,7 +66,7 @@ def save(
         "num_outputs": model.classifier.out_features,
         "dropout": model.dropout.p,
         "standard_class": standard,
-        **({} if about is None else about.to_dict()),
+        **dataclasses.asdict(about),
     }
     (partial / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
     written = sorted(path for path in partial.rglob("*") if path.is_file())
@@ -88,33 +84,24 @@ def save(
 
 def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> str | None:
     """The transformers class that computes the same logits from these weights, found by trying; None without one."""
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+    from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
     from transformers.initialization import no_init_weights
 
     auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
-    try:
-        with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
+    with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
+        try:
             # Of a copy: T5's class for words marks what it is given as no encoder-decoder.
             candidate = auto.from_config(copy.deepcopy(settings), trust_remote_code=False).float().eval()
-    except ValueError:
-        return None
-    names = standard_names(settings)
-    state = {rename(name, names): tensor for name, tensor in weights.items()}
+        except ValueError:
+            return None
+        encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=False))
+        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
+    prefix = standard_prefix(settings)
+    state = {rename(name, "encoder", prefix): tensor for name, tensor in weights.items()}
     expected = dict(candidate.named_parameters())
     if set(state) != set(expected) or any(state[name].shape != expected[name].shape for name in state):
         return None
     candidate.load_state_dict(state, strict=False)
-    return type(candidate).__name__ if _same_logits(candidate, settings, pooling, weights) else None
-
-
-def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> bool:
-    from transformers import AutoModel
-    from transformers.initialization import no_init_weights
-
-    with torch.random.fork_rng(devices=[]):
-        with no_init_weights():
-            encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=False))
-        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
     ours.load_state_dict(dict(weights), strict=False)
     ids = torch.arange(2 * 8).reshape(2, 8) % settings.vocab_size
     mask = torch.ones_like(ids)
@@ -122,7 +109,8 @@ def _same_logits(candidate: Any, settings: Any, pooling: str | None, weights: Ma
     batch = Batch(ids, mask, None, scored, ids, (0, 1), (8, 8))
     with torch.inference_mode():
         theirs = candidate(input_ids=ids, attention_mask=mask).logits
-        return torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
+        same = torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
+    return type(candidate).__name__ if same else None
 
 
 def loading(standard: str | None, pooling: str | None) -> str:

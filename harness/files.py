@@ -21,7 +21,7 @@ LARGEST_SETTINGS = 1_000_000  # bytes of a file that users write
 MOST_DOTS = 300  # in a line: tomllib takes minutes over a key of thousands of dotted parts
 
 
-def write(path: Path, text: str, *, durable: bool = False) -> None:
+def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     """A whole file or none: a reader never meets half of it, and of two writers each has a file of its own meanwhile.
 
     `durable`: it is on the disk, under its name, when this returns.
@@ -29,8 +29,8 @@ def write(path: Path, text: str, *, durable: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)  # never one that is there, nor a link
     try:
-        with open(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with open(handle, "wb") as file:
+            file.write(content.encode("utf-8") if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(handle)

@@ -1,11 +1,11 @@
-"""An encoder with a task's head: pooling, dropout and one linear layer; saved so that others can load it."""
+"""An encoder with a task's head: a fresh one on a checkpoint's encoder, or a trained one, ours or of transformers."""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,22 +14,27 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import pretrained
+from harness import model_folder, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
-from harness.errors import UserError
-from harness.files import LFS_POINTER
-from harness.model_folder import HEAD_FILE, first_line, read_head, refuse_code
-from harness.packing import PADDED, Encoding, Layout, choose
+from harness.errors import UserError, first_line, library_errors
+from harness.files import read_json
+from harness.model_folder import HEAD_FILE
+from harness.packing import PADDED, Layout, choose
 from harness.pretrained import Source
-from harness.task import PAD_TO, Batch
-from harness.tokenizer import load_tokenizer as load_tokenizer
+from harness.task import PAD_TO, Batch, Task
 from harness.tokenizer import separate_words
 
 logger = logging.getLogger(__name__)
 
 # The head's dropout, by the names that architectures give it.
 DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout")
+
+PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoid or neither
+    "similarity": "regression",
+    "multiclass": "single_label_classification",
+    "multilabel": "multi_label_classification",
+}
 
 
 class EncoderWithHead(nn.Module):
@@ -43,31 +48,60 @@ class EncoderWithHead(nn.Module):
         """`pooling` is pooler, cls or mean; None gives a row of logits for each scored word."""
         super().__init__()
         self.encoder: Any = encoder  # a transformers model; its config says its width
+        if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
+            encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
         self.pooling = pooling
         self.layout: Layout = PADDED  # without padding where `choose` finds that the encoder can do without
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
-        takes = inspect.signature(encoder.forward).parameters
-        self.takes_segments = "token_type_ids" in takes and (getattr(encoder.config, "type_vocab_size", None) or 0) != 1
+        self.takes_segments = _takes_segments(encoder)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
         if not self.takes_segments and batch.token_type_ids is not None:
             batch = replace(batch, token_type_ids=None)
-        rows = self._rows(self.layout.encode(self.encoder, batch), batch)
+        encoding = self.layout.encode(self.encoder, batch)
+        if batch.scored is not None:
+            rows = encoding.at(batch.scored, batch.input_ids.shape[1])
+        elif self.pooling == "pooler":
+            assert encoding.pooled is not None
+            rows = encoding.pooled
+        elif self.pooling == "cls":
+            rows = encoding.hidden[encoding.starts]
+        else:
+            rows = encoding.mean(batch.attention_mask.sum(1))
         logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
 
-    def _rows(self, encoding: Encoding, batch: Batch) -> torch.Tensor:
-        """What the linear layer takes: [n, width]."""
+
+class StandardHead(nn.Module):
+    """A model of transformers' own classes with a trained head, such as others publish: only scored, never trained.
+
+    Asked as EncoderWithHead is; its outputs in the order of the task's labels.
+    """
+
+    def __init__(self, inner: Any, outputs: list[int]) -> None:
+        """`outputs`: for each of the task's labels the number of its output."""
+        super().__init__()
+        self.encoder: Any = inner
+        self.layout: Layout = PADDED
+        self.outputs = outputs
+        self.takes_segments = _takes_segments(inner)
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """Logits [n, labels], n as in Batch."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if self.takes_segments:
+            inputs["token_type_ids"] = batch.token_type_ids
+        logits: torch.Tensor = self.encoder(**inputs).logits
         if batch.scored is not None:
-            return encoding.at(batch.scored, batch.input_ids.shape[1])
-        if self.pooling == "pooler":
-            assert encoding.pooled is not None
-            return encoding.pooled
-        if self.pooling == "cls":
-            return encoding.hidden[encoding.starts]
-        return encoding.mean(batch.attention_mask.sum(1))
+            logits = logits.flatten(0, 1)[batch.scored]
+        return logits[:, self.outputs]
+
+
+def _takes_segments(encoder: Any) -> bool:
+    segments = getattr(encoder.config, "type_vocab_size", None) or 0  # in some 0, in others it is not said
+    return "token_type_ids" in inspect.signature(encoder.forward).parameters and segments != 1
 
 
 @dataclass(frozen=True)
@@ -99,10 +133,8 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
         )
     if tokenizer is not None:
         _fit_vocabulary(source, encoder, tokenizer)
-    _try(source, encoder)
+    _check_encodes_text(source, encoder)
     pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, config.model_name_or_path)
-    if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
     dropout = next((float(value) for value in dropouts if value is not None), 0.1)
@@ -118,36 +150,27 @@ def _load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
     """(the encoder in float32, names of its parameters that had no weights). Raises UserError."""
     from transformers import AutoModel
 
-    refuse_decoder(source, settings)
-    trusted = {"trust_remote_code": source.options["trust_remote_code"]}
-    held = pretrained.weights(source)
-    try:
-        with torch.device("meta"):
-            skeleton = AutoModel.from_config(settings, **trusted)
-    except Exception as error:  # of as many kinds as a config.json can have mistakes
-        raise source.fault(
-            f"no encoder can be built from its config.json ({first_line(error)}); name an encoder of text"
-        ) from error
-    before = pretrained.prefix(held.names, skeleton.state_dict())
-    known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
+    _refuse_decoder(source, settings)
+    found, state = pretrained.weights(source)
+    unfit = library_errors(str(source), "no encoder can be built from its config.json", "name an encoder of text")
+    with unfit, torch.device("meta"):
+        skeleton = AutoModel.from_config(settings, trust_remote_code=source.options["trust_remote_code"])
+    before = pretrained.prefix(found, skeleton.state_dict())
     options: dict[str, Any] = {
         "config": settings,
         "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, which cannot be trained exactly
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
-        "key_mapping": None if before in known else {f"^{re.escape(before)}": ""},
     }
-    try:
-        if held.state is None:
-            model, info = AutoModel.from_pretrained(source.name, **options, **source.options)
+    remedy = "name a folder with config.json and model.safetensors that belong together"
+    with library_errors(str(source), "no weights can be loaded", remedy):
+        if state is None:
+            known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
+            mapping = None if before in known else {f"^{re.escape(before)}": ""}
+            model, info = AutoModel.from_pretrained(source.name, key_mapping=mapping, **options, **source.options)
         else:
-            state = {name.removeprefix(before): tensor for name, tensor in held.state.items()}
-            model, info = type(skeleton).from_pretrained(None, state_dict=state, **{**options, "key_mapping": None})
-    except Exception as error:  # transformers, torch and safetensors have many of their own
-        raise source.fault(
-            f"no weights can be loaded ({first_line(error)}); name a folder with config.json and model.safetensors "
-            "that belong together"
-        ) from error
+            state = {name.removeprefix(before): tensor for name, tensor in state.items()}
+            model, info = type(skeleton).from_pretrained(None, state_dict=state, **options)
     encoder = encoder_of(model)
     if encoder is not model:
         logger.info("model   %s is an encoder-decoder (%s): its encoder is taken", source.name, settings.model_type)
@@ -171,16 +194,13 @@ def encoder_of(model: Any) -> Any:
     return encoder
 
 
-def refuse_decoder(source: Source, settings: Any) -> None:
+def _refuse_decoder(source: Source, settings: Any) -> None:
     """Raises UserError for an architecture that transformers has for writing text and for no other use."""
-    from transformers import (
-        MODEL_FOR_CAUSAL_LM_MAPPING,
-        MODEL_FOR_MASKED_LM_MAPPING,
-        MODEL_FOR_MULTIPLE_CHOICE_MAPPING,
-    )
+    import transformers
 
-    reads = (MODEL_FOR_MASKED_LM_MAPPING, MODEL_FOR_MULTIPLE_CHOICE_MAPPING)
-    writes = type(settings) in MODEL_FOR_CAUSAL_LM_MAPPING and not any(type(settings) in mapping for mapping in reads)
+    kind, writes = type(settings), type(settings) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if kind in transformers.MODEL_FOR_MASKED_LM_MAPPING or kind in transformers.MODEL_FOR_MULTIPLE_CHOICE_MAPPING:
+        writes = False
     if (writes and not settings.is_encoder_decoder) or getattr(settings, "is_decoder", False):
         raise source.fault(_DECODER.format(settings.model_type))
 
@@ -188,34 +208,28 @@ def refuse_decoder(source: Source, settings: Any) -> None:
 _DECODER = "is a decoder ({}), in which a token sees only those before it; encoders alone are trained here"
 
 
-def _try(source: Source, encoder: Any) -> None:
+def _check_encodes_text(source: Source, encoder: Any) -> None:
     """Raises UserError where the encoder does not take text, or not as encoders do."""
-    ids = torch.arange(16).reshape(2, 8) % 8 + 5
-    ids[1] = ids[0]
+    ids, kind, training = torch.arange(5, 13).repeat(2, 1), encoder.config.model_type, encoder.training
     ids[1, 1] += 1
-    training = encoder.training
     encoder.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
             hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
         width = encoder.config.hidden_size
     except Exception as error:  # whatever a model of images or speech says to token ids
-        raise source.fault(
-            f"is no encoder of text ({encoder.config.model_type}: {first_line(error)}); name one"
-        ) from error
+        raise source.fault(f"is no encoder of text ({kind}: {first_line(error)}); name one") from error
     finally:
         encoder.train(training)
     if "attention_mask" not in inspect.signature(encoder.forward).parameters:
-        raise source.fault(
-            f"a {encoder.config.model_type} takes no attention mask: padding would change its answers; name another"
-        )
+        raise source.fault(f"a {kind} takes no attention mask: padding would change its answers; name another")
     if hidden.shape != (2, 8, width):
         raise source.fault(
-            f"answers {list(hidden.shape)} for 2 x 8 tokens ({encoder.config.model_type}), not a vector of {width} "
-            "numbers a token; name another encoder"
+            f"answers {list(hidden.shape)} for 2 x 8 tokens ({kind}), not a vector of {width} numbers a token; "
+            "name another encoder"
         )
     if torch.equal(hidden[0, 0], hidden[1, 0]):
-        raise source.fault(_DECODER.format(encoder.config.model_type))
+        raise source.fault(_DECODER.format(kind))
 
 
 def _fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
@@ -294,19 +308,19 @@ def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str
     return asked or "pooler"
 
 
-def standard_names(settings: Any) -> dict[str, str]:
-    """First part of a parameter's name here -> in the architecture's own transformers classes."""
-    from transformers import AutoModel
+def standard_prefix(settings: Any) -> str:
+    """What the encoder, which is `encoder` here, is called in the architecture's own transformers classes."""
+    from transformers import MODEL_MAPPING
 
-    found = AutoModel._model_mapping.get(type(settings), None)  # None for code that came with the model
+    found = MODEL_MAPPING.get(type(settings), None)  # None for code that came with the model
     found = found[0] if isinstance(found, tuple) else found  # Funnel has two
-    return {} if found is None else {"encoder": found.base_model_prefix}
+    return "encoder" if found is None else str(found.base_model_prefix)
 
 
-def rename(name: str, names: Mapping[str, str]) -> str:
-    """A parameter's name with another first part, where `names` has one for it."""
+def rename(name: str, before: str, after: str) -> str:
+    """A parameter's name with another first part, where that is `before`."""
     first, _, rest = name.partition(".")
-    return f"{names[first]}.{rest}" if first in names else name
+    return f"{after}.{rest}" if first == before else name
 
 
 def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = False) -> Loaded:
@@ -317,52 +331,52 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     folder = Path(folder)
-    head = read_head(folder)
+    head, _ = model_folder.read(folder)
     if not trust_remote_code:
-        refuse_code(folder)
-    # transformers has as many kinds of exceptions as such files can have mistakes.
-    try:
+        _refuse_code(folder)
+    with library_errors(f"{folder}/config.json", "no encoder can be built from it", "get the folder again"):
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
         encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=trust_remote_code).float())
-        if head["pooling"] != "pooler" and getattr(encoder, "pooler", None) is not None:
-            encoder.pooler = None
-        if head["pooling"] == "pooler" and getattr(encoder, "pooler", None) is None:
+        if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
-        model = EncoderWithHead(encoder, head["num_outputs"], head["pooling"], head["dropout"])
-        names = standard_names(settings) if head["standard_class"] else {}
-    except Exception as error:
-        raise UserError(
-            f"{folder}/config.json: no encoder can be built from it ({first_line(error)}); get the folder again"
-        ) from error
-    try:
+        model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout)
+        prefix = standard_prefix(settings) if head.standard_class else "encoder"
+    remedy = "get tokenizer.json and tokenizer_config.json again"
+    with library_errors(str(folder), "its tokenizer cannot be loaded", remedy):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except Exception as error:
-        raise UserError(
-            f"{folder}: its tokenizer cannot be loaded ({first_line(error)}); get tokenizer.json and "
-            "tokenizer_config.json again"
-        ) from error
-    if head["pooling"] is None:
+    if head.pooling is None:
         separate_words(tokenizer)
-    model.load_state_dict(_weights(folder, model, names), strict=False)
+    model.load_state_dict(_weights(folder, model, prefix), strict=False)
     model.layout = choose(encoder, packing)
     return Loaded(model.eval(), tokenizer)
 
 
-def _weights(folder: Path, model: nn.Module, names: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """The weights in a folder by the names that they have here; exactly those of the model."""
+def _refuse_code(folder: Path) -> None:
+    """Raises UserError where a model comes with Python code of its own, which nobody has asked to be run."""
+    for name in ("config.json", "tokenizer_config.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # whoever needs the file says what is wrong
+            if read_json(folder / name).get("auto_map"):
+                raise UserError(
+                    f"{folder}/{name}: the model comes with code of its own (auto_map), which was not run; "
+                    "where you trust it, --trust_remote_code"
+                )
+
+
+def _weights(folder: Path, model: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+    """The weights in a folder by the names that they have here; exactly those of the model.
+
+    `prefix`: what the encoder is called in the file.
+    """
     from safetensors.torch import load_file
 
     path = folder / "model.safetensors"
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        what, remedy = f"cannot be read ({first_line(error)})", "get the file again"
-        if path.is_file() and path.read_bytes()[: len(LFS_POINTER)] == LFS_POINTER:
-            what, remedy = "is a Git LFS pointer, not the weights", "git lfs pull in its folder"
-        raise UserError(f"{path}: {what}; {remedy}") from error
-    ours = {theirs: name for name, theirs in names.items()}
-    renamed = {rename(name, ours): tensor for name, tensor in state.items()}
+        what = pretrained.damage(path) or f"cannot be read ({first_line(error)}); get the file again"
+        raise UserError(f"{path}: {what}") from error
+    renamed = {rename(name, prefix, "encoder"): tensor for name, tensor in state.items()}
     expected = dict(model.named_parameters())
     for name in sorted(expected.keys() ^ renamed.keys()):
         what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"
@@ -374,6 +388,53 @@ def _weights(folder: Path, model: nn.Module, names: Mapping[str, str]) -> dict[s
                 f"{list(expected[name].shape)}; get the folder again, its files do not belong together"
             )
     return renamed
+
+
+def standard_outputs(source: Source, settings: Any, task: Task) -> list[int]:
+    """For each of the task's labels the number of its output. Raises UserError where the head is none of that task.
+
+    `settings` is the checkpoint's config. In tagging the outputs may say the one type of mention, as in B-Disease.
+    """
+    kind = "TokenClassification" if task.head.per_word else "SequenceClassification"
+    found = (getattr(settings, "architectures", None) or ["no class"])[0]
+    if not str(found).endswith(f"For{kind}"):
+        raise source.fault(
+            f"has no fine-tuned head for {task.name} (it is {found}), and nothing is to be trained; "
+            "add --do_train, or name the model/ folder of a finished run"
+        )
+    names = [str(settings.id2label[number]) for number in range(settings.num_labels)]
+    plain = [name.split("-")[0] for name in names] if task.head.per_word else names
+    wanted = list(task.labels)
+    if not wanted and len(names) == task.head.num_outputs:
+        plain = wanted = [""]
+    if sorted(plain) != sorted(wanted):
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise source.fault(
+            f"its head answers {shown}, {task.name} has {', '.join(wanted) or 'one score'}; name a model "
+            "that was fine-tuned for this task (id2label in its config.json says the names), or add --do_train"
+        )
+    problem, expected = getattr(settings, "problem_type", None), PROBLEM_TYPES.get(task.family)
+    if problem not in (None, expected):
+        raise source.fault(f"was fine-tuned as {problem}, {task.name} is {expected or 'tagging'}; add --do_train")
+    return [plain.index(label) for label in wanted]
+
+
+def load_standard(config: RunConfig, task: Task) -> StandardHead:
+    """In float32. Raises UserError where it has no head of the task, or no weights for it."""
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
+
+    auto: Any = AutoModelForTokenClassification if task.head.per_word else AutoModelForSequenceClassification
+    source, settings = pretrained.source(config), pretrained.settings(config)
+    order = standard_outputs(source, settings, task)
+    options = {"config": settings, "dtype": torch.float32, "output_loading_info": True, **source.options}
+    with library_errors(str(source), "its weights cannot be loaded", "get the folder again"):
+        inner, info = auto.from_pretrained(source.name, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise source.fault(
+            f"{len(missing)} tensors of {type(inner).__name__} have no weights ({missing[0]}, ...): its head was never "
+            "trained; add --do_train"
+        )
+    return StandardHead(inner.eval(), order)
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

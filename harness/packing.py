@@ -12,8 +12,7 @@ of the padded ones.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,16 +20,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness.attention import ATTENTION, Group, group_by_length, partition, register, whole_rows
-from harness.errors import UserError
-from harness.model_folder import first_line
-from harness.task import PAD_TO, Batch, moved
+from harness import attention
+from harness.attention import Group
+from harness.data import collate
+from harness.errors import UserError, first_line
+from harness.task import PAD_TO, Batch, Encoded, moved
 
-logger = logging.getLogger(__name__)
-
-KINDS = ("packed", "bucketed", "padded")
+KINDS = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}
+ATTENTION = "within_examples"  # the name under which `attend` is registered with transformers
 ROW, ROWS = 64, 4  # not on a CPU: rows are a multiple of 64 tokens long, and a multiple of 4 in number
 PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in tokens
+CALL_COST = 4096  # what one more call of attention costs on a CPU beside its work, in entries of the score matrix
 TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
 
 
@@ -72,8 +72,7 @@ class Layout:
     few_shapes: bool = False  # packed: rows of fixed lengths on a CPU too, for layers that are compiled
 
     def __str__(self) -> str:
-        name = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}[self.kind]
-        return f"{name}: {self.reason}" if self.reason else name
+        return f"{KINDS[self.kind]}: {self.reason}" if self.reason else KINDS[self.kind]
 
     def in_one_pass(self) -> Layout:
         """The same, or padding where the number of the encoder's passes would depend on the batch.
@@ -87,12 +86,13 @@ class Layout:
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
         if self.kind == "packed":
             in_one = batch.input_ids.device.type == "cpu" and not self.few_shapes
-            return _packed(encoder, batch, lengths, self.first_position, in_one)
+            rows, groups = one_row(lengths) if in_one else equal_rows(lengths, batch.input_ids.device)
+            return _packed(encoder, batch, rows, groups, self.first_position)
+        order, passes = np.arange(len(lengths)), [(0, len(lengths))]
         if self.kind == "bucketed":
-            return _bucketed(encoder, batch, lengths)
-        output = encoder(**_inputs(batch, slice(None), batch.input_ids.shape[1]))
-        starts = torch.arange(len(lengths), device=batch.input_ids.device) * batch.input_ids.shape[1]
-        return Encoding(output.last_hidden_state.flatten(0, 1), starts, getattr(output, "pooler_output", None))
+            order = np.argsort(-lengths, kind="stable")
+            passes = partition(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest)
+        return _padded(encoder, batch, lengths, order, passes)
 
 
 PADDED = Layout("padded")
@@ -118,6 +118,9 @@ def probe(encoder: Any) -> tuple[str, int]:
 
     Leaves torch's random state as it was. An encoder that can be packed keeps `attend` as its attention.
     """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     before, training = encoder.config._attn_implementation, encoder.training
     batch = _probe_batch(encoder.config)
     first_positions = {0, int(encoder.config.pad_token_id or 0) + 1}  # the second in RoBERTa and its relatives
@@ -127,7 +130,8 @@ def probe(encoder: Any) -> tuple[str, int]:
             expected = _by_example(PADDED.encode(encoder, batch), batch)
             if not encoder._can_set_attn_implementation():
                 return "its attention cannot be exchanged", 0
-            register()
+            AttentionInterface.register(ATTENTION, attention.attend)
+            AttentionMaskInterface.register(ATTENTION, sdpa_mask)
             encoder.set_attn_implementation(ATTENTION)
             for first_position in sorted(first_positions):
                 found = _by_example(Layout("packed", first_position).encode(encoder, batch), batch)
@@ -147,19 +151,11 @@ def _probe_batch(settings: Any) -> Batch:
     """A few examples of made-up ids, the longest just longer than a window of local attention."""
     window = int(getattr(settings, "sliding_window", None) or 0)
     positions = int(getattr(settings, "max_position_embeddings", None) or 512)
-    positions = positions if positions > 0 else 512  # XLNet says -1
-    lengths = (5, min(window + 8, positions // 2), 3, 9)
-    draw = np.random.default_rng(0)
-    ids, mask = np.zeros((len(lengths), max(lengths)), np.int64), np.zeros((len(lengths), max(lengths)), np.int64)
-    pad = int(settings.pad_token_id or 0)
-    for row, length in enumerate(lengths):
-        drawn = draw.integers(0, settings.vocab_size, length)
-        ids[row, :length] = np.where(drawn == pad, (pad + 1) % settings.vocab_size, drawn)
-        ids[row, length:] = pad
-        mask[row, :length] = 1
-    many = tuple(range(len(lengths)))
-    tensors = torch.from_numpy(ids), torch.from_numpy(mask)
-    return Batch(*tensors, None, None, torch.zeros(len(many)), many, (1,) * len(many), lengths)
+    longest = min(window + 8, (positions if positions > 0 else 512) // 2)  # XLNet says -1
+    draw, pad, size = np.random.default_rng(0), int(settings.pad_token_id or 0), settings.vocab_size
+    drawn = [draw.integers(0, size, length) for length in (5, longest, 3, 9)]
+    rows = [np.where(row == pad, (pad + 1) % size, row).tolist() for row in drawn]
+    return collate(Encoded(rows, None, [0] * len(rows)), range(len(rows)), pad)
 
 
 def _by_example(encoding: Encoding, batch: Batch) -> list[torch.Tensor]:
@@ -167,6 +163,24 @@ def _by_example(encoding: Encoding, batch: Batch) -> list[torch.Tensor]:
     spans = zip(encoding.starts.tolist(), batch.lengths, strict=True)
     rows = [encoding.hidden[start : start + length] for start, length in spans]
     return rows if encoding.pooled is None else [*rows, encoding.pooled]
+
+
+def partition(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list[tuple[int, int]]:
+    """[begin, end) of consecutive groups of `lengths`, longest first: those with the least sum of cost(count, longest).
+
+    Groups begin only where the length, rounded up to a multiple of PAD_TO, changes.
+    """
+    rounded = [-(-length // PAD_TO) for length in lengths]
+    ends = [i for i in range(1, len(lengths)) if rounded[i] != rounded[i - 1]]
+    ends = [0, *ends, len(lengths)]
+    best: list[tuple[float, int]] = [(0.0, 0)]  # for each of `ends`: the least cost up to it, and where to cut before
+    for j in range(1, len(ends)):
+        best.append(min((best[i][0] + cost(ends[j] - ends[i], lengths[ends[i]]), i) for i in range(j)))
+    groups, j = [], len(ends) - 1
+    while j:
+        groups.append((ends[best[j][1]], ends[j]))
+        j = best[j][1]
+    return groups[::-1]
 
 
 def first_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
@@ -185,38 +199,51 @@ def first_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
 
 def pack(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int, count: int) -> Rows:
     """Examples of the given lengths in `count` rows, of which the first hold what `rows` says."""
-    owner = np.full((count, row_length), -1)
-    position = np.zeros_like(owner)
+    owner = np.full(count * row_length, -1)
     starts = np.zeros(len(lengths), np.int64)
     for row, examples in enumerate(rows):
-        place = 0
+        place = row * row_length
         for example in examples:
-            end = place + lengths[example]
-            owner[row, place:end] = example
-            position[row, place:end] = np.arange(lengths[example])
-            starts[example] = row * row_length + place
-            place = end
-    return Rows(owner, position, starts)
+            starts[example] = place
+            owner[place : place + lengths[example]] = example
+            place += lengths[example]
+    position = np.where(owner < 0, 0, np.arange(len(owner)) - starts[owner])
+    return Rows(owner.reshape(count, row_length), position.reshape(count, row_length), starts)
 
 
 def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
-    """All examples in one row without a gap, longest first; on the CPU."""
-    order = np.argsort(-lengths, kind="stable").tolist()
-    rows = pack(lengths.tolist(), [order], int(lengths.sum()), 1)
-    return rows, group_by_length(rows.starts[order], lengths[order])
+    """All examples in one row without a gap, longest first, and groups of those of similar length; on the CPU."""
+    order = np.argsort(-lengths, kind="stable")
+    rows = pack(lengths.tolist(), [order.tolist()], int(lengths.sum()), 1)
+    starts, lengths = rows.starts[order], lengths[order]
+    groups = []
+    for begin, end in partition(lengths.tolist(), lambda count, longest: CALL_COST + count * longest**2):
+        longest, own = int(lengths[begin]), lengths[begin:end, None]
+        place = np.arange(longest)[None]
+        places = torch.from_numpy((starts[begin:end, None] + np.minimum(place, own - 1)).ravel())
+        real = place < own
+        if real.all():
+            groups.append(Group(places, None, None, longest))
+        else:
+            kept, mask = torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(real)[:, None, None]
+            groups.append(Group(places, kept, mask, longest))
+    return rows, groups
 
 
 def equal_rows(lengths: np.ndarray, device: torch.device) -> tuple[Rows, list[Group]]:
-    """Examples in rows of few different lengths and numbers."""
+    """Examples in rows of few different lengths and numbers, all of them one group.
+
+    Empty slots see each other: with nothing to see, softmax would give NaN.
+    """
     row_length = -(-int(lengths.max()) // ROW) * ROW
     filled = first_fit(lengths.tolist(), row_length)
     rows = pack(lengths.tolist(), filled, row_length, -(-len(filled) // ROWS) * ROWS)
-    return rows, [whole_rows(rows.owner, device)]
+    owner = moved(torch.from_numpy(rows.owner), device)
+    return rows, [Group(None, None, owner[:, None, :, None] == owner[:, None, None, :], row_length)]
 
 
-def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int, in_one: bool) -> Encoding:
+def _packed(encoder: Any, batch: Batch, rows: Rows, groups: list[Group], first_position: int) -> Encoding:
     device = batch.input_ids.device
-    rows, groups = one_row(lengths) if in_one else equal_rows(lengths, device)
     # Empty slots repeat the batch's first token; they see only each other, and nothing reads them.
     source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
     slots = moved(torch.from_numpy(source), device)
@@ -231,29 +258,27 @@ def _packed(encoder: Any, batch: Batch, lengths: np.ndarray, first_position: int
         inputs["token_type_ids"] = batch.token_type_ids.flatten()[slots]
     hidden = encoder(**inputs).last_hidden_state.flatten(0, 1)
     starts = moved(torch.from_numpy(rows.starts), device)
-    return Encoding(hidden, starts, _pool(encoder, hidden, starts))
+    pooler, pooled = getattr(encoder, "pooler", None), None
+    if pooler is not None:  # the encoder itself would give it a row's first token, not each example's
+        first = hidden[starts]
+        # ALBERT's is the layer alone.
+        pooled = torch.tanh(pooler(first)) if isinstance(pooler, nn.Linear) else pooler(first[:, None])
+    return Encoding(hidden, starts, pooled)
 
 
-def _pool(encoder: Any, hidden: torch.Tensor, starts: torch.Tensor) -> torch.Tensor | None:
-    """What the encoder's own pooler makes of each example's first token; it would take a row's first."""
-    pooler = getattr(encoder, "pooler", None)
-    if pooler is None:
-        return None
-    first = hidden[starts]
-    # ALBERT's is the layer alone.
-    pooled: torch.Tensor = torch.tanh(pooler(first)) if isinstance(pooler, nn.Linear) else pooler(first[:, None])
-    return pooled
-
-
-def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
+def _padded(
+    encoder: Any, batch: Batch, lengths: np.ndarray, order: np.ndarray, passes: Sequence[tuple[int, int]]
+) -> Encoding:
+    """A pass for each (begin, end) of `passes`: the examples order[begin:end], padded to the longest of them."""
     device = batch.input_ids.device
-    order = np.argsort(-lengths, kind="stable")
-    starts = np.zeros(len(lengths), np.int64)
+    starts = np.zeros(len(order), np.int64)
     hidden, pooled, slots = [], [], 0
-    for begin, end in partition(lengths[order].tolist(), lambda count, longest: PASS_COST + count * longest):
-        width = min(-(-int(lengths[order[begin]]) // PAD_TO) * PAD_TO, batch.input_ids.shape[1])
+    for begin, end in passes:
+        longest = int(lengths[order[begin:end]].max())
+        width = min(-(-longest // PAD_TO) * PAD_TO, batch.input_ids.shape[1])
         examples = moved(torch.from_numpy(order[begin:end]), device)
-        output = encoder(**_inputs(batch, examples, width))
+        inputs = {name: getattr(batch, name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+        output = encoder(**{name: rows[examples, :width] for name, rows in inputs.items() if rows is not None})
         hidden.append(output.last_hidden_state.flatten(0, 1))
         if getattr(output, "pooler_output", None) is not None:
             pooled.append(output.pooler_output)
@@ -265,14 +290,3 @@ def _bucketed(encoder: Any, batch: Batch, lengths: np.ndarray) -> Encoding:
         moved(torch.from_numpy(starts), device),
         torch.cat(pooled)[back] if pooled else None,
     )
-
-
-def _inputs(batch: Batch, examples: Any, width: int) -> dict[str, torch.Tensor]:
-    """The encoder's inputs for some of the padded examples, cut to `width` tokens."""
-    inputs = {
-        "input_ids": batch.input_ids[examples, :width],
-        "attention_mask": batch.attention_mask[examples, :width],
-    }
-    if batch.token_type_ids is not None:
-        inputs["token_type_ids"] = batch.token_type_ids[examples, :width]
-    return inputs

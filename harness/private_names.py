@@ -27,14 +27,13 @@ NAMES: dict[str, Sequence[str]] = {
     "torch._C._distributed_c10d": ("HashStore", "PrefixStore", "Store", "TCPStore"),
     "torch.distributed:ProcessGroup": ("_get_sequence_number_for_group",),
     "torch.distributed.distributed_c10d": ("_world",),
-    "transformers:AutoModel": ("_model_mapping",),
     "transformers:PreTrainedModel": ("_can_set_attn_implementation",),
     "transformers:PreTrainedConfig": ("_attn_implementation",),
     "transformers.masking_utils": ("sdpa_mask",),
     "transformers.integrations.sdpa_attention": ("sdpa_attention_forward",),
     "transformers.initialization": ("no_init_weights",),
     "transformers.dynamic_module_utils": ("custom_object_save",),
-    "transformers.utils.hub": ("cached_file", "extract_commit_hash"),
+    "transformers.utils.hub": ("cached_file",),
     "deepspeed.runtime.compiler": ("compile",),
     "deepspeed.runtime.torch_autocast": ("TORCH_AUTOCAST_INITIALIZED",),
     "deepspeed.runtime.engine:DeepSpeedEngine": (
@@ -53,7 +52,7 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
         *("_skip_invalid_grad_norm", "_update_scale", "_global_grad_norm", "optimizer"),
     ),
     "BF16_Optimizer": LINKED,
-    "DeepSpeedZeroOptimizer": (*(*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),),
+    "DeepSpeedZeroOptimizer": (*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),
     "DeepSpeedZeroOptimizer_Stage3": (
         *("fp16_partitioned_groups", "fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat", "unflatten"),
         *("checkpoint_event_prologue", "checkpoint_event_epilogue"),
@@ -61,9 +60,7 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
     ),
 }
 # And names of its parameters.
-PARAMETERS: dict[str, Sequence[str]] = {
-    "DeepSpeedZeroOptimizer_Stage3": ("ds_tensor", "ds_shape"),
-}
+PARAMETERS: dict[str, Sequence[str]] = {"DeepSpeedZeroOptimizer_Stage3": ("ds_tensor", "ds_shape")}
 
 logger = logging.getLogger("harness.engine")
 
@@ -78,13 +75,12 @@ def check() -> None:
     if others:
         logger.warning("This program was not tried with %s.", ", ".join(others))
     for path, names in NAMES.items():
-        module, _, inner = path.partition(":")
+        title, (module, _, inner) = path.replace(":", "."), path.partition(":")
         try:
             owner = importlib.import_module(module)
-            owner = getattr(owner, inner) if inner else owner
-        except (ImportError, AttributeError) as error:
-            raise missing(path.replace(":", ".")) from error
-        _check_names(owner, names, path.replace(":", "."))
+        except ImportError as error:
+            raise missing(title) from error
+        _check_names(owner, [f"{inner}.{name}".strip(".") for name in names], module)
 
 
 def check_engine(inner: Any) -> None:

@@ -13,14 +13,14 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -28,7 +28,7 @@ import tokenizers
 import torch
 from safetensors.torch import save
 
-from harness.files import private
+from harness import files
 from harness.task import Encoded, Example
 
 FOLDER = ".features"
@@ -38,30 +38,6 @@ DIGEST = "sha256"  # in the file's header
 WORTH = 500  # examples; fewer are tokenised at once
 
 logger = logging.getLogger("harness.token_cache")
-
-
-class Ragged(Sequence[Any]):
-    """Rows of numbers of different lengths in one array, which may be a file mapped into memory."""
-
-    def __init__(self, values: np.ndarray, ends: np.ndarray) -> None:
-        self.values, self.ends = values, ends
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[np.ndarray]: ...
-    def __getitem__(self, index: int | slice) -> np.ndarray | list[np.ndarray]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return self.values[int(self.ends[index - 1]) if index else 0 : int(self.ends[index])]
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[i] for i in range(len(self)))
 
 
 def place(data_dir: Path, wanted: str | None) -> Path | None:
@@ -156,13 +132,7 @@ def _write(file: Path, encoded: Encoded) -> None:
         arrays[each.name] = array.astype(np.float64 if array.dtype.kind == "f" else np.int32)
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
-    try:
-        with open(aside, "xb", opener=private) as stream:
-            stream.write(save(tensors, {DIGEST: _digest(arrays)}))
-        os.replace(aside, file)
-    finally:
-        aside.unlink(missing_ok=True)
+    files.write(file, save(tensors, {DIGEST: _digest(arrays)}))
 
 
 def _read(file: Path, examples: int) -> Encoded:
@@ -170,8 +140,15 @@ def _read(file: Path, examples: int) -> Encoded:
     with safetensors.safe_open(file, framework="pt") as kept:
         written = (kept.metadata() or {}).get(DIGEST)
         arrays = {name: kept.get_tensor(name).numpy() for name in kept.keys()}  # noqa: SIM118
-    encoded = Encoded(**{each.name: _rows(arrays, each.name) for each in fields(Encoded)})
-    if written != _digest(arrays) or len(encoded) != examples:
+    if written != _digest(arrays):
+        raise ValueError(file)
+    found: dict[str, Any] = dict.fromkeys(field.name for field in fields(Encoded))
+    for name in found.keys() & arrays.keys():
+        values, ends = arrays[name], arrays.get(f"{name}.ends")
+        rows = () if ends is None else pairwise((0, *ends.tolist()))
+        found[name] = values.tolist() if ends is None else [values[start:end] for start, end in rows]
+    encoded = Encoded(**found)
+    if len(encoded) != examples:
         raise ValueError(file)
     return encoded
 
@@ -182,11 +159,3 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _rows(arrays: Mapping[str, np.ndarray], name: str) -> Any:
-    if f"{name}.ends" in arrays:
-        return Ragged(arrays[name], arrays[f"{name}.ends"])
-    if name in ("input_ids", "labels"):
-        return arrays[name].tolist()
-    return None

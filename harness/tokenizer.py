@@ -6,7 +6,7 @@ import json
 import logging
 from typing import Any
 
-from harness import hub, pretrained
+from harness import pretrained
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.pretrained import JSON_FILES, VOCABULARIES, Source
@@ -22,16 +22,28 @@ def load_tokenizer(config: RunConfig, per_word: bool = False) -> Any:
 
     `per_word`: for texts that are given as words (tagging), each of which then gets the blank before it.
     """
-    hub.check(config, pretrained.find)
+    for flag in ("model_name_or_path", "config_name", "tokenizer_name"):
+        if getattr(config, flag):
+            pretrained.check_reachable(pretrained.source(config, flag))
     source = pretrained.source(config, "tokenizer_name")
     settings = pretrained.settings(config)
     if source.name != pretrained.find(config.model_name_or_path) and source.path("config.json") is not None:
         settings = None  # the tokenizer's folder says itself of which kind it is
     tokenizer = _load(source, settings, {})
-    lower = _decide_casing(config, source, tokenizer)
-    if lower is not None and lower != _lower_cases(tokenizer) and not _set_casing(tokenizer, lower):
-        tokenizer = _load(source, settings, {"do_lower_case": lower})
-    _say_casing(config, source, tokenizer)
+    asked, by = _choose_casing(config, source, tokenizer)
+    if asked is not None and asked != _lower_cases(tokenizer) and not _set_casing(tokenizer, asked):
+        tokenizer = _load(source, settings, {"do_lower_case": asked})
+    lower, capitals = _lower_cases(tokenizer), _has_capitals(tokenizer)
+    if config.do_lower_case not in (None, lower):
+        flag = "--do_lower_case" if config.do_lower_case else "--no-do_lower_case"
+        logger.warning("%s: has no effect on a %s, which has its own casing", flag, type(tokenizer).__name__)
+    logger.info("casing  %s, as %s", "text is lower-cased" if lower else "capitals are kept", by)
+    if lower and capitals:
+        wrong = f"capital letters in its vocabulary, and the text is lower-cased, as {by}: --no-do_lower_case?"
+        logger.warning("%s has %s", source.name, wrong)
+    if not lower and not capitals:
+        wrong = "no capital letter in its vocabulary, and the text is not lower-cased: --do_lower_case?"
+        logger.warning("%s has %s", source.name, wrong)
     if per_word:
         separate_words(tokenizer, source)
     return tokenizer
@@ -39,21 +51,21 @@ def load_tokenizer(config: RunConfig, per_word: bool = False) -> Any:
 
 def _load(source: Source, settings: Any, more: dict[str, Any]) -> Any:
     """The tokenizer as transformers makes it. Raises UserError."""
+    from tokenizers import processors
     from transformers import AutoTokenizer
-    from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
     values = {name: source.read(name) for name in JSON_FILES}
-    found = [name for name in ("tokenizer.json", "vocab.json") if values[name] is not None]
+    found = [name for name in ("tokenizer.json", "vocab.json") if source.path(name) is not None]
     for name in VOCABULARIES if source.folder else ():
         if path := source.path(name):
             source.check(path)
             found.append(name)
-    own = (values["tokenizer_config.json"] or {}).get("auto_map")
+    own = values["tokenizer_config.json"].get("auto_map")
     remedy = "name a folder with tokenizer.json or vocab.txt, or give --tokenizer_name"
     options = dict(source.options) | more | ({} if settings is None else {"config": settings})
     try:
         try:
-            tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.name, **options)
+            tokenizer: Any = AutoTokenizer.from_pretrained(source.name, **options)
         except Exception:
             if found != ["vocab.txt"]:  # as BERT has it, where the architecture has no tokenizer of its own
                 raise
@@ -74,28 +86,16 @@ def _load(source: Source, settings: Any, more: dict[str, Any]) -> Any:
     if not _plain_pieces(tokenizer):  # what transformers makes of a folder without its files
         what = f"{', '.join(found)} give it an empty vocabulary" if found else "its vocabulary is empty"
         raise source.fault(f"no tokenizer can be loaded ({what}); {remedy}")
-    _mark_ends(tokenizer)
+    first, last = tokenizer.cls_token, tokenizer.sep_token
+    special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+    if first is not None and last is not None and not special & {*tokenizer("a")["input_ids"]}:
+        # As of RemBERT's SentencePiece file alone; of a copy that was saved and loaded again transformers marks the
+        # ends of inputs, and training and `model/` would differ.
+        ends = (last, tokenizer.sep_token_id), (first, tokenizer.cls_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.BertProcessing(*ends)
     if not options["trust_remote_code"]:
         tokenizer.init_kwargs.pop("auto_map", None)  # else it would be written beside a model, without the code
     return tokenizer
-
-
-def _mark_ends(tokenizer: Any) -> None:
-    """[CLS] and [SEP] around inputs where transformers forgets them, as in RemBERT's from its SentencePiece file alone.
-
-    A copy of such a tokenizer that was saved and loaded again does not forget them: training and `model/` would differ.
-    """
-    from tokenizers import processors
-
-    first, last = tokenizer.cls_token, tokenizer.sep_token
-    ids = tokenizer("a")["input_ids"]
-    if first is None or last is None or set(ids) & set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}:
-        return
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{first}:0 $A:0 {last}:0",
-        pair=f"{first}:0 $A:0 {last}:0 $B:1 {last}:1",
-        special_tokens=[(first, tokenizer.cls_token_id), (last, tokenizer.sep_token_id)],
-    )
 
 
 def _plain_pieces(tokenizer: Any) -> list[str]:
@@ -116,20 +116,17 @@ def _lower_cases(tokenizer: Any) -> bool:
     return normalizer is not None and bool(normalizer.normalize_str("A").strip() == "a")
 
 
-def _decide_casing(config: RunConfig, source: Source, tokenizer: Any) -> bool | None:
-    """Whether text is to be lower-cased; None where the tokenizer's class is not one that can be asked to."""
+def _choose_casing(config: RunConfig, source: Source, tokenizer: Any) -> tuple[bool | None, str]:
+    """(whether text is to be lower-cased, what says so); None where the tokenizer's class is not to be asked to."""
     if config.do_lower_case is not None:
-        return config.do_lower_case
-    written = (source.read("tokenizer_config.json") or {}).get("do_lower_case")
+        return config.do_lower_case, "the flag says"
+    written = source.read("tokenizer_config.json").get("do_lower_case")
     if isinstance(written, bool):
-        return written
-    normalizer = (source.read("tokenizer.json") or {}).get("normalizer")
-    if normalizer is not None:
-        text = json.dumps(normalizer)
-        return '"lowercase": true' in text or '"Lowercase"' in text
+        return written, "its files say"
     if source.path("tokenizer.json") is not None:
-        return False
-    return not _has_capitals(tokenizer) if _lower_cases(tokenizer) else None
+        normalizer = json.dumps(source.read("tokenizer.json").get("normalizer"))
+        return '"lowercase": true' in normalizer or '"Lowercase"' in normalizer, "its files say"
+    return not _has_capitals(tokenizer) if _lower_cases(tokenizer) else None, "its vocabulary says"
 
 
 def _set_casing(tokenizer: Any, lower: bool) -> bool:
@@ -142,26 +139,6 @@ def _set_casing(tokenizer: Any, lower: bool) -> bool:
     tokenizer.do_lower_case, tokenizer.strip_accents = lower, None
     tokenizer.init_kwargs |= {"do_lower_case": lower, "strip_accents": None}
     return True
-
-
-def _say_casing(config: RunConfig, source: Source, tokenizer: Any) -> None:
-    """What was decided, and by what; a warning where the vocabulary says otherwise."""
-    lower, capitals = _lower_cases(tokenizer), _has_capitals(tokenizer)
-    if config.do_lower_case is not None and lower != config.do_lower_case:
-        flag = "--do_lower_case" if config.do_lower_case else "--no-do_lower_case"
-        logger.warning("%s: has no effect on a %s, which has its own casing", flag, type(tokenizer).__name__)
-    written = any(source.path(name) is not None for name in ("tokenizer_config.json", "tokenizer.json"))
-    by = "the flag says" if config.do_lower_case is not None else "its files say" if written else "its vocabulary says"
-    logger.info("casing  %s, as %s", "text is lower-cased" if lower else "capitals are kept", by)
-    if lower and capitals:
-        logger.warning(
-            "%s has capital letters in its vocabulary, and the text is lower-cased, as %s: --no-do_lower_case?",
-            source.name, by,
-        )  # fmt: skip
-    if not lower and not capitals:
-        logger.warning(
-            "%s has no capital letter in its vocabulary, and the text is not lower-cased: --do_lower_case?", source.name
-        )
 
 
 def separate_words(tokenizer: Any, source: Source | None = None) -> None:
@@ -184,7 +161,7 @@ def separate_words(tokenizer: Any, source: Source | None = None) -> None:
         before = backend.normalizer
         backend.normalizer = blank if before is None else normalizers.Sequence([blank, before])
     if not _words_as_in_text(tokenizer):
-        where = "its tokenizer" if source is None else f"{source.flag} {source.name}: its tokenizer"
+        where = "its tokenizer" if source is None else f"{source}: its tokenizer"
         raise UserError(
             f"{where} makes other subword tokens of a word than of the same word in a text, which tagging cannot use; "
             "name another by --tokenizer_name"

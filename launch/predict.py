@@ -137,7 +137,7 @@ def load(path: Path, given: argparse.Namespace) -> Predictor:
     folder = model_folder.locate(path)
     about = fine_tuned.describe(folder)
     if about is None:
-        model_folder.read_head(folder)  # says what is missing
+        model_folder.read(folder)  # says what is missing
         raise AssertionError("a folder without a head was read")
     task = fine_tuned.task_of(about, folder)
     device = torch.device("cuda" if torch.cuda.is_available() and not given.no_cuda else "cpu")

@@ -184,7 +184,7 @@ def _task_of(folder: Path) -> str:
 
 
 def _tokenizer(task: Task, task_file: str | None, folder: Path, model: str) -> Any:
-    from harness.model import load_tokenizer
+    from harness.tokenizer import load_tokenizer
 
     named = ["--task", task.name] if task_file is None else ["--task_file", task_file]
     config, _ = settings.parse([*named, "--model_name_or_path", model, "--data_dir", str(folder)])

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.model_folder import About
+
 KINDS = ("bert", "roberta", "electra", "deberta-v2", "distilbert", "modernbert")
 WITH_POOLER = ("bert", "roberta")
 WORDS = ("the", "patient", "has", "no", "fever", "drug", "gene", "aspirin", "of", "and", "with", "in", "is", "a")
+
+
+def about(labels: Sequence[str], family: str) -> About:
+    """What a run says of its model."""
+    sample = {"own_task": None, "precision": "fp32", "data": "sample", "recipe": None, "train_splits": ("train",)}
+    return About(task="x", family=family, labels=tuple(labels), max_seq_length=32, encoder="tiny", seed=1, **sample)
 
 
 def tiny_encoder(folder: Path, kind: str = "bert", *, trained_pooler: bool = True, dropout: float = 0.0) -> Path:

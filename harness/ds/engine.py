@@ -27,10 +27,8 @@ from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.ds import fixes, optimizer_state
 from harness.ds.config import DeepSpeedConfig
-from harness.errors import SCALE_AT_MINIMUM, UserError
-from harness.model import EncoderWithHead, parameter_groups
-from harness.model_folder import first_line
-from harness.standard_head import StandardHead
+from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
+from harness.model import EncoderWithHead, StandardHead, parameter_groups
 from harness.task import Batch, Head
 
 # What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;

@@ -199,11 +199,11 @@ def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
 
     `here`: the runs will have no other network and cache than this command has.
     """
-    from harness import hub, pretrained, tokenizer
+    from harness import pretrained, tokenizer
 
     try:
         tokenizer.load_tokenizer(config)
-    except hub.OutOfReach as error:
+    except pretrained.OutOfReach as error:
         if here:
             raise
         notes.append(f"not checked: {error}; the nodes may have it")

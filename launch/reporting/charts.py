@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.errors import UserError
-from harness.model_folder import first_line
+from harness.errors import UserError, first_line
 from harness.run_folder import RunFolder
 from harness.task import Confusion, Scatter, Task
 from launch.reporting.collect import Run, answers_of

@@ -14,8 +14,7 @@ import numpy as np
 
 import tasks
 from harness.config import nearest
-from harness.errors import UserError
-from harness.model_folder import first_line
+from harness.errors import UserError, first_line
 from launch.reporting.collect import Run, answers_of
 from launch.reporting.leaderboard import Cell, Leaderboard, Row
 from tasks.units import Units, units

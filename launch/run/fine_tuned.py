@@ -45,7 +45,8 @@ def describe(folder: Path) -> About | None:
     """
     if not (folder / HEAD_FILE).is_file():
         return None
-    found, run = model_folder.read(folder), RunFolder(folder.parent)
+    _, found = model_folder.read(folder)
+    run = RunFolder(folder.parent)
     try:
         result = records.result(run.result) if run.result.is_file() else {}
         if found is None:
@@ -102,16 +103,15 @@ def holds_training(folder: Path, filled: Mapping[str, Any]) -> bool:
 
 def check(config: RunConfig, task: Task) -> About | None:
     """Raises UserError where nothing is to be trained and the model has no head for the task; else what it says."""
-    from harness import pretrained, standard_head
+    from harness import model, pretrained
 
-    source = pretrained.find(config.model_name_or_path)
-    found = describe(Path(source))
+    source = pretrained.source(config)
+    found = describe(Path(source.name))
     if found is None:
-        standard_head.outputs(standard_head.settings(source, config), task, source)
+        model.standard_outputs(source, pretrained.settings(config), task)
     elif (found.task, found.family, found.labels) != (task.name, task.family, task.labels):
-        raise UserError(
-            f"--model_name_or_path {source}: was fine-tuned for {found.task} "
-            f"({_answers(found.family, found.labels)}), the task is {task.name} "
+        raise source.fault(
+            f"was fine-tuned for {found.task} ({_answers(found.family, found.labels)}), the task is {task.name} "
             f"({_answers(task.family, task.labels)}); name a model of that task, or add --do_train"
         )
     return found

@@ -194,20 +194,22 @@ def of(config: RunConfig) -> list[Input]:
         Input(
             "tokenizer",
             ("tokenizer_name", "model_name_or_path", "revision"),
-            f"{tokenizer.flag} {tokenizer.name}",
+            str(tokenizer),
             _there(folder, (*JSON_FILES, *VOCABULARIES)),
             commit,
         ),
-        _weights(config),
+        weights(config),
     ]
 
 
-def _weights(config: RunConfig) -> Input:
+def weights(config: RunConfig) -> Input:
     """The encoder: the weights that are loaded, its config.json, and the code that comes with it where that is run."""
     source = pretrained.source(config)
     folder, commit = _place(source)
-    weights = next(iter(_there(folder, WEIGHTS).values()), None)
-    names = () if weights is None else (weights.name, *_parts(weights))
+    try:
+        names = [] if folder is None else pretrained.weight_files(Source(source.flag, str(folder), {}))
+    except UserError:  # a damaged index, which is said when weights are loaded
+        names = [*WEIGHTS]
     found = _there(folder, ("config.json", HEAD_FILE, *names))
     if folder is not None and config.trust_remote_code:
         found |= {path.name: path for path in sorted(folder.glob("*.py"))}
@@ -216,43 +218,22 @@ def _weights(config: RunConfig) -> Input:
         other = path if path.is_file() else (_place(pretrained.source(config, "config_name"))[0] or path) / path.name
         found |= {"config.json": other if other.is_file() else other.with_name("config.json")}
     settings = ("model_name_or_path", "config_name", "revision")
-    return Input("weights", settings, f"{source.flag} {source.name}", found, commit)
+    return Input("weights", settings, str(source), found, commit)
 
 
 def _place(source: Source) -> tuple[Path | None, str | None]:
     """(the folder with a model's files, the commit of a hub model). The hub itself is not asked, only its cache."""
     if source.folder is not None or Path(source.name).is_absolute():
         return source.folder, None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    from harness.hub import FILES  # with torch, which takes seconds
-
-    options = source.options
-    for name in FILES:
-        try:
-            found = try_to_load_from_cache(
-                source.name, name, options.get("cache_dir"), revision=options.get("revision")
-            )
-        except HFValidationError:  # the path of a folder that is gone
-            break
-        if isinstance(found, str):
-            return Path(found).parent, Path(found).parent.name
-    return None, None
+    try:
+        found = source.snapshot()
+    except ValueError:  # the path of a folder that is gone
+        found = None
+    return found, None if found is None else found.name
 
 
 def _there(folder: Path | None, names: tuple[str, ...]) -> dict[str, Path]:
     return {} if folder is None else {name: folder / name for name in names if (folder / name).is_file()}
-
-
-def _parts(weights: Path) -> list[str]:
-    """The files that an index names; none where it cannot be read, which is said when weights are loaded."""
-    if not weights.name.endswith(".index.json"):
-        return []
-    try:
-        return sorted(set(files.read_json(weights)["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []
 
 
 def _pinned(config: RunConfig, kept: Mapping[str, Any]) -> RunConfig:
@@ -261,7 +242,7 @@ def _pinned(config: RunConfig, kept: Mapping[str, Any]) -> RunConfig:
     if commit is None or config.revision is not None or Path(config.model_name_or_path).exists():
         return config
     pinned = replace(config, revision=commit)
-    return pinned if _weights(pinned).commit is not None else config
+    return pinned if weights(pinned).commit is not None else config
 
 
 # ---- compared, before anything is loaded
@@ -387,9 +368,8 @@ def record(
         return []
     source = pretrained.source(config)
     if source.folder is None and not folder.result.is_file():  # have the hub's weights in the cache, to be loaded
-        weights = next((path for name in WEIGHTS if (path := source.path(name)) is not None), None)
-        for part in [] if weights is None else _parts(weights):
-            source.path(part)
+        for name in pretrained.weight_files(source):
+            source.path(name)
     data, *models = of(config)
     read = {split: path for split, path in data.files.items() if split in splits}
     now = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import checkpoint, data, distributed, model, pretrained, token_cache, watchdog
+from harness import checkpoint, data, distributed, token_cache, watchdog
 from harness import config as run_config
 from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
@@ -20,6 +20,7 @@ from harness.evaluate import Split
 from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
 from harness.task import Encoded, Task
+from harness.tokenizer import load_tokenizer
 from launch.run import fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
 from tasks import recipes
@@ -90,7 +91,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     if data == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
-    tokenizer = model.load_tokenizer(config, task.head.per_word)
+    tokenizer = load_tokenizer(config, task.head.per_word)
     changes = distributed.on_main(lambda: inputs.record(config, deepspeed, kept, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = token_cache.place(place, config.feature_cache if data == "given" else token_cache.NOWHERE)
@@ -110,7 +111,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         tokenizer=tokenizer,
         splits=splits,
         data="sample" if own_head is not None and own_head.data == "sample" else data,
-        model_commit=pretrained.commit(config),
+        model_commit=inputs.weights(config).commit,
         changes=changes,
         trains=trains,
     )

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import torch
 
-from harness import checkpoint, data, distributed, export, logs, loop, model, pretrained, standard_head, watchdog
+from harness import checkpoint, data, distributed, export, logs, loop, model, pretrained, watchdog
 from harness.checkpoint import TrainState
 from harness.ds import engine
 from harness.ds.engine import Engine
 from harness.errors import Stopped, UserError
 from harness.evaluate import Evaluation, evaluate, write_files
 from harness.files import write
-from harness.model import EncoderWithHead
+from harness.model import EncoderWithHead, StandardHead
 from harness.model_folder import HEAD_FILE
 from harness.preemption import StopRequest
-from harness.standard_head import StandardHead
 from harness.task import Report
 from harness.tracking import Tracker
 from launch.run import fine_tuned
@@ -114,9 +113,8 @@ def _write_model(run: Run, trained: Engine, state: TrainState) -> None:
 
     def save() -> None:
         kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
-        task, tokenizer = run.task, run.tokenizer
         about = fine_tuned.about(run.config, run.task, run.precision, run.data)
-        export.save(run.folder.model, trained.module, kept, tokenizer, task.labels, task.family, about)
+        export.save(run.folder.model, trained.module, kept, run.tokenizer, about)
 
     distributed.on_main(save)
 
@@ -142,7 +140,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     if config.trained or (folder / HEAD_FILE).is_file():
         network = model.load(folder, config.packing, config.trust_remote_code).model
     else:
-        network = standard_head.load(str(folder), task, config)
+        network = model.load_standard(config, task)
     forward = engine.forward_as_trained(network, config, run.deepspeed, run.world)
     scores = {}
     for name in asked:

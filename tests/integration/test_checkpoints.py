@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import byte_level_files, sentencepiece_model, tiny_encoder, word_piece_files
+from encoders import about, byte_level_files, sentencepiece_model, tiny_encoder, word_piece_files
 from running import assert_user_error
 from safetensors.torch import load_file, save_file
 
 import tasks
-from harness import export, model, pretrained
+from harness import export, fingerprint, model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.errors import UserError
 from harness.task import Example
+from harness.tokenizer import load_tokenizer
 
 WORD_PIECE = (
     "bert",
@@ -126,13 +127,13 @@ class TestArchitectures:
     def test_pairs_and_words(self, tmp_path: Path, spm: Path, kind: str) -> None:
         folder = checkpoint(tmp_path / kind, kind, spm)
         config = settings(folder)
-        tokenizer, expected = model.load_tokenizer(config), plain(folder, do_lower_case=False)
+        tokenizer, expected = load_tokenizer(config), plain(folder, do_lower_case=False)
         pairs = [Example(str(n), (" ".join(WORDS), "no " + WORDS[n]), "entailment") for n in (0, 1)]
         _, encoded = trained_step(config, tasks.get("mednli"), pairs, tokenizer)
         assert encoded.input_ids[0] == expected(*pairs[0].texts)["input_ids"]
         assert len(set(encoded.input_ids[0])) > 8
 
-        tokenizer = model.load_tokenizer(config, per_word=True)
+        tokenizer = load_tokenizer(config, per_word=True)
         rows = [Example("0", WORDS, ("O", "O", "O", "O", "B", "I")), Example("1", WORDS[:2], ("B", "O"))]
         task = tasks.get("bc5cdr_chem")
         built, encoded = trained_step(config, task, rows, tokenizer)
@@ -141,7 +142,7 @@ class TestArchitectures:
         assert tokenizer(" ".join(WORDS))["input_ids"] == encoded.input_ids[0]
 
         weights = {name: parameter.detach() for name, parameter in built.named_parameters()}
-        export.save(tmp_path / "model", built, weights, tokenizer, task.labels, task.family)
+        export.save(tmp_path / "model", built, weights, tokenizer, about(task.labels, task.family))
         again = model.load(tmp_path / "model")
         assert again.tokenizer(list(WORDS), is_split_into_words=True)["input_ids"] == encoded.input_ids[0]
         batch = collate(encoded, [0, 1], 0)
@@ -151,7 +152,7 @@ class TestArchitectures:
     def test_forgotten_ends(self, tmp_path: Path, spm: Path) -> None:
         """transformers puts no [CLS] and [SEP] around RemBERT's inputs until its tokenizer was saved once."""
         folder = checkpoint(tmp_path / "rembert", "rembert", spm)
-        tokenizer = model.load_tokenizer(settings(folder))
+        tokenizer = load_tokenizer(settings(folder))
         encoded = tokenizer("no fever", "fever")
         first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
         assert encoded["input_ids"][0] == first and encoded["input_ids"].count(last) == 2
@@ -188,9 +189,9 @@ class TestArchitectures:
         PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>").save_pretrained(folder)
         words = ["anemia-of", "the", "B12/drug"]
         config = settings(tiny_bert, tokenizer_name=str(folder))
-        found = model.load_tokenizer(config, per_word=True)(words, is_split_into_words=True)["input_ids"]
+        found = load_tokenizer(config, per_word=True)(words, is_split_into_words=True)["input_ids"]
         assert found == plain(folder)(" " + " ".join(words))["input_ids"]
-        sentence = model.load_tokenizer(config)("anemia of")["input_ids"]
+        sentence = load_tokenizer(config)("anemia of")["input_ids"]
         assert sentence == plain(folder)("anemia of")["input_ids"]
 
 
@@ -224,7 +225,7 @@ class TestCasing:
         filled = complete({"task": "mednli", "model_name_or_path": str(folder)})
         assert filled.get("do_lower_case") is None
         with caplog.at_level(logging.INFO):
-            found = model.load_tokenizer(settings(folder)).tokenize("Fever Patient")
+            found = load_tokenizer(settings(folder)).tokenize("Fever Patient")
         assert found == (["Fever", "Patient"] if cased else ["fever", "patient"])
         assert ("capitals are kept" if cased else "lower-cased") + ", as its vocabulary says" in caplog.text
         assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -234,33 +235,33 @@ class TestCasing:
         self, tiny_bert: Path, tmp_path: Path, lower: bool, caplog: pytest.LogCaptureFixture
     ) -> None:
         folder = self.folder(tmp_path / "biobert", tiny_bert, cased=lower, do_lower_case=lower)
-        assert model.load_tokenizer(settings(folder)).tokenize("Fever") == (["fever"] if lower else ["[UNK]"])
+        assert load_tokenizer(settings(folder)).tokenize("Fever") == (["fever"] if lower else ["[UNK]"])
         assert ("--no-do_lower_case?" if lower else "no capital letter") in caplog.text
         caplog.clear()
-        tokenizer = model.load_tokenizer(settings(folder, do_lower_case=not lower))
+        tokenizer = load_tokenizer(settings(folder, do_lower_case=not lower))
         assert tokenizer.tokenize("Fever") == (["Fever"] if lower else ["fever"]) and not caplog.text
 
     def test_tokenizer_json_alone(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = self.folder(tmp_path / "x", tiny_bert, cased=True, do_lower_case=False)
-        model.load_tokenizer(settings(folder)).save_pretrained(folder)
+        load_tokenizer(settings(folder)).save_pretrained(folder)
         (folder / "tokenizer_config.json").unlink()
         (folder / "vocab.txt").unlink()
-        assert model.load_tokenizer(settings(folder)).tokenize("Fever") == ["Fever"]
+        assert load_tokenizer(settings(folder)).tokenize("Fever") == ["Fever"]
 
     def test_cased_sentencepiece_of_a_class_that_lower_cases(self, tmp_path: Path, spm: Path) -> None:
         folder = checkpoint(tmp_path / "albert", "albert", spm)
-        tokenizer = model.load_tokenizer(settings(folder))
+        tokenizer = load_tokenizer(settings(folder))
         assert tokenizer.decode(tokenizer("Fever")["input_ids"], skip_special_tokens=True) == "Fever"
 
 
 class TestArchitectureSaid:
     def test_by_the_flag_alone(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = edited(tiny_bert, tmp_path / "bert-roberta", "model_type", "architectures")
-        for call in (lambda: model.build(settings(folder), 3, False), lambda: model.load_tokenizer(settings(folder))):
+        for call in (lambda: model.build(settings(folder), 3, False), lambda: load_tokenizer(settings(folder))):
             assert_user_error(call, str(folder), "config.json says no model_type", "--model_type")
         config = settings(folder, model_type="bert")
         assert model.build(config, 3, False).encoder.config.model_type == "bert"
-        assert model.load_tokenizer(config).tokenize("fever") == ["fever"]
+        assert load_tokenizer(config).tokenize("fever") == ["fever"]
         assert_user_error(lambda: model.build(settings(folder, model_type="brt"), 3, False), "--model_type brt", "bert")
 
     def test_bert_config(self, tiny_bert: Path, tmp_path: Path) -> None:
@@ -271,7 +272,7 @@ class TestArchitectureSaid:
         (folder / "model.safetensors").unlink()
         torch.save({f"bert.{name}": tensor for name, tensor in weights.items()}, folder / "pytorch_model.bin")
         assert_user_error(
-            lambda: model.load_tokenizer(settings(folder)),
+            lambda: load_tokenizer(settings(folder)),
             "holds bert_config.json in place of config.json; rename it to config.json and give --model_type bert",
         )
         (folder / "bert_config.json").rename(folder / "config.json")
@@ -288,7 +289,7 @@ class TestFolders:
 
     def both(self, folder: Path, *parts: str) -> None:
         with pytest.raises(UserError) as caught:
-            model.load_tokenizer(settings(folder))
+            load_tokenizer(settings(folder))
             model.build(settings(folder), 3, False)
         text = str(caught.value)
         assert text.startswith(f"--model_name_or_path {folder}: ") and "\n" not in text, text
@@ -399,17 +400,17 @@ class TestFit:
 
     def test_added_tokens_get_rows(self, tiny_bert: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         folder = edited(tiny_bert, tmp_path / "x")
-        tokenizer = model.load_tokenizer(settings(folder))
+        tokenizer = load_tokenizer(settings(folder))
         rows = len(tokenizer)
         tokenizer.add_tokens(["@DRUG$", "@GENE$"])
         tokenizer.save_pretrained(folder)
-        tokenizer = model.load_tokenizer(settings(folder))
+        tokenizer = load_tokenizer(settings(folder))
         pairs = [Example("0", ("the @DRUG$", "of @GENE$"), "neutral")]
         built, encoded = trained_step(settings(folder), tasks.get("mednli"), pairs, tokenizer)
         assert max(encoded.input_ids[0]) == rows + 1 and built.encoder.config.vocab_size == rows + 2
         assert f"has {rows} embeddings, its tokenizer {rows + 2} tokens: 2 rows were added" in caplog.text
         weights = {name: parameter.detach() for name, parameter in built.named_parameters()}
-        export.save(tmp_path / "model", built, weights, tokenizer, ("a", "b", "c"), "multiclass")
+        export.save(tmp_path / "model", built, weights, tokenizer, about(("a", "b", "c"), "multiclass"))
         batch = collate(encoded, [0], 0)
         with torch.inference_mode():
             found = model.load(tmp_path / "model").model(batch)
@@ -418,7 +419,7 @@ class TestFit:
     def test_tokenizer_of_another_model(self, tiny_bert: Path, tmp_path: Path) -> None:
         other = tiny_encoder(tmp_path / "other", "roberta")
         config = settings(tiny_bert, tokenizer_name=str(other))
-        tokenizer = model.load_tokenizer(config)
+        tokenizer = load_tokenizer(config)
         rows = model.build(config, 3, False).encoder.config.vocab_size
         assert_user_error(
             lambda: model.build(config, 3, False, tokenizer),
@@ -431,7 +432,7 @@ class TestFit:
         folder = tiny_encoder(tmp_path / "x")
         config = AutoConfig.from_pretrained(folder, type_vocab_size=1)
         AutoModel.from_config(config).save_pretrained(folder)
-        tokenizer = model.load_tokenizer(settings(folder))
+        tokenizer = load_tokenizer(settings(folder))
         pairs = [Example("0", ("the drug", "of gene"), "neutral")]
         _, encoded = trained_step(settings(folder), tasks.get("mednli"), pairs, tokenizer)
         assert max(encoded.token_type_ids[0]) == 1
@@ -476,17 +477,17 @@ class TestCode:
         monkeypatch.setattr("builtins.input", answer)
 
     def test_refused_in_one_line(self, folder: Path, tmp_path: Path) -> None:
-        for call in (lambda: model.load_tokenizer(settings(folder)), lambda: model.build(settings(folder), 3, False)):
+        for call in (lambda: load_tokenizer(settings(folder)), lambda: model.build(settings(folder), 3, False)):
             assert_user_error(call, "comes with code of its own (auto_map in config.json", "--trust_remote_code")
         assert not (tmp_path / "ran").exists()
 
     def test_known_architecture_is_the_library_s_own(self, folder: Path, tmp_path: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
-        built = model.build(settings(folder), 3, False, model.load_tokenizer(settings(folder)))
+        built = model.build(settings(folder), 3, False, load_tokenizer(settings(folder)))
         assert type(built.encoder).__module__.startswith("transformers.models.") and not (tmp_path / "ran").exists()
         weights = {name: parameter.detach() for name, parameter in built.named_parameters()}
-        export.save(tmp_path / "model", built, weights, model.load_tokenizer(settings(folder)), ("a", "b", "c"), "x")
+        export.save(tmp_path / "model", built, weights, load_tokenizer(settings(folder)), about(("a", "b", "c"), "x"))
         assert model.load(tmp_path / "model") and not (tmp_path / "ran").exists()
 
     def test_tokenizer_with_code(self, tiny_bert: Path, tmp_path: Path) -> None:
@@ -495,18 +496,18 @@ class TestCode:
         written = {"tokenizer_class": "OwnTokenizer", "auto_map": {"AutoTokenizer": [None, "own.OwnTokenizer"]}}
         (folder / "tokenizer_config.json").write_text(json.dumps(written))
         (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-        assert model.load_tokenizer(settings(folder)).tokenize("fever") == ["fever"]
+        assert load_tokenizer(settings(folder)).tokenize("fever") == ["fever"]
         (folder / "tokenizer.json").unlink()
-        assert_user_error(lambda: model.load_tokenizer(settings(folder)), "code of its own", "--trust_remote_code")
+        assert_user_error(lambda: load_tokenizer(settings(folder)), "code of its own", "--trust_remote_code")
         assert not (tmp_path / "ran").exists()
 
     def test_runs_where_it_is_trusted(self, folder: Path, tmp_path: Path) -> None:
         config = settings(folder, trust_remote_code=True)
-        tokenizer = model.load_tokenizer(config)
+        tokenizer = load_tokenizer(config)
         built = model.build(config, 3, False, tokenizer)
         assert (tmp_path / "ran").exists() and type(built.encoder).__name__ == "OwnModel"
         weights = {name: parameter.detach() for name, parameter in built.named_parameters()}
-        export.save(tmp_path / "model", built, weights, tokenizer, ("a", "b", "c"), "multiclass")
+        export.save(tmp_path / "model", built, weights, tokenizer, about(("a", "b", "c"), "multiclass"))
         assert_user_error(lambda: model.load(tmp_path / "model"), "--trust_remote_code")
         again = model.load(tmp_path / "model", trust_remote_code=True)
         assert type(again.model.encoder).__name__ == "OwnModel"
@@ -515,7 +516,7 @@ class TestCode:
 class TestRevision:
     def test_is_of_hub_models_alone(self, tiny_bert: Path) -> None:
         config = settings(tiny_bert, revision="v1")
-        assert_user_error(lambda: model.load_tokenizer(config), "--revision v1", "is a folder")
+        assert_user_error(lambda: load_tokenizer(config), "--revision v1", "is a folder")
 
     def test_commit_of_the_cache(self, tiny_bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         from huggingface_hub import constants
@@ -527,6 +528,6 @@ class TestRevision:
         (place / "refs" / "v1").write_text(commit)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         config = RunConfig(task="x", model_name_or_path="lab/own-bert", revision="v1", cache_dir=str(cache))
-        assert pretrained.commit(config) == commit
-        assert model.build(config, 3, False, model.load_tokenizer(config)).encoder.config.model_type == "bert"
-        assert pretrained.commit(settings(tiny_bert)) is None
+        assert fingerprint.weights(config).commit == commit
+        assert model.build(config, 3, False, load_tokenizer(config)).encoder.config.model_type == "bert"
+        assert fingerprint.weights(settings(tiny_bert)).commit is None

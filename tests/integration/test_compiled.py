@@ -17,6 +17,7 @@ from harness.config import RunConfig
 from harness.data import collate
 from harness.ds.config import DeepSpeedConfig
 from harness.ds.engine import compile_layers, layers
+from harness.tokenizer import load_tokenizer
 
 CPU = torch.device("cpu")
 
@@ -33,7 +34,7 @@ def test_loss_and_gradients_are_those_of_layers_as_they_are(tmp_path: Path) -> N
     network, config = built(tmp_path, "bert")
     task = tasks.get("mednli")
     examples = task.read(tasks.sample_dir("mednli"), "train")[:30]
-    encoded = task.features(examples, model.load_tokenizer(config), 96)
+    encoded = task.features(examples, load_tokenizer(config), 96)
     batches = [collate(encoded, list(range(begin, end)), 0) for begin, end in ((0, 11), (11, 18), (18, 30))]
 
     def passes() -> list[Any]:

@@ -15,6 +15,7 @@ from harness import config, data, distributed, model
 from harness.config import RunConfig
 from harness.ds import config as ds_config
 from harness.ds import engine
+from harness.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.realdata
 
@@ -50,7 +51,7 @@ def test_every_step(
         pooling=None if task.head.per_word else "pooler", **(common | more),
     )  # fmt: skip
     world, plan = distributed.init(no_cuda=True), config.batch_plan(run, 1)
-    tokenizer = model.load_tokenizer(run, task.head.per_word)
+    tokenizer = load_tokenizer(run, task.head.per_word)
     examples = [task.read(root / "data" / place, split) for split in task.train_splits]
     encoded = data.join([task.features(split, tokenizer, run.max_seq_length) for split in examples])
     steps = data.total_steps(len(encoded), plan, run.num_train_epochs, run.max_steps)

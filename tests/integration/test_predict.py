@@ -271,14 +271,14 @@ class TestModelFolder:
             ("config.json", {"num_hidden_layers": 1}, "has no place in the model"),
             ("config.json", {"num_hidden_layers": 3}, "model.safetensors: lacks"),
             ("config.json", {"vocab_size": 10}, "model.safetensors: encoder.embeddings.word_embeddings.weight is"),
-            ("harness_head.json", {"pooling": "max"}, "its pooling is 'max'"),
-            ("harness_head.json", {"num_outputs": "3"}, "its num_outputs is '3'"),
-            ("harness_head.json", {"dropout": ...}, "has no dropout"),
-            ("harness_head.json", {"max_seq_length": 10**9}, "its max_seq_length is"),
+            ("harness_head.json", {"pooling": "max"}, "pooling = 'max': must be 'pooler', 'cls' or 'mean'"),
+            ("harness_head.json", {"num_outputs": "3"}, "num_outputs = '3': must be a whole number"),
+            ("harness_head.json", {"dropout": ...}, "dropout is missing"),
+            ("harness_head.json", {"max_seq_length": 10**9}, "max_seq_length = 1000000000: must be at most"),
             ("harness_head.json", {"labels": ["yes", "no"]}, "mednli with multiclass: yes, no; that task has"),
             ("harness_head.json", {"task": "mednly"}, "'mednly'"),
             ("harness_head.json", {"own_task": {"name": 3}}, "harness_head.json: "),
-            ("harness_head.json", {"seed": None}, "seed is missing or of another kind"),
+            ("harness_head.json", {"seed": None}, "seed = None: must be a whole number"),
         ],
     )
     def test_odd_values(
@@ -301,11 +301,11 @@ class TestModelFolder:
         for number, (spoil, expected) in enumerate(
             (
                 (lambda folder: (folder / "harness_head.json").unlink(), "harness_head.json is missing"),
-                (lambda folder: (folder / "harness_head.json").write_text("[]"), "holds no JSON object"),
+                (lambda folder: (folder / "harness_head.json").write_text("[]"), "harness_head.json must be a table"),
                 (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors: cannot be read"),
                 (
                     lambda folder: (folder / "model.safetensors").write_text("version https://git-lfs.github.com/x"),
-                    "is a Git LFS pointer, not the weights; git lfs pull",
+                    "is a Git LFS pointer, not the file; run `git lfs pull`",
                 ),
                 (lambda folder: (folder / "tokenizer.json").write_text("{}"), "its tokenizer cannot be loaded"),
             )

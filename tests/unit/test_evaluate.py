@@ -18,6 +18,7 @@ from harness.distributed import World
 from harness.evaluate import Split
 from harness.run_folder import RunFolder
 from harness.task import Batch, Encoded, Task
+from harness.tokenizer import load_tokenizer
 
 FOUR = ("medsts", "bc5cdr_disease", "mednli", "hoc")  # one of each family
 
@@ -34,7 +35,7 @@ def built(tiny_bert: Path) -> dict[str, tuple[Split, Task, model.EncoderWithHead
     for name in FOUR:
         task = tasks.get(name)
         run = RunConfig(task=name, model_name_or_path=str(tiny_bert))
-        tokenizer = model.load_tokenizer(run)
+        tokenizer = load_tokenizer(run)
         examples = task.read(tasks.sample_dir(name), "dev")[:37]  # by 8 and 5 leaves a smaller batch
         split = Split("dev", examples, task.features(examples, tokenizer, 48))
         net = model.build(run, task.head.num_outputs, task.head.per_word).eval()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import KINDS, tiny_encoder
+from encoders import KINDS, about, tiny_encoder
 from running import assert_user_error
 from safetensors.torch import load_file
 from transformers import (
@@ -24,6 +24,7 @@ from harness.config import RunConfig
 from harness.errors import UserError
 from harness.model_folder import HEAD_FILE
 from harness.task import Batch
+from harness.tokenizer import load_tokenizer
 
 LABELS = ("contradiction", "entailment", "neutral")
 POOLED_STANDARD = {"bert": "BertForSequenceClassification"}  # by the pooler
@@ -52,7 +53,7 @@ def build(folder: Path, pooling: str | None, outputs: int = 3) -> tuple[model.En
     with torch.no_grad():
         for parameter in built.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return built.eval(), model.load_tokenizer(config)
+    return built.eval(), load_tokenizer(config)
 
 
 def weights_of(built: model.EncoderWithHead) -> dict[str, torch.Tensor]:
@@ -62,7 +63,7 @@ def weights_of(built: model.EncoderWithHead) -> dict[str, torch.Tensor]:
 def save(
     folder: Path, built: model.EncoderWithHead, tokenizer: Any, labels: Any = LABELS, family: str = "multiclass"
 ) -> Path:
-    export.save(folder, built, weights_of(built), tokenizer, labels, family)
+    export.save(folder, built, weights_of(built), tokenizer, about(labels, family))
     return folder
 
 
@@ -181,14 +182,14 @@ class TestFolder:
         """Not the weights of the module, which are half precision in fp16 runs."""
         built, tokenizer = build(tiny_bert, "pooler")
         float32 = weights_of(built)
-        export.save(tmp_path / "model", built.half(), float32, tokenizer, LABELS, "multiclass")
+        export.save(tmp_path / "model", built.half(), float32, tokenizer, about(LABELS, "multiclass"))
         loaded = dict(model.load(tmp_path / "model").model.named_parameters())
         assert all(torch.equal(loaded[name], float32[name]) for name in float32)
         assert json.loads((tmp_path / "model" / HEAD_FILE).read_text())["standard_class"]
 
     def test_casing_goes_with_it(self, tiny_bert: Path, tmp_path: Path) -> None:
         built, _ = build(tiny_bert, "pooler")
-        cased = model.load_tokenizer(RunConfig(model_name_or_path=str(tiny_bert), do_lower_case=False))
+        cased = load_tokenizer(RunConfig(model_name_or_path=str(tiny_bert), do_lower_case=False))
         folder = save(tmp_path / "model", built, cased)
         again = model.load(folder).tokenizer
         assert again.tokenize("Aspirin is") == cased.tokenize("Aspirin is") == ["[UNK]", "is"]

@@ -17,8 +17,9 @@ import torch.multiprocessing
 from huggingface_hub import constants
 from running import assert_user_error, start_processes
 
-from harness import hub, model
+from harness import model, pretrained
 from harness.config import RunConfig
+from harness.tokenizer import load_tokenizer
 
 NAME = "some-lab/some-encoder"
 ANSWERS = {  # what the real hub answers to a HEAD of config.json
@@ -84,10 +85,14 @@ def cached(tmp_path: Path, name: str = NAME) -> None:
     (folder / "snapshots" / ("a" * 40) / "config.json").write_text("{}")
 
 
+def check(name: str, **options: str) -> None:
+    pretrained.check_reachable(pretrained.Source("--model_name_or_path", name, options))
+
+
 class TestHubThatAnswers:
     @pytest.mark.parametrize("name", [NAME, "some-lab/tokenizer-only"])
     def test_model_is_there(self, name: str, server: ThreadingHTTPServer) -> None:
-        hub.check_reachable(name)
+        check(name)
         assert not constants.HF_HUB_OFFLINE
 
     @pytest.mark.parametrize(
@@ -105,7 +110,7 @@ class TestHubThatAnswers:
         ],
     )
     def test_model_is_not_to_be_had(self, name: str, said: str, server: ThreadingHTTPServer) -> None:
-        assert_user_error(lambda: hub.check_reachable(name, "v9"), f"--model_name_or_path {name}: ", said)
+        assert_user_error(lambda: check(name, revision="v9"), f"--model_name_or_path {name}: ", said)
 
 
 def test_hub_in_trouble_is_asked_once_and_the_cache_is_loaded(
@@ -115,7 +120,7 @@ def test_hub_in_trouble_is_asked_once_and_the_cache_is_loaded(
     shutil.copytree(tiny_bert, tmp_path / "cache/models--some-lab--busy/snapshots" / ("a" * 40), dirs_exist_ok=True)
     config = RunConfig(task="mednli", model_name_or_path="some-lab/busy", cache_dir=str(tmp_path / "cache"))
     asked.clear()
-    assert model.load_tokenizer(config).is_fast
+    assert load_tokenizer(config).is_fast
     assert model.build(config, 3, per_word=False).encoder.config.hidden_size == 32
     assert len(asked) == 1
 
@@ -124,7 +129,7 @@ class TestHubOutOfReach:
     @pytest.fixture(params=["refused", "hangs", "no address"])
     def reason(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         """What happens to a request; the time for it is cut short."""
-        monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(pretrained, "ANSWER_SECONDS", 0.3)
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             port = listener.getsockname()[1]
@@ -137,7 +142,7 @@ class TestHubOutOfReach:
     def test_is_said_soon_and_in_one_line(self, reason: str, tmp_path: Path) -> None:
         started = time.monotonic()
         assert_user_error(
-            lambda: hub.check_reachable(NAME),
+            lambda: check(NAME),
             f"--model_name_or_path {NAME}: cannot reach the hub http://",
             f"it is not in the cache {tmp_path / 'cache'}; download it",
         )
@@ -146,10 +151,10 @@ class TestHubOutOfReach:
     def test_cache_is_used(self, reason: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         cached(tmp_path)
         with caplog.at_level(logging.WARNING, "harness"):
-            hub.check_reachable(NAME)
+            check(NAME)
         assert "cannot reach the hub" in caplog.text and "the cache has it" in caplog.text
         assert constants.HF_HUB_OFFLINE  # no more requests, each of which would wait
-        assert_user_error(lambda: hub.check_reachable("some-lab/other"), "the hub is out of reach, and it is not in")
+        assert_user_error(lambda: check("some-lab/other"), "the hub is out of reach, and it is not in")
 
 
 def on_a_rank(rank: int, place: str, endpoint: str) -> None:
@@ -157,7 +162,7 @@ def on_a_rank(rank: int, place: str, endpoint: str) -> None:
     constants.HUGGINGFACE_CO_URL_TEMPLATE = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_CACHE, constants.HF_HUB_OFFLINE = place, False
     try:
-        hub.check_reachable("some-lab/misspelt")
+        check("some-lab/misspelt")
     except Exception as error:
         Path(place, f"rank-{rank}").write_text(f"{type(error).__name__}: {error}")
     torch.distributed.destroy_process_group()
@@ -176,7 +181,7 @@ def test_rank_0_asks_for_all(server: ThreadingHTTPServer, tmp_path: Path) -> Non
 
 
 def test_the_limits_add_up_to_less_than_ten_seconds() -> None:
-    assert hub.ANSWER_SECONDS + 0.5 < 4  # and as much for all that is loaded before
+    assert pretrained.ANSWER_SECONDS + 0.5 < 4  # and as much for all that is loaded before
 
 
 class TestOffline:
@@ -185,13 +190,13 @@ class TestOffline:
         monkeypatch.setenv(variable, "1")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", lambda *_, **__: pytest.fail("a request"))
-        assert_user_error(lambda: hub.check_reachable(NAME), f"{variable} is set, so that no network is tried")
+        assert_user_error(lambda: check(NAME), f"{variable} is set, so that no network is tried")
 
     def test_what_the_cache_has_is_fine(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cached(tmp_path)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-        hub.check_reachable(NAME)
-        assert_user_error(lambda: hub.check_reachable(NAME, cache_dir=str(tmp_path / "other")), f"{tmp_path}/other")
+        check(NAME)
+        assert_user_error(lambda: check(NAME, cache_dir=str(tmp_path / "other")), f"{tmp_path}/other")
 
 
 class TestFolder:
@@ -219,15 +224,15 @@ class TestFolder:
         if (flag, name) == ("config_name", "weights.bin"):
             pytest.skip("a config may be a file")
         config = RunConfig(task="mednli", **{"model_name_or_path": str(tiny_bert), flag: name})
-        assert_user_error(lambda: model.load_tokenizer(config), f"--{flag} {name}: {said}")
+        assert_user_error(lambda: load_tokenizer(config), f"--{flag} {name}: {said}")
 
     def test_folder_of_the_same_name_as_an_owner_hides_no_model(
         self, tmp_path: Path, server: ThreadingHTTPServer
     ) -> None:
         (tmp_path / "some-lab").mkdir()
-        hub.check_reachable(NAME)
+        check(NAME)
         assert not constants.HF_HUB_OFFLINE
 
     def test_that_is_there_is_fine(self, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         at(monkeypatch, "http://127.0.0.1:9")
-        hub.check_reachable(str(tiny_bert))
+        check(str(tiny_bert))

@@ -19,6 +19,7 @@ from harness import model, pretrained
 from harness.config import RunConfig
 from harness.data import collate
 from harness.task import Batch, Encoded
+from harness.tokenizer import load_tokenizer
 
 TEXTS = ("No fever.", "The patient has 38.5 degrees & is on aspirin (drug @GENE$).", "a drug of the gene and a fever")
 NORMS = ("LayerNorm", "RMSNorm")  # how the classes of normalisations end
@@ -66,7 +67,7 @@ def logits(built: model.EncoderWithHead, batch: Batch) -> torch.Tensor:
 class TestForward:
     @pytest.mark.parametrize("kind", KINDS)
     def test_shapes(self, encoders: dict[str, Path], kind: str) -> None:
-        tokenizer = model.load_tokenizer(settings(encoders[kind]))
+        tokenizer = load_tokenizer(settings(encoders[kind]))
         assert tokenizer.is_fast
         encoded, words = encode(tokenizer, False), encode(tokenizer, True)
         assert all(tokenizer.unk_token_id not in row for row in encoded.input_ids + words.input_ids)
@@ -84,7 +85,7 @@ class TestForward:
     @pytest.mark.parametrize("kind", KINDS)
     @pytest.mark.parametrize("per_word", [False, True], ids=["mean", "words"])
     def test_padding_changes_nothing(self, encoders: dict[str, Path], kind: str, per_word: bool) -> None:
-        tokenizer = model.load_tokenizer(settings(encoders[kind]))
+        tokenizer = load_tokenizer(settings(encoders[kind]))
         encoded = encode(tokenizer, per_word)
         built = model.build(settings(encoders[kind], pooling="mean"), 3, per_word)
         together = logits(built, collate(encoded, [0, 1, 2], tokenizer.pad_token_id))
@@ -92,7 +93,7 @@ class TestForward:
         torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
     def test_mean_is_of_the_tokens(self, encoders: dict[str, Path]) -> None:
-        tokenizer = model.load_tokenizer(settings(encoders["bert"]))
+        tokenizer = load_tokenizer(settings(encoders["bert"]))
         built = model.build(settings(encoders["bert"], pooling="mean"), 3, per_word=False).eval()
         batch = collate(encode(tokenizer, False), [0], tokenizer.pad_token_id)
         pieces = batch.tokens
@@ -229,7 +230,7 @@ class TestTokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps({**declared, "do_lower_case": written}))
         pieces = {True: ["aspirin", "a", "##t"], False: ["[UNK]", "[UNK]"]}
         for asked in (None, True, False):
-            tokenizer = model.load_tokenizer(settings(folder, do_lower_case=asked))
+            tokenizer = load_tokenizer(settings(folder, do_lower_case=asked))
             assert tokenizer.tokenize("Aspirin \u00c4t") == pieces[written if asked is None else asked]
             tokenizer.save_pretrained(tmp_path / f"written-{asked}")
             again = AutoTokenizer.from_pretrained(tmp_path / f"written-{asked}")
@@ -241,19 +242,19 @@ class TestTokenizer:
     ) -> None:
         for asked in (None, True, False):
             caplog.clear()
-            tokenizer = model.load_tokenizer(settings(encoders[kind], do_lower_case=asked))
+            tokenizer = load_tokenizer(settings(encoders[kind], do_lower_case=asked))
             assert tokenizer.decode(tokenizer("DRUG")["input_ids"], skip_special_tokens=True).strip() == "DRUG"
             assert ("--do_lower_case: has no effect" in caplog.text) == (asked is True)
 
     def test_casing_of_a_sentencepiece_tokenizer(self, encoders: dict[str, Path]) -> None:
         for asked, expected in ((None, "DRUG"), (True, "drug"), (False, "DRUG")):
-            tokenizer = model.load_tokenizer(settings(encoders["deberta-v2"], do_lower_case=asked))
+            tokenizer = load_tokenizer(settings(encoders["deberta-v2"], do_lower_case=asked))
             assert tokenizer.decode(tokenizer("DRUG")["input_ids"], skip_special_tokens=True).strip() == expected
 
     def test_capitals_that_no_piece_has(self, tiny_bert: Path, caplog: pytest.LogCaptureFixture) -> None:
-        model.load_tokenizer(settings(tiny_bert))
+        load_tokenizer(settings(tiny_bert))
         assert not caplog.text
-        model.load_tokenizer(settings(tiny_bert, do_lower_case=False))
+        load_tokenizer(settings(tiny_bert, do_lower_case=False))
         assert "no capital letter" in caplog.text
 
     def test_capitals_that_no_piece_has_by_the_folder(
@@ -262,19 +263,19 @@ class TestTokenizer:
         folder = copied(tiny_bert, tmp_path / "model")
         declared = json.loads((folder / "tokenizer_config.json").read_text())
         (folder / "tokenizer_config.json").write_text(json.dumps({**declared, "do_lower_case": False}))
-        model.load_tokenizer(settings(folder))
+        load_tokenizer(settings(folder))
         assert "no capital letter" in caplog.text and "--do_lower_case" in caplog.text
 
     @pytest.mark.parametrize("kind", ["roberta", "modernbert"])
     def test_blank_before_each_word(self, encoders: dict[str, Path], kind: str) -> None:
-        tokenizer = model.load_tokenizer(settings(encoders[kind]))
+        tokenizer = load_tokenizer(settings(encoders[kind]))
         words = tokenizer(["patient", "has", "fever"], is_split_into_words=True)["input_ids"]
         assert words == tokenizer("patient has fever")["input_ids"]
         assert words != tokenizer("patienthasfever")["input_ids"]
 
     def test_another_tokenizer(self, encoders: dict[str, Path]) -> None:
         config = settings(encoders["electra"], tokenizer_name=str(encoders["roberta"]))
-        assert model.load_tokenizer(config).cls_token == "<s>"
+        assert load_tokenizer(config).cls_token == "<s>"
 
 
 class TestConfigName:
@@ -291,7 +292,7 @@ class TestConfigName:
         for config_json in ("another one", "none"):
             built = model.build(settings(folder, config_name=name), 3, per_word=False)
             assert built.dropout.p == 0.3 and len(built.encoder.encoder.layer) == 1, config_json
-            assert model.load_tokenizer(settings(folder, config_name=name)).is_fast
+            assert load_tokenizer(settings(folder, config_name=name)).is_fast
             (folder / "config.json").unlink(missing_ok=True)
 
     def test_one_that_does_not_fit_is_said(self, tiny_bert: Path, tmp_path: Path) -> None:
@@ -310,9 +311,7 @@ class TestRefused:
         assert_user_error(
             lambda: model.build(settings(folder), 3, False), str(folder), "name a folder with config.json"
         )
-        assert_user_error(
-            lambda: model.load_tokenizer(settings(folder)), f"--model_name_or_path {folder}: no such folder"
-        )
+        assert_user_error(lambda: load_tokenizer(settings(folder)), f"--model_name_or_path {folder}: no such folder")
 
     def test_no_weights(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x", "model.safetensors")
@@ -333,29 +332,25 @@ class TestRefused:
         if text is not None:
             (folder / "config.json").write_text(text)
         assert_user_error(lambda: model.build(settings(folder), 3, False), str(folder), "config.json")
-        assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "config.json")
+        assert_user_error(lambda: load_tokenizer(settings(folder)), str(folder), "config.json")
 
     @pytest.mark.parametrize("kind", KINDS)
     def test_no_tokenizer(self, encoders: dict[str, Path], tmp_path: Path, kind: str) -> None:
         folder = copied(encoders[kind], tmp_path / "x", "tokenizer.json")
-        assert_user_error(
-            lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name"
-        )
+        assert_user_error(lambda: load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name")
         (folder / "tokenizer_config.json").unlink()
-        assert_user_error(
-            lambda: model.load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name"
-        )
+        assert_user_error(lambda: load_tokenizer(settings(folder)), str(folder), "no tokenizer", "--tokenizer_name")
 
     def test_broken_tokenizer(self, tiny_bert: Path, tmp_path: Path) -> None:
         folder = copied(tiny_bert, tmp_path / "x")
         for text in ("", "{", "{}", "[]"):
             (folder / "tokenizer.json").write_text(text)
-            assert_user_error(lambda: model.load_tokenizer(settings(folder)), str(folder), "tokenizer.json")
+            assert_user_error(lambda: load_tokenizer(settings(folder)), str(folder), "tokenizer.json")
 
     def test_tokenizer_without_fast_version(self, tiny_bert: Path, tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "CanineTokenizer"}')
         config = settings(tiny_bert, tokenizer_name=str(tmp_path))
-        assert_user_error(lambda: model.load_tokenizer(config), f"--tokenizer_name {tmp_path}", "no fast version")
+        assert_user_error(lambda: load_tokenizer(config), f"--tokenizer_name {tmp_path}", "no fast version")
 
     @pytest.mark.parametrize("weights", ["distilbert", "modernbert", "deberta-v2"])
     def test_weights_of_another_architecture(self, encoders: dict[str, Path], tmp_path: Path, weights: str) -> None:

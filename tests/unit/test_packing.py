@@ -22,6 +22,7 @@ from harness.data import collate
 from harness.errors import UserError
 from harness.packing import PADDED, Layout
 from harness.task import Encoded, Task
+from harness.tokenizer import load_tokenizer
 
 FOUR = ("medsts", "bc5cdr_disease", "mednli", "hoc")  # one of each family
 PACKABLE = tuple(kind for kind in KINDS if kind != "deberta-v2")
@@ -56,7 +57,7 @@ class Case:
 
 def case(folder: Path, name: str, pooling: str | None = None) -> Case:
     config = RunConfig(task=name, model_name_or_path=str(folder), pooling=pooling)
-    task, tokenizer = tasks.get(name), model.load_tokenizer(config)
+    task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(tasks.sample_dir(name), "train")[:11]
     encoded = task.features(examples, tokenizer, 96)
     net = model.build(config, task.head.num_outputs, task.head.per_word)
@@ -243,7 +244,7 @@ class TestRows:
         def cost(count: int, longest: int) -> float:
             return price + count * longest
 
-        groups = attention.partition(lengths, cost)
+        groups = packing.partition(lengths, cost)
         assert [begin for begin, _ in groups] + [len(lengths)] == [0] + [end for _, end in groups]
         found = sum(cost(end - begin, lengths[begin]) for begin, end in groups)
         steps = [i for i in range(1, len(lengths)) if -(-lengths[i] // 8) != -(-lengths[i - 1] // 8)]
