@@ -26,6 +26,23 @@ class UserError(Exception):
     """
 
 
+class Faults(list[str]):
+    """What is wrong with what a user typed, a line each: collected, so that all of it is said at once."""
+
+    @contextmanager
+    def collected(self, where: str = "") -> Iterator[None]:
+        """A UserError within is added, each of its lines after `where`, and goes no further."""
+        try:
+            yield
+        except UserError as error:
+            self.extend(f"{where}{line}" for line in str(error).splitlines())
+
+    def refuse(self) -> None:
+        """Raises UserError that lists them, where there are any."""
+        if self:
+            raise UserError("\n".join(self))
+
+
 class TrainingFailed(Exception):
     """Training cannot go on; the message says at which step, why, and what to try. Checkpoints are kept.
 

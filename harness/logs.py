@@ -1,13 +1,13 @@
 """What people see of a run: log lines, one live line of progress, a row per epoch, the table of final scores.
 
 On a terminal all of it goes through one rich console, so that a log line never tears the live line. Without a terminal
-it is plain text. Rank 0 speaks; the other ranks only warn. Everything here is kept in the logger itself and taken away
-by `close`: a second run in the same process starts clean.
+it is plain text. Rank 0 speaks; the other ranks only warn. All that `setup` adds to the loggers is taken away by
+`close`: a second run in the same process starts clean.
 """
 
 from __future__ import annotations
 
-import io
+import contextlib
 import logging
 import math
 import os
@@ -17,12 +17,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import rich.console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+import rich.progress
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -30,17 +28,13 @@ from rich.text import Text
 from harness.files import private
 from harness.terminal import visible
 
-if TYPE_CHECKING:
-    from typing import Self
-
-PROJECT = "harness"  # the logger that every module's logger lies under (launch and tasks: "harness.launch", ...)
-OURS = "harness-"  # handlers of ours carry names that begin so: `close` must leave other people's alone
 REFRESH_SECONDS = 0.2  # between two drawings of the live line
 PLAIN_SECONDS = 10.0  # between two plain lines of progress
 BAR_FROM_WIDTH = 100  # columns: a narrower terminal needs them all for the figures
 COLUMN_WIDTH = 10  # of a table row without a table around it
 
-logger = logging.getLogger(PROJECT)
+logger = logging.getLogger("harness")  # every module's logger lies under it (launch and tasks: "harness.launch", ...)
+_handlers: list[tuple[logging.Logger, logging.Handler]] = []  # ours: `close` must leave other people's alone
 
 
 def quiet_libraries(has_cuda: bool) -> None:
@@ -64,9 +58,7 @@ def quiet_libraries(has_cuda: bool) -> None:
     for name in ("transformers", "DeepSpeed"):
         library = logging.getLogger(name)
         library.setLevel(logging.ERROR)
-        # deepspeed sets its level again when it is imported; a filter outlives that.
-        if not any(isinstance(present, _ErrorsOnly) for present in library.filters):
-            library.addFilter(_ErrorsOnly())
+        library.addFilter(_is_error)  # deepspeed sets its level again when it is imported; a filter outlives that
     for module in ("torch", "transformers", "deepspeed"):
         for category in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"{module}(\.|$)")
@@ -78,6 +70,11 @@ class Console(rich.console.Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
+    @property
+    def is_live(self) -> bool:
+        """Whether what was drawn can be drawn over."""
+        return self.is_terminal and not self.is_dumb_terminal
+
     def render(
         self, renderable: rich.console.RenderableType, options: rich.console.ConsoleOptions | None = None
     ) -> Iterator[Segment]:
@@ -86,16 +83,13 @@ class Console(rich.console.Console):
             yield segment if segment.control else Segment(visible(segment.text), segment.style)
 
 
-class _ErrorsOnly(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
-class _NotFileOnly(logging.Filter):
-    """Keeps from the terminal what was printed there already, in a nicer form."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not getattr(record, "file_only", False)
+def _for_terminal(record: logging.LogRecord) -> bool:
+    """Not what was printed there already, in a nicer form."""
+    return not getattr(record, "file_only", False)
 
 
 def setup(is_main: bool, file: Path | None) -> None:
@@ -108,36 +102,26 @@ def setup(is_main: bool, file: Path | None) -> None:
     logging.captureWarnings(True)
     python_warnings = logging.getLogger("py.warnings")
     python_warnings.propagate = False
-    _add(python_warnings, "sink", logging.NullHandler())  # without a handler Python prints them to stderr
-    if not is_main:
-        logger.setLevel(logging.ERROR)  # what is worth a warning is so on rank 0 too
-        others = logging.StreamHandler(sys.stderr)
-        others.setFormatter(logging.Formatter(f"rank {os.environ.get('RANK', '?')}: %(levelname)s %(message)s"))
-        others.addFilter(_NotFileOnly())
-        _add(logger, "other-rank", others)
-        return
-    logger.setLevel(logging.INFO)
-    _add(logger, "terminal", _terminal_handler())
-    if file is not None:
-        kept = open_private(file)
-        _add(logger, "file", kept)
-        python_warnings.addHandler(kept)
-
-
-def _terminal_handler() -> logging.Handler:
-    console = Console()  # stdout
-    handler: logging.Handler
-    if console.is_terminal and not console.is_dumb_terminal:
-        handler = _ConsoleHandler(console)
+    _add(python_warnings, logging.NullHandler())  # without a handler Python prints them to stderr
+    shown: logging.Handler
+    if is_main:
+        console = Console()  # stdout
+        shown = _ConsoleHandler(console) if console.is_live else logging.StreamHandler(sys.stdout)
+        shown.setFormatter(_MessageFormatter())
     else:
-        handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_MessageFormatter())
-    handler.addFilter(_NotFileOnly())
-    return handler
+        shown = logging.StreamHandler(sys.stderr)
+        shown.setFormatter(logging.Formatter(f"rank {os.environ.get('RANK', '?')}: %(levelname)s %(message)s"))
+    shown.addFilter(_for_terminal)
+    _add(logger, shown)
+    logger.setLevel(logging.INFO if is_main else logging.ERROR)  # what is worth a warning is so on rank 0 too
+    if is_main and file is not None:
+        kept = open_private(file)
+        _add(logger, kept)
+        _add(python_warnings, kept)
 
 
 class _ConsoleHandler(logging.Handler):
-    """Log lines above the live line. Never wrapped, so that a path or command can be copied; "[CLS]" is no markup."""
+    """Log lines above the live line. Never wrapped, so that a path or command can be copied, unlike RichHandler's."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -151,150 +135,111 @@ class _ConsoleHandler(logging.Handler):
             self.handleError(record)
 
 
-class _MessageFormatter(logging.Formatter):
+class _Visible(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
+class _MessageFormatter(_Visible):
     """The message alone; from warnings on, the level before it."""
 
     def format(self, record: logging.LogRecord) -> str:
-        message = visible(super().format(record))
+        message = super().format(record)
         return f"{record.levelname}: {message}" if record.levelno >= logging.WARNING else message
 
 
-def _add(target: logging.Logger, name: str, handler: logging.Handler) -> None:
-    handler.set_name(OURS + name)
+def _add(target: logging.Logger, handler: logging.Handler) -> None:
     target.addHandler(handler)
+    _handlers.append((target, handler))
 
 
 def close() -> None:
     """Take our handlers away and close the file. Does nothing where nothing was set up."""
-    targets = (logger, logging.getLogger("py.warnings"))
-    ours = [(t, handler) for t in targets for handler in t.handlers if (handler.get_name() or "").startswith(OURS)]
-    if not ours:
+    if not _handlers:
         return
-    for target, handler in ours:
+    while _handlers:
+        target, handler = _handlers.pop()
         target.removeHandler(handler)
-        handler.close()
-    for target in targets:
         target.propagate = True
+        handler.close()
     logger.setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
 
 def _console() -> Console | None:
     """The console that log lines go to, where that is a terminal."""
-    for handler in logger.handlers:
-        if isinstance(handler, _ConsoleHandler):
-            return handler.console
-    return None
-
-
-def _show(text: str, style: str = "") -> None:
-    """A line for people: in its style on a terminal, as a log line elsewhere; in the file either way."""
-    console = _console()
-    if console is not None:
-        console.print(Text(text, style), soft_wrap=True)
-    logger.info("%s", text, extra={"file_only": console is not None})
+    return next((handler.console for handler in logger.handlers if isinstance(handler, _ConsoleHandler)), None)
 
 
 def _cell(value: str | float) -> str:
-    if isinstance(value, float):
-        return f"{value:.4f}" if math.isfinite(value) else str(value)
-    return str(value)
+    return f"{value:.4f}" if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 class Progress:
-    """How far the run is. This one says nothing: it is what other ranks get."""
+    """How far the run is: one live line on a terminal, plain lines elsewhere; other ranks than 0 say nothing."""
 
-    def step(self, epoch: float, step: int, loss: float | None, examples_per_second: float | None) -> None:
-        """After an optimizer step; costs nothing where it is too early for the next line. `epoch` counts from 0.0."""
-
-    def epoch_row(self, columns: Mapping[str, str | float]) -> None:
-        """A row of the table per epoch, e.g. {"epoch": 1, "dev/score": 0.81}; the header comes by itself."""
-
-    def close(self) -> None:
-        """Take the live line away. Can be called twice."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class _VisibleProgress(Progress):
-    """What the live and the plain form share: when to speak, time left, rows."""
-
-    def __init__(self, total_epochs: float, total_steps: int, every: float) -> None:
-        self.total_epochs = total_epochs
-        self.total_steps = total_steps
-        self.every = every
+    def __init__(self, is_main: bool, total_epochs: float, total_steps: int) -> None:
+        self.is_main, self.total_epochs, self.total_steps = is_main, total_epochs, total_steps
+        self.console = _console()
         self.header: tuple[str, ...] = ()
         self.first: tuple[int, float] | None = None  # step and time of the first call: a resumed run starts late
         self.last_shown = -math.inf
+        self.line: rich.progress.Progress | None = None
+        if self.console is not None:
+            # Drawn by `step` itself: no thread, hence nothing that a fork or a signal handler could catch half-way.
+            self.line = rich.progress.Progress(console=self.console, auto_refresh=False, transient=True)
+            self.task = self.line.add_task("", total=max(total_steps, 1))
 
     def step(self, epoch: float, step: int, loss: float | None, examples_per_second: float | None) -> None:
+        """After an optimizer step; costs nothing where it is too early for the next line. `epoch` counts from 0.0."""
+        if not self.is_main:
+            return
         now = time.monotonic()
-        self.first = self.first or (step, now)
-        if now - self.last_shown < self.every and step < self.total_steps:
+        first_step, first_time = self.first = self.first or (step, now)
+        every = PLAIN_SECONDS if self.line is None else REFRESH_SECONDS
+        if now - self.last_shown < every and step < self.total_steps:
             return
         self.last_shown = now
         parts = [f"epoch {epoch:.2f}/{self.total_epochs:g}", f"step {step}/{self.total_steps}"]
         parts += [] if loss is None else [f"loss {loss:.4f}"]
         parts += [] if examples_per_second is None else [f"{examples_per_second:.0f} examples/s"]
-        parts += [f"{self._time_left(step, now)} left"]
-        self._draw(step, parts)
-
-    def _draw(self, step: int, parts: Sequence[str]) -> None:
-        """Show it: on one live line, or as a plain one."""
-
-    def _time_left(self, step: int, now: float) -> str:
-        first_step, first_time = self.first or (step, now)
-        if step <= first_step:
-            return "?"
-        seconds = round((now - first_time) / (step - first_step) * (self.total_steps - step))
-        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        left = "?"
+        if step > first_step:
+            seconds = round((now - first_time) / (step - first_step) * (self.total_steps - step))
+            left = f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+        text = "  ".join([*parts, f"{left} left"])
+        if self.line is None or self.console is None:
+            logger.info("%s", text)
+            return
+        bar = [rich.progress.BarColumn(20)] if self.console.width >= BAR_FROM_WIDTH else []
+        self.line.columns = (*bar, rich.progress.TextColumn("{task.description}", markup=False))
+        self.line.update(self.task, completed=step, description=text)
+        self.line.start()  # at the first step; draws
+        self.line.refresh()
 
     def epoch_row(self, columns: Mapping[str, str | float]) -> None:
-        widths = {name: max(len(name), COLUMN_WIDTH) for name in columns}
+        """A row of the table per epoch, e.g. {"epoch": 1, "dev/score": 0.81}; the header comes by itself."""
+        widths = [max(len(name), COLUMN_WIDTH) for name in columns]
+        rows = [("", [_cell(value) for value in columns.values()])]
         if tuple(columns) != self.header:
             self.header = tuple(columns)
-            _show("  ".join(name.rjust(width) for name, width in widths.items()), "bold")
-        _show("  ".join(_cell(value).rjust(widths[name]) for name, value in columns.items()))
+            rows.insert(0, ("bold", list(columns)))
+        for style, cells in rows:
+            text = "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            if self.console is not None:
+                self.console.print(Text(text, style), soft_wrap=True)
+            logger.info("%s", text, extra={"file_only": self.console is not None})
 
 
-class _PlainProgress(_VisibleProgress):
-    def _draw(self, step: int, parts: Sequence[str]) -> None:
-        logger.info("%s", "  ".join(parts))
-
-
-class _LiveProgress(_VisibleProgress):
-    def __init__(self, total_epochs: float, total_steps: int, console: Console) -> None:
-        super().__init__(total_epochs, total_steps, REFRESH_SECONDS)
-        # Drawn by `step` itself: no thread, hence nothing that a fork or a signal handler could catch half-way.
-        self.live = Live(console=console, auto_refresh=False, transient=True)
-        self.live.start()
-
-    def _draw(self, step: int, parts: Sequence[str]) -> None:
-        line = Table.grid(padding=(0, 2))
-        cells: list[Text | ProgressBar] = [Text(part, no_wrap=True) for part in parts]
-        if self.live.console.width >= BAR_FROM_WIDTH:
-            cells.insert(0, ProgressBar(total=max(self.total_steps, 1), completed=step, width=20))
-        line.add_row(*cells)
-        self.live.update(line, refresh=True)
-
-    def close(self) -> None:
-        self.live.stop()
-
-
-def progress(is_main: bool, total_epochs: float, total_steps: int) -> Progress:
-    """Use it in a `with`, after `setup`: the live line then goes away however the run ends."""
-    if not is_main:
-        return Progress()
-    console = _console()
-    if console is None:
-        return _PlainProgress(total_epochs, total_steps, PLAIN_SECONDS)
-    return _LiveProgress(total_epochs, total_steps, console)
+@contextlib.contextmanager
+def progress(is_main: bool, total_epochs: float, total_steps: int) -> Iterator[Progress]:
+    """To be used after `setup`: the live line goes away however the run ends."""
+    shown = Progress(is_main, total_epochs, total_steps)
+    try:
+        yield shown
+    finally:
+        if shown.line is not None:
+            shown.line.stop()
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, str | float]]) -> None:
@@ -323,20 +268,13 @@ def open_private(path: Path) -> logging.Handler:
     return handler
 
 
-class _Visible(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return visible(super().format(record))
-
-
 class _LogFile(logging.FileHandler):
     """A log that cannot be written any more is no reason to end a run, nor to fill the screen: one warning, no more."""
 
     broken = False
 
-    def _open(self) -> io.TextIOWrapper:
-        handle = open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=private)
-        assert isinstance(handle, io.TextIOWrapper)
-        return handle
+    def _open(self) -> Any:
+        return open(self.baseFilename, self.mode, encoding=self.encoding, errors=self.errors, opener=private)
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -344,10 +282,7 @@ class _LogFile(logging.FileHandler):
             super().handleError(record)
         elif not self.broken:
             self.broken = True
-            reason = error.strerror
-            logging.getLogger("harness").warning(
-                "%s: cannot be written (%s); going on without", self.baseFilename, reason
-            )
+            logger.warning("%s: cannot be written (%s); going on without", self.baseFilename, error.strerror)
 
     def close(self) -> None:
         try:

@@ -1,4 +1,5 @@
-"""A process by more than its number, which may be another's by now: machine, start, and what it has open."""
+"""A process by more than its number, which may be another's by now: machine, start, and what it has open; and what
+another program answers."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import glob
 import json
 import os
 import re
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,3 +92,12 @@ def has_open(process: int, path: Path) -> bool:
             if os.path.samefile(descriptor, path):
                 return True
     return False
+
+
+def answer(*command: str, seconds: float = 60) -> str | None:
+    """What a command prints; None where there is none of that name, it fails, or does not end in time."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

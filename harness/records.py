@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.validation import faults
 
 LARGEST = 64 * 2**20  # bytes of a file
-LONGEST_LINE = 2**20  # bytes of a line of metrics.jsonl
+LONGEST_LINE = 2**20  # bytes of a line, such as one of metrics.jsonl
 Number = Annotated[int | float, Field(ge=-MOST, le=MOST)]
 Count = Annotated[int, Field(ge=0, le=10**15)]
 T = TypeVar("T")
@@ -122,7 +122,12 @@ def result(path: Path) -> dict[str, Any]:
 
 
 def rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, Row | None]]:
-    """Each line of a metrics.jsonl from byte `start` on, and what it says: None for one that is none of ours.
+    """Each line of a metrics.jsonl from byte `start` on, and what it says. Raises UserError."""
+    return lines(path, _ROW, start)
+
+
+def lines(path: Path, form: TypeAdapter[T], start: int = 0) -> Iterator[tuple[bytes, T | None]]:
+    """Each line of a file from byte `start` on, and what it says: None for one that is not of that form.
 
     A kill cuts the last line short. Line by line: a long run writes more than memory should hold. Raises UserError.
     """
@@ -135,7 +140,7 @@ def rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, Row | None]]:
             file.seek(start)
             while line := file.readline(LONGEST_LINE):
                 try:
-                    yield line, _ROW.validate_json(line, strict=True)
+                    yield line, form.validate_json(line, strict=True)
                 except ValidationError:
                     yield line, None
     except OSError as error:

@@ -28,7 +28,7 @@ def commit() -> str | None:
     """The commit of the code that runs, with `+changes` where the tree differs; of an installed package its version
     (`v0.1.0`); None where nothing tells.
 
-    A submitted run runs from a copy of the code, which names its commit in files of its own (`launch/jobs/job.py`).
+    A submitted run runs from a copy of the code, which names its commit in files of its own (`launch/jobs/slurm.py`).
     """
     here = Path(__file__).resolve().parent.parent
     if (here / "COMMIT").is_file():

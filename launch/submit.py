@@ -17,13 +17,12 @@ from pathlib import Path
 import tasks
 from harness import flags, run_folder, terminal
 from harness.config import RunConfig
-from harness.errors import EXIT_STOPPED, EXIT_USER, UserError
+from harness.errors import EXIT_STOPPED, EXIT_USER, Faults, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import commands, display, local, plans, resources, slurm, suites
-from launch.jobs.job import TrainJob
-from launch.jobs.plans import Plan
+from launch.jobs import commands, local, resources, slurm, suites
 from launch.jobs.resources import Request
-from launch.jobs.suites import Suite
+from launch.jobs.slurm import TrainJob
+from launch.jobs.suites import Plan, Suite
 from launch.run import inputs, result, settings
 
 
@@ -34,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.umask(terminal.OWNER_ONLY)
     try:
         if words and not words[0].startswith("-"):
-            return commands.main(words, start)
+            # Raises UserError, before anything is started, where a run cannot be.
+            return commands.main(words, lambda where, configs: carry_out(where, suites.plan(where, configs)))
         options, rest = build_parser().parse_known_args(words)
-        _check_names(list(vars(options)), rest)
         where, configs = _asked(options, rest)
-        plan = plans.make(where, configs, options.skip_missing)
+        plan = suites.plan(where, configs, options.skip_missing)
         if options.print:
             return show(where, plan)
         status = carry_out(where, plan)
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> argparse.ArgumentParser:
     """The flags of this command alone; every other word belongs to launch/train.py."""
     lines = [f"  %(prog)s {name:<8} RUNS...  {what}" for name, what in commands.COMMANDS.items()]
-    parser = resources.Parser(
+    parser = flags.Parser(
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --task T | --task_file F | --suite NAME [which runs] [where] [flags of launch/train.py]",
@@ -79,24 +78,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_names(own: Sequence[str], rest: Sequence[str]) -> None:
-    """Raises UserError for what is a flag neither of this command nor of a run, with the nearest one of both."""
-    _, unknown = flags.build_parser(settings.HELP).parse_known_args(list(rest))
-    faults = flags.unknown_flags(unknown, [*own, *flags.known_names()])
-    if faults:
-        raise UserError("\n".join(faults))
-
-
 def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig]]:
     """Where, and which runs. Raises UserError that lists the faults of both and, where only the place is at fault, what
     the runs lack."""
-    faults: list[str] = []
+    _, unknown = flags.build_parser(settings.HELP).parse_known_args(list(rest))
+    Faults(flags.unknown_flags(unknown, [*vars(options), *flags.known_names()])).refuse()
+    faults = Faults()
     where, configs = None, None
-    try:
+    with faults.collected():
         where = resources.from_options(options, options.print)
-    except UserError as error:
-        faults += str(error).splitlines()
-    try:
+    with faults.collected():
         if options.suite is None:
             suite = Suite(several=any((options.tasks, options.seeds, options.sweep, len(options.model) > 1)))
         else:
@@ -108,61 +99,58 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
         configs = expanded
         for note in notes:
             print(note, file=sys.stderr)
-    except UserError as error:
-        faults += str(error).splitlines()
     if where is None and configs is not None and len(configs) > 1:
-        faults += plans.make(None, configs, options.skip_missing).faults
-    if where is None or configs is None:
-        raise UserError("\n".join(faults))
+        faults += suites.plan(None, configs, options.skip_missing).faults
+    faults.refuse()
+    assert where is not None and configs is not None
     return where, configs
 
 
 def show(where: Request, plan: Plan) -> int:
     """What would be started, and as what; then what is missing. Exit status 2 where anything is."""
-    on_slurm = where.cluster == "slurm" and plan.wanted
-    script = slurm.sbatch_text(where, plan.wanted) if on_slurm else ""  # first: a name may be refused
-    if len(plan.wanted) > 1 or where.cluster != "slurm":
+    on_slurm = where.cluster == "slurm"
+    script = slurm.sbatch_text(where, plan.wanted) if on_slurm and plan.wanted else ""  # first: a name may be refused
+    if len(plan.wanted) > 1 or not on_slurm:
         for config in plan.wanted:
-            print(config.output_dir, file=sys.stderr if where.cluster == "slurm" else sys.stdout)
+            print(config.output_dir, file=sys.stderr if on_slurm else sys.stdout)
     print(script, end="")
     for text in plan.notes:
         print(text, file=sys.stderr)
-    plan.refuse()
+    plan.faults.refuse()
     return 0
-
-
-def start(where: Request, configs: Sequence[RunConfig]) -> int:
-    """Start what is not finished. Raises UserError, before anything is started, where a run cannot be."""
-    return carry_out(where, plans.make(where, configs))
 
 
 def carry_out(where: Request, plan: Plan) -> int:
     """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
-    if plan.left and where.cluster == "slurm" and (fault := slurm.fault(where, plan.left)):
-        plan.faults.insert(0, fault)
-    plan.refuse()
+    faults = Faults()
+    if plan.to_start and where.cluster == "slurm":
+        with faults.collected():
+            slurm.check(where, plan.to_start)
+    Faults([*faults, *plan.faults]).refuse()
     plan.make_folders()
+    left_out = suites.left_out_notes([Path(config.output_dir) for config in plan.wanted])
     for text in plan.notes:
         print(text, file=sys.stderr)
     for text in plan.busy:
         print(f"skipped: {text}")
-    if plan.finished and len(plan.wanted) == 1:
-        result.show_again(*plan.finished[0])
-    before = [config for config, _ in plan.finished] if len(plan.wanted) > 1 else []
-    if before and (where.cluster != "local" or not plan.left):
-        rows = [(config, "finished", "finished before") for config in before]
+    before = plan.finished if len(plan.wanted) > 1 else []
+    if plan.finished and not before:
+        result.show_again(plan.wanted[0], plan.finished[0].result or {})
+    if before and (where.cluster != "local" or not plan.to_start):
         digest = functools.cache(inputs.sha256)  # runs share models
-        for text in dict.fromkeys(text for config in before for text in inputs.stale(config, digest)):
+        configs = [run.config for run in before if run.config is not None]
+        for text in dict.fromkeys(text for config in configs for text in inputs.stale(config, digest)):
             print(text, file=sys.stderr)
-        display.show_runs(f"{len(before)} of {len(plan.wanted)} runs finished before", rows, plan.left_out_lines())
-    if not plan.left:
+        title, base = f"{len(before)} of {len(plan.wanted)} runs finished before", slurm.home(plan.wanted)
+        commands.show_runs(title, base, before, local.COLUMNS, left_out)
+    if not plan.to_start:
         return 0
     if where.cluster == "debug":
-        outcomes = [TrainJob(config.to_dict())()["status"] for config in plan.left]
+        outcomes = [TrainJob(config.to_dict())()["status"] for config in plan.to_start]
         return 0 if set(outcomes) == {"finished"} else EXIT_STOPPED
     if where.cluster == "slurm":
-        return slurm.submit(where, plan.left)
-    return local.run(where, plan.left, before, plan.left_out_lines())
+        return slurm.submit(where, plan.to_start)
+    return local.run(where, plan.to_start, before, left_out)
 
 
 def _sum_up(where: Request, configs: Sequence[RunConfig]) -> None:

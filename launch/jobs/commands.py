@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -13,14 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from harness import lock, logs, processes
+from harness import flags, lock, logs, processes
 from harness.config import RunConfig, nearest
 from harness.errors import EXIT_STOPPED, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import display, resources, suites
 from launch.jobs import status as run_status
+from launch.jobs import suites
 from launch.jobs.resources import Request
-from launch.jobs.status import Queued, RunStatus, Submission
+from launch.jobs.status import Metrics, Queued, RunStatus, Submission
 
 COMMANDS = {
     "status": "how far runs are",
@@ -34,6 +35,7 @@ SAME = {  # what people type for a command
     "logs": ("log", "tail", "follow", "output", "cat"),
     "requeue": ("resume", "restart", "retry", "rerun", "continue", "resubmit", "again"),
 }
+COLUMNS = ("run", "status", "progress", "dev", "test")  # of every table of runs
 FOLLOW_SECONDS = 0.3
 Start = Callable[[Request, Sequence[RunConfig]], int]
 
@@ -45,7 +47,7 @@ def main(words: Sequence[str], start: Start) -> int:
         same = next((command for command, others in SAME.items() if name.lower() in others), None)
         meant = f"; did you mean {same}?" if same else nearest(name.lower(), tuple(COMMANDS))
         raise UserError(f"{name}: no such command{meant or '; there are ' + ', '.join(COMMANDS)}")
-    parser = resources.Parser(prog=f"submit.py {name}", description=COMMANDS[name], allow_abbrev=False)
+    parser = flags.Parser(prog=f"submit.py {name}", description=COMMANDS[name], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", metavar="RUNS", help="run folders, or folders above them")
     if name == "status":
         parser.add_argument("--json", action="store_true", help="a JSON object a line instead of a table")
@@ -63,27 +65,57 @@ def main(words: Sequence[str], start: Start) -> int:
 
 
 def _status(found: Sequence[RunStatus], as_json: bool) -> int:
-    if as_json:
-        for run in found:
-            metrics = {name: getattr(run.metrics, name) for name in ("epoch", "step", "dev", "test")}
-            task = run.config.task if run.config is not None else ""
-            # `state` and `figures` are the keys that scripts have read from the first version on.
-            row = {"folder": str(run.folder), "state": run.status, "reason": run.reason, "job": run.job}
-            print(json.dumps({**row, "node": run.node, "figures": metrics, "task": task}))
+    folders = [run.folder for run in found]
+    if not as_json:
+        base = Path(os.path.commonpath(folders))
+        show_runs(str(base), base, found, (*COLUMNS, "job", "node", "reason"), suites.left_out_notes(folders))
         return 0
-    base = Path(os.path.commonpath([run.folder for run in found]))
-    rows = []
     for run in found:
-        name = str(run.folder.relative_to(base)) if run.folder != base else base.name
-        cells = display.line(name, run.status, run.config, run.metrics, run.reason)
-        note = cells.pop("note")
-        rows.append({**cells, "job": run.job, "node": run.node, "reason": note})
-    logs.setup(True, None)
-    logs.print_table(str(base), rows)
-    logs.close()
-    for note in suites.left_out_notes([run.folder for run in found]):
-        print(note)
+        metrics = {name: getattr(run.metrics, name) for name in ("epoch", "step", "dev", "test")}
+        task = run.config.task if run.config is not None else ""
+        # `state` and `figures` are the keys that scripts have read from the first version on.
+        row = {"folder": str(run.folder), "state": run.status, "reason": run.reason, "job": run.job}
+        print(json.dumps({**row, "node": run.node, "figures": metrics, "task": task}))
     return 0
+
+
+def show_runs(
+    title: str, base: Path, runs: Sequence[RunStatus], columns: Sequence[str], notes: Sequence[str] = ()
+) -> None:
+    """A table of runs, which are named below `base`, and notes below it."""
+    lines = [line(run, base) for run in runs]
+    logs.setup(True, None)
+    logs.print_table(title, [{name: cells[name] for name in columns} for cells in lines])
+    logs.close()
+    for note in notes:
+        print(note)
+
+
+def line(run: RunStatus, base: Path) -> dict[str, str]:
+    """What a table may say of a run; scores times 100."""
+    reason = next(iter(run.reason.splitlines()), "")
+    return {
+        "run": base.name if run.folder == base else os.path.relpath(run.folder, base),
+        "status": run.status,
+        "progress": "" if run.status == "finished" or run.config is None else progress(run.config, run.metrics),
+        **{"dev": "", "test": "", **scores(run.metrics)},
+        **{"job": run.job, "node": run.node, "reason": reason, "note": reason},
+    }
+
+
+def scores(metrics: Metrics) -> dict[str, str]:
+    """Times 100, as far as they are known."""
+    pairs = (("dev", metrics.dev), ("test", metrics.test))
+    return {split: f"{100 * value:.2f}" for split, value in pairs if value is not None}
+
+
+def progress(config: RunConfig, metrics: Metrics) -> str:
+    """How far it is, in epochs and steps; empty before the first metrics."""
+    if metrics.step is None:
+        return ""
+    if config.max_steps > 0:
+        return f"step {metrics.step}/{config.max_steps}"
+    return f"epoch {metrics.epoch or 0:g}/{config.num_train_epochs:g} step {metrics.step}"
 
 
 def _cancel(found: Sequence[RunStatus]) -> int:
@@ -146,10 +178,17 @@ def _process_of(run: RunStatus) -> int:
 
 
 def _logs(found: Sequence[RunStatus], options: argparse.Namespace) -> int:
+    """What a rank printed, of the newest submission; without one, the run's own log."""
     if len(found) > 1:
         raise UserError(f"logs: {len(found)} runs there, name one of them: {found[0].folder}, ...")
-    folder = found[0].folder
-    path = _log_file(folder, options.rank)
+    folder, rank = found[0].folder, options.rank
+    sent = run_status.read_submission(folder)
+    own = RunFolder(folder).log
+    path = own if sent is None else Path(sent.logs) / f"{sent.job}_{rank}_log.out"
+    if not path.is_file() and rank == 0 and own.is_file():
+        path = own
+    if not path.is_file() or (path == own and rank != 0):
+        raise UserError(f"{folder}: no log of rank {rank} yet ({path})")
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     print(f"==> {path}", file=sys.stderr)
     print("\n".join(lines[-options.lines :]) if options.lines > 0 else "", flush=True)
@@ -158,27 +197,12 @@ def _logs(found: Sequence[RunStatus], options: argparse.Namespace) -> int:
     with open(path, encoding="utf-8", errors="replace") as file:
         file.seek(0, os.SEEK_END)
         going = True
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # of the follower, not of the run
             while going:
                 going = run_status.read_all([folder])[0].status in ("queued", "running")
                 print(file.read(), end="", flush=True)
                 time.sleep(FOLLOW_SECONDS)
-        except KeyboardInterrupt:
-            pass  # of the follower, not of the run
     return 0
-
-
-def _log_file(folder: Path, rank: int) -> Path:
-    """What a rank printed, of the newest submission; without one, the run's own log."""
-    sent = run_status.read_submission(folder)
-    printed = None if sent is None else Path(sent.logs) / f"{sent.job}_{rank}_log.out"
-    own: Path = RunFolder(folder).log
-    if printed is not None and printed.is_file():
-        return printed
-    if rank == 0 and own.is_file():
-        return own
-    looked = printed if printed is not None else own
-    raise UserError(f"{folder}: no log of rank {rank} yet ({looked})")
 
 
 def _requeue(found: Sequence[RunStatus], start: Start) -> int:

@@ -1,16 +1,17 @@
-"""Runs on this machine: a queue before its devices, one run at a time on each.
+"""Runs on this machine: a queue before its devices, one run at a time on each, and what people see of it.
+
+Progress is read from the run folders. One run alone shows its log.
 
 A worker is a process of its own (this file as a program) that does one run after another, so that only the first one
 pays for starting up. One that dies takes its run's attempt with it, nothing else; the run is tried again at the end of
 the queue, in a new process. Requests are JSON lines on its stdin, {"config": settings, "log": file}; each is answered
-by one on its stdout, {"exit": status}. The end of stdin ends the process; in the middle of a run, at its next
+by a line on its stdout, the exit status. The end of stdin ends the process; in the middle of a run, at its next
 checkpoint.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import json
 import os
@@ -21,28 +22,185 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from harness import processes, run_folder
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from harness import logs, processes, run_folder
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER
 from harness.files import private
 from harness.terminal import OWNER_ONLY
+from launch.jobs import commands
 from launch.jobs import status as run_status
-from launch.jobs.display import Board, Row
-from launch.jobs.job import LAUNCHER_VARIABLES, TrainJob
 from launch.jobs.requeue import RETRIES
 from launch.jobs.resources import Request
-from launch.jobs.slurm import home, snapshot
-from launch.jobs.status import Status, Submission
+from launch.jobs.slurm import LAUNCHER_VARIABLES, TrainJob, home, snapshot
+from launch.jobs.status import RunStatus, Status, Submission, newest_metrics
 
 POLL_SECONDS = 0.1
+LIVE_SECONDS = 0.5  # between two drawings of the table
+PLAIN_SECONDS = 30.0  # between two plain lines about the runs that go on
+TAIL_LETTERS = 4000
+COLUMNS = (*commands.COLUMNS, "note")
+STYLES: Mapping[str, str] = {"running": "cyan", "finished": "green", "failed": "bold red", "stopped": "yellow"}
+FIRST_SHOWN = ("running", "failed", "finished", "stopped", "queued")  # where a terminal is too low for all
 STEP_VARIABLES = ("SLURM_PROCID", "SLURM_STEP_ID")  # of a job that this command runs in: no ranks of ours
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@dataclass
+class Row:
+    """A run in the queue of this machine."""
+
+    config: RunConfig
+    log: Path
+    status: Status = "queued"
+    reason: str = ""
+    place: str = ""  # the device
+    attempts: int = 0
+    exit: int = 0
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.output_dir)
+
+    def shown(self) -> RunStatus:
+        """As tables show it."""
+        note = self.reason or self.place
+        return RunStatus(self.folder, self.status, note, self.config, metrics=newest_metrics(self.folder))
+
+
+class Board:
+    """Rows as they go on: a table that is drawn anew on a terminal, elsewhere a line for each change."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
+        self.base = Path(os.path.commonpath([row.folder for row in rows]))
+        self.shown = time.monotonic()
+        console = logs.Console()
+        # No thread of its own, hence nothing that a signal handler could catch half-way.
+        self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_live else None
+
+    @staticmethod
+    def build(rows: Sequence[Row]) -> Board:
+        """The one that fits the rows. To be used within its `live`, where it has one."""
+        return LogBoard(rows) if len(rows) == 1 else Board(rows)
+
+    def name(self, row: Row) -> str:
+        """The run folder below the folder of all."""
+        return str(row.folder.relative_to(self.base))
+
+    def say(self, message: str) -> None:
+        """A line for the user, beside the rows."""
+        if self.live is not None:
+            self.live.console.print(Text(message), soft_wrap=True)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def change(self, row: Row, status: Status, reason: str = "", place: str = "") -> None:
+        """A row's new status. `place`: the device it runs on."""
+        row.status, row.reason, row.place = status, reason, place
+        self._changed(row, " (again, at the end of the queue)" if status == "queued" else "")
+
+    def _changed(self, row: Row, again: str) -> None:
+        """`again`: what is added for a row that goes back into the queue."""
+        if self.live is not None:
+            self.shown = 0.0
+            return
+        what = "failed" if again else row.status
+        where = f" on {row.place}" if row.place else ""
+        scores = commands.scores(newest_metrics(row.folder)) if row.status == "finished" else {}
+        parts = [f"{what}{where}", *(f"{split} {score}" for split, score in scores.items()), row.reason + again]
+        done = sum(other.status == "finished" for other in self.rows)
+        print(f"[{done}/{len(self.rows)}] {self.name(row)}: {', '.join(part for part in parts if part)}", flush=True)
+
+    def show(self) -> None:
+        """Called again and again while runs go on."""
+        if time.monotonic() - self.shown < (PLAIN_SECONDS if self.live is None else LIVE_SECONDS):
+            return
+        self.shown = time.monotonic()
+        if self.live is not None:
+            self._draw(self.live)
+            return
+        for row in self.rows:
+            if row.status == "running":
+                found = newest_metrics(row.folder)
+                parts = [commands.progress(row.config, found) or "starting"]
+                parts += [f"{split} {score}" for split, score in commands.scores(found).items()]
+                print(f"    {self.name(row)}: {' '.join(parts)}", flush=True)
+
+    def _draw(self, live: Live) -> None:
+        """The rows that fit on the terminal."""
+        fitting = max(1, live.console.height - 6)
+        order = sorted(self.rows, key=lambda row: FIRST_SHOWN.index(row.status))[:fitting]
+        counts = Counter(row.status for row in self.rows)
+        table = Table(caption=", ".join(f"{number} {status}" for status, number in counts.items()))
+        table.caption_justify = "left"
+        for name in COLUMNS:
+            table.add_column(name, justify="right" if name in ("dev", "test") else "left", no_wrap=name != "note")
+        for row in self.rows:
+            if row in order:
+                cells = commands.line(row.shown(), self.base)
+                table.add_row(*(Text(cells[name]) for name in COLUMNS), style=STYLES.get(row.status, ""))
+        live.update(table, refresh=True)
+
+    def summary(self, before: Sequence[RunStatus] = (), notes: Sequence[str] = ()) -> None:
+        """After the last run: the table of all, with those that were finished before, and how to go on."""
+        counts: Counter[str] = Counter(row.status for row in self.rows)
+        parts = [f"{counts[status]} {status}" for status in STYLES if counts[status]]
+        parts += [f"{len(before)} finished before"] if before else []
+        runs = [*before, *(row.shown() for row in self.rows)]
+        base = Path(os.path.commonpath([run.folder for run in runs]))
+        commands.show_runs(", ".join(parts), base, runs, COLUMNS, notes)
+        for row in self.rows:
+            if row.status == "failed":
+                times = "once" if row.attempts == 1 else f"{row.attempts} times"
+                print(f"{self.name(row)} failed {times}: {row.reason}\n    log: {row.log}", file=sys.stderr)
+        if any(row.status in ("stopped", "failed") for row in self.rows):
+            print("the same command goes on from the last checkpoints, with what is not finished", file=sys.stderr)
+
+
+class LogBoard(Board):
+    """One run alone: what it writes to its log, as it writes it."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        super().__init__(rows)
+        self.live = None
+        self.position = rows[0].log.stat().st_size if rows[0].log.exists() else 0
+        self.tail = ""  # the last lines that were shown
+
+    def _changed(self, row: Row, again: str) -> None:
+        """The log shows it, but for what it cannot know."""
+        self.show()
+        known = row.reason.splitlines()[0] in self.tail if row.reason else True
+        if row.status in ("queued", "failed") and (again or not known):
+            print(f"failed: {row.reason}{again}", file=sys.stderr, flush=True)
+
+    def show(self) -> None:
+        """The log's new lines."""
+        if self.rows[0].log.exists():
+            with open(self.rows[0].log, encoding="utf-8", errors="replace") as file:
+                file.seek(self.position)
+                text = file.read()
+                self.position = file.tell()
+            print(text, end="", flush=True)
+            self.tail = (self.tail + text)[-TAIL_LETTERS:]
+
+    def summary(self, before: Sequence[RunStatus] = (), notes: Sequence[str] = ()) -> None:
+        """The run has shown its own."""
+        if before or notes:
+            super().summary(before, notes)
+        elif self.rows[0].status == "stopped":
+            print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
 
 
 class Worker:
@@ -83,7 +241,7 @@ class Worker:
         assert self.process is not None and self.process.stdout is not None
         line = self.process.stdout.readline()
         if line:
-            return int(json.loads(line)["exit"]), ""
+            return int(line), ""
         code = self.process.poll()
         if code is None:
             return None
@@ -92,14 +250,9 @@ class Worker:
             return code, f"the process was ended by {signal.Signals(-code).name}{hint}"
         return code or EXIT_FAILED, f"the process ended with status {code}"
 
-    def stop(self) -> None:
-        """Ask the run to stop at its next step."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-
     def close(self) -> None:
         """End the process, which has no run."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.kill()
             self.process.wait()
         self.process = None
@@ -116,104 +269,102 @@ class Queue:
 
     def run(self) -> None:
         """Until every row is finished, has failed for good, or was stopped."""
-        while self.waiting or any(worker.row is not None for worker in self.workers):
+        # What nohup, or a shell for what it puts into the background, has made this process ignore stays ignored.
+        handled = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._request_stop) for number in handled}
+        try:
+            while self.waiting or any(worker.row is not None for worker in self.workers):
+                for worker in self.workers:
+                    self._settle(worker)
+                    self._give(worker)
+                if self.signals > self.signals_handled:
+                    self._stop()
+                self.board.show()
+                time.sleep(POLL_SECONDS)
+        finally:
             for worker in self.workers:
-                self._settle(worker)
-                self._give(worker)
-            if self.signals > self.signals_handled:
-                self._stop()
-            self.board.show()
-            time.sleep(POLL_SECONDS)
+                worker.close()
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def request_stop(self, number: int, frame: FrameType | None) -> None:
-        """A signal handler."""
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
         self.signals += 1
 
     def _give(self, worker: Worker) -> None:
+        """The next row, to a worker that has none."""
         while worker.row is None and self.waiting:
             row = self.waiting.popleft()
             if run_status.is_cancelled(row.folder):
                 self._end(row, "stopped", "cancelled")
-                continue
-            row.attempts += 1
-            worker.begin(row)
-            self.board.change(row, "running", "", worker.name)
+            else:
+                row.attempts += 1
+                worker.begin(row)
+                self.board.change(row, "running", "", worker.name)
 
     def _settle(self, worker: Worker) -> None:
+        """What becomes of a worker's row, where it has ended."""
         if worker.row is None or (outcome := worker.answer()) is None:
             return
-        row, (code, died), worker.row = worker.row, outcome, None
-        row.exit = code
-        if code == 0:
+        row, worker.row = worker.row, None
+        row.exit, died = outcome
+        if row.exit == 0:
             self._end(row, "finished")
-        elif code == EXIT_STOPPED or self.signals or run_status.is_cancelled(row.folder):
+            return
+        worker.close()  # something went wrong in it, or a library may be half imported
+        cancelled = run_status.is_cancelled(row.folder)
+        if row.exit == EXIT_STOPPED or self.signals or cancelled:
             row.exit = EXIT_STOPPED
-            worker.close()  # a library may be half imported in it
-            self._end(row, "stopped", "cancelled" if run_status.is_cancelled(row.folder) else "")
+            self._end(row, "stopped", "cancelled" if cancelled else "")
+            return
+        attempt = run_status.read_attempt(row.folder)
+        reason = died or (attempt.reason if attempt is not None else "") or f"exit status {row.exit}"
+        final = row.exit == EXIT_USER or (not died and attempt is not None and attempt.final)
+        if final or row.attempts > RETRIES:
+            self._end(row, "failed", reason)
         else:
-            worker.close()  # a process in which something went wrong is not used again
-            attempt = run_status.read_attempt(row.folder)
-            reason = died or (attempt.reason if attempt is not None else "") or f"exit status {code}"
-            final = not died and attempt is not None and attempt.final
-            again = code != EXIT_USER and not final and row.attempts <= RETRIES
-            if again:
-                self.board.change(row, "queued", reason)
-                self.waiting.append(row)
-            else:
-                self._end(row, "failed", reason)
+            self.board.change(row, "queued", reason)
+            self.waiting.append(row)
 
     def _stop(self) -> None:
-        if not self.signals_handled:
+        if self.signals_handled:
+            self.board.say("stopping; the checkpoints are being written")
+        else:
             self.board.say("stopping at the next step")
             while self.waiting:
                 self._end(self.waiting.popleft(), "stopped")
             for worker in self.workers:
-                if worker.row is not None:
-                    worker.stop()
-        else:
-            self.board.say("stopping; the checkpoints are being written")
+                if worker.row is not None and worker.process is not None:
+                    worker.process.send_signal(signal.SIGTERM)
         self.signals_handled = self.signals
 
     def _end(self, row: Row, status: Status, reason: str = "") -> None:
-        """The queue is done with a row: whoever asks for the run's status shall not read that it waits here."""
         self.board.change(row, status, reason)
         run_status.close(row.folder, status, reason)
-        sent = run_status.read_submission(row.folder)
-        if sent is not None and sent.started:
-            dataclasses.replace(sent, started="").write(row.folder)
 
 
 def run(
-    request: Request, configs: Sequence[RunConfig], before: Sequence[RunConfig] = (), notes: Sequence[str] = ()
+    request: Request, configs: Sequence[RunConfig], before: Sequence[RunStatus] = (), notes: Sequence[str] = ()
 ) -> int:
     """Do the runs; the closing table has those that were finished `before` too, and the notes below it.
 
     Exit status 0 all finished, 75 stopped, 2 where all that failed are user errors, else 1.
     """
     place = home(configs)
-    code, logs = snapshot(place), place / run_folder.SUBMITIT
-    logs.mkdir(exist_ok=True)
+    code, folder = snapshot(place), place / run_folder.SUBMITIT
+    folder.mkdir(exist_ok=True)
     process = os.getpid()
     rows = []
     for number, config in enumerate(configs):
         job = str(process) if len(configs) == 1 else f"{process}_{number}"
-        sent = Submission("local", job, str(logs), os.uname().nodename, processes.start(process),
+        sent = Submission("local", job, str(folder), os.uname().nodename, processes.start(process),
                           str(Path.cwd()), request.to_dict())  # fmt: skip
         run_status.forget(Path(config.output_dir))
         sent.write(Path(config.output_dir))
-        rows.append(Row(config, logs / f"{job}_0_log.out"))
-    workers = _workers(request, len(rows), code)
-    with Board.build(rows) as board, _stop_signals(queue := Queue(rows, workers, board)):
-        try:
-            queue.run()
-        finally:
-            for worker in workers:
-                worker.close()
+        rows.append(Row(config, folder / f"{job}_0_log.out"))
+    board = Board.build(rows)
+    with board.live or contextlib.nullcontext():
+        Queue(rows, _workers(request, len(rows), code), board).run()
     board.summary(before, notes)
-    return _status(rows)
-
-
-def _status(rows: Sequence[Row]) -> int:
     failed = [row for row in rows if row.status == "failed"]
     if failed:
         return EXIT_USER if all(row.exit == EXIT_USER for row in failed) else EXIT_FAILED
@@ -221,37 +372,24 @@ def _status(rows: Sequence[Row]) -> int:
 
 
 def _workers(request: Request, runs_to_do: int, code: Path) -> list[Worker]:
-    """One for each run that may go on at once: by turns on the devices, with its share of the CPUs."""
-    devices = _devices(request)
-    wanted = request.jobs or request.runs_per_gpu * len(devices)
-    count = min(wanted, runs_to_do)
-    threads = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else None
-    names = [f"GPU {device}" if device else "CPU" for device in devices]
-    return [Worker(devices[i % len(devices)], names[i % len(devices)], threads, code) for i in range(count)]
+    """One for each run that may go on at once: by turns on the devices, with its share of the CPUs.
 
-
-def _devices(request: Request) -> list[str | None]:
-    """Values of CUDA_VISIBLE_DEVICES, one a device; [""] to train on the CPU, [None] where there is nothing else."""
-    if request.gpus_per_node == 0:
-        return [""]
+    A device is a value of CUDA_VISIBLE_DEVICES: "" to train on the CPU, None where there is nothing else.
+    """
+    devices: list[str | None] = [None]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [word.strip() for word in named.split(",") if word.strip()] or [None]
-    import torch
+    if request.gpus_per_node == 0:
+        devices = [""]
+    elif named is not None:
+        devices = [word.strip() for word in named.split(",") if word.strip()] or devices
+    else:
+        import torch
 
-    return [str(number) for number in range(torch.cuda.device_count())] or [None]
-
-
-@contextlib.contextmanager
-def _stop_signals(queue: Queue) -> Iterator[None]:
-    # What nohup, or a shell for what it puts into the background, has made this process ignore stays ignored.
-    heard = [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, queue.request_stop) for number in heard}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        devices = [str(number) for number in range(torch.cuda.device_count())] or devices
+    count = min(request.jobs or request.runs_per_gpu * len(devices), runs_to_do)
+    threads = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else None
+    turns = [devices[number % len(devices)] for number in range(count)]
+    return [Worker(device, f"GPU {device}" if device else "CPU", threads, code) for device in turns]
 
 
 def serve() -> None:
@@ -261,11 +399,15 @@ def serve() -> None:
     requests: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while (request := requests.get()) is not None:
-        _write_to(request["log"])
+        # All that the run and its libraries print goes to the end of its log.
+        handle = private(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        os.close(handle)
         status = _attempt(request["config"])
         sys.stdout.flush()
         sys.stderr.flush()
-        answers.write(json.dumps({"exit": status}) + "\n")
+        answers.write(f"{status}\n")
         # After the first run: what is left are the libraries' objects, half a million, and each run ends with a
         # collection that would look through them. Not after later runs: their leftovers would stay for good.
         if not gc.get_freeze_count():
@@ -279,16 +421,6 @@ def _listen(requests: queue.SimpleQueue[dict[str, Any] | None]) -> None:
         requests.put(json.loads(line))
     requests.put(None)
     os.kill(os.getpid(), signal.SIGTERM)  # who asked is gone: a run that is going on stops at its next checkpoint
-
-
-def _write_to(log: str) -> None:
-    """All that the run and its libraries print goes to the end of that file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    handle = private(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    os.close(handle)
 
 
 def _attempt(config: dict[str, Any]) -> int:

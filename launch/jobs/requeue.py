@@ -11,6 +11,7 @@ and a rank that failed by itself says so.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -21,9 +22,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED, is_final
+from pydantic import BaseModel, TypeAdapter
+
+from harness.errors import EXIT_LOST, EXIT_NO_PROGRESS, EXIT_STOPPED, UserError, is_final
 from harness.files import private
+from harness.processes import answer
+from harness.records import lines
 from harness.run_folder import RunFolder, newest_first
+from harness.terminal import rank, visible
 
 ATTEMPTS = "BLUE_ATTEMPTS"  # environment: the file; without it nothing is noted
 FATAL = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGKILL, signal.SIGSEGV, signal.SIGTERM)
@@ -31,10 +37,22 @@ FATAL = (signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIG
 CRASHED = {EXIT_LOST, *(number for kind in FATAL for number in (kind, 128 + kind))}
 MOST_REQUEUES = 3  # without a newer checkpoint
 RETRIES = 2  # of a run that failed by itself, before the others go on without it
-FORMS = (  # of records; a line that has none of them was torn, or is of another version
-    {"began": int, "run": str, "checkpoint": str},
-    {"failed": int, "by": str, "error": str, "final": bool},
-)
+
+
+class _Start(BaseModel):
+    began: int  # how often SLURM had started the job again by then
+    run: str  # the run folder
+    checkpoint: str  # the newest one's name
+
+
+class _Failure(BaseModel):
+    failed: int  # as `began`
+    by: str  # a rank and its node
+    error: str
+    final: bool  # it would fail in the same way again
+
+
+_RECORD: TypeAdapter[_Start | _Failure] = TypeAdapter(_Start | _Failure)
 
 
 # ---- the ranks
@@ -43,15 +61,14 @@ def noted(run: Path) -> Iterator[None]:
     """Around a run in the folder `run`: a failure of this rank's own is noted."""
     from harness.distributed import lost_peer  # with torch, which the batch script has no need of
 
-    rank = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
-    if rank == "0":
+    if rank() == 0:
         _append({"began": _restart(), "run": str(run.absolute()), "checkpoint": newest_checkpoint(run)})
     try:
         yield
     except Exception as error:
         if not lost_peer(error):
-            message = " ".join(str(error).split()) or type(error).__name__
-            by = f"rank {rank} on {os.uname().nodename}"
+            message = visible(" ".join(str(error).split())) or type(error).__name__
+            by = f"rank {rank()} on {os.uname().nodename}"
             _append({"failed": _restart(), "by": by, "error": message, "final": is_final(error)})
         raise
 
@@ -109,42 +126,25 @@ def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint
 def _requeues_without_progress(records: list[dict[str, Any]], restart: int, checkpoint: str) -> int:
     """How often the job was started again since it first started at `checkpoint`, where that is still the newest."""
     starts = [record for record in records if "began" in record]
-    if starts and starts[-1]["checkpoint"] != checkpoint:
+    same = list(itertools.takewhile(lambda record: record["checkpoint"] == checkpoint, reversed(starts)))
+    if starts and not same:
         return 0
-    since = restart if starts else 0  # no record at all: it never came so far
-    for record in reversed(starts):
-        if record["checkpoint"] != checkpoint:
-            break
-        since = record["began"]
-    return restart - since
+    return restart - (same[-1]["began"] if same else 0)  # no record at all: it never came so far
 
 
 def _records() -> list[dict[str, Any]]:
+    """What was noted so far; a line that was torn, or is of another version, is skipped."""
     try:
-        lines = Path(os.environ.get(ATTEMPTS, "")).read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
+        found = lines(Path(os.environ.get(ATTEMPTS, "")), _RECORD)
+        return [record.model_dump() for _, record in found if record is not None]
+    except UserError:
         return []
-    return [record for line in lines if (record := _record(line)) is not None]
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(record, dict):
-        return None
-    fits = any(all(isinstance(record.get(name), kind) for name, kind in form.items()) for form in FORMS)
-    return record if fits else None
 
 
 def job_state() -> str:
     """The job's state in SLURM's words; "" where it cannot be found out."""
-    command = ["squeue", "--noheader", "--format=%T", f"--jobs={os.environ.get('SLURM_JOB_ID', '')}"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
+    job = os.environ.get("SLURM_JOB_ID", "")
+    return (answer("squeue", "--noheader", "--format=%T", f"--jobs={job}", seconds=30) or "").strip()
 
 
 def main(status: int) -> int:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,10 +17,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from harness import files
 from harness.config import nearest
 from harness.errors import UserError
-from harness.flags import Parser as Parser
+from harness.processes import answer
 from harness.validation import checked
 
-ALWAYS_PASSED = ("HOME", "PATH", "USER", "LANG")  # beside what `environment` names
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # characters; a line break begins another line of the batch script
 STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -76,63 +73,6 @@ class Profile(BaseModel):
             raise ValueError(f"{other} is there too; give one of the two")
         return value
 
-    def cpus(self, gpus_per_node: int) -> int | None:
-        """CPUs of a process; without GPUs, a process's share is what a GPU's would be."""
-        return self.cpus_per_task if gpus_per_node else self.cpus_per_task or self.cpus_per_gpu
-
-    def memory(self, tasks_per_node: int, gpus_per_node: int) -> str | None:
-        """Of a node, as sbatch's --mem; None where it is said for each GPU, or not at all."""
-        if self.mem_gb is None and self.mem_per_gpu_gb is not None and not gpus_per_node:
-            return f"{self.mem_per_gpu_gb * tasks_per_node}GB"
-        return None if self.mem_gb is None else f"{self.mem_gb}GB"
-
-    def sbatch_options(self, gpus_per_node: int) -> dict[str, Any]:
-        """Options that submitit has no name for, or would warn of; the site's own come last and win."""
-        options: dict[str, Any] = {}
-        if gpus_per_node and self.cpus_per_gpu is not None:
-            options["cpus-per-gpu"] = self.cpus_per_gpu
-        if gpus_per_node and self.mem_per_gpu_gb is not None:
-            options["mem-per-gpu"] = f"{self.mem_per_gpu_gb}GB"
-        if self.environment is not None:
-            names = [word for word in self.environment if "=" not in word]
-            options["export"] = ",".join(dict.fromkeys((*ALWAYS_PASSED, *names)))
-        return {**options, **self.additional_parameters}
-
-    def setup_lines(self) -> list[str]:
-        """Shell lines before the project's own."""
-        pairs = [word.partition("=") for word in self.environment or [] if "=" in word]
-        return [*(f"export {name}={shlex.quote(value)}" for name, _, value in pairs), *self.setup]
-
-    def srun_args(self, gpus_per_node: int, mounts: Sequence[Path], code: Path) -> list[str]:
-        """Options of the srun inside the job."""
-        words = []
-        cpus = self.cpus(gpus_per_node)
-        if cpus is not None:
-            words.append(f"--cpus-per-task={cpus}")  # since SLURM 22.05 srun does not inherit it
-        if self.environment is not None:
-            words.append("--export=ALL")  # else it repeats sbatch's --export, and what setup exports is lost
-        if self.container is not None and self.container_runtime == "pyxis":
-            words.append(f"--container-image={self.container}")
-            words.append(f"--container-mounts={','.join(self._mounts(mounts))}")
-            words.append(f"--container-workdir={code}")
-        return words
-
-    def python(self, mounts: Sequence[Path], code: Path) -> str | None:
-        """The shell command that starts Python in the job; None: the one that submits."""
-        if self.container is None:
-            return None
-        if self.container_runtime == "pyxis":
-            return self.container_python
-        binds = [word for mount in self._mounts(mounts) for word in ("--bind", mount)]
-        words = ["apptainer", "exec", "--nv", *binds, "--pwd", str(code), self.container]
-        return f"{shlex.join(words)} {self.container_python}"
-
-    def _mounts(self, paths: Sequence[Path]) -> list[str]:
-        """`from:to`; a path inside another one needs no mount of its own."""
-        outer = [path for path in paths if not any(other != path and path.is_relative_to(other) for other in paths)]
-        own = [mount if ":" in mount else f"{mount}:{mount}" for mount in self.container_mounts]
-        return list(dict.fromkeys([*own, *(f"{path}:{path}" for path in outer)]))
-
 
 class Request(BaseModel):
     """Where every run of a submission shall run, and how many of them at once."""
@@ -158,33 +98,34 @@ class Request(BaseModel):
         return checked(lambda: cls(**values), where)
 
 
+NUMBERS = (  # flags, what they are without being given, and what they mean
+    ("nodes", 1, "machines for each run [1]"),
+    ("gpus_per_node", None, "devices a machine; 0: none, train on its CPUs [1]"),
+    ("tasks_per_node", None, "processes a machine, where gpus_per_node is 0 [1]"),
+    ("jobs", None, "local: runs side by side, the CPUs shared out [one a device]"),
+    ("runs_per_gpu", 1, "local: runs side by side on a GPU [1]"),
+)
+
+
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that `from_options` reads."""
     group = parser.add_argument_group("where")
     group.add_argument("--cluster", choices=("auto", "slurm", "local", "debug"), default="auto",
                        help="auto: slurm where it answers, else local; debug: in this process [auto]")  # fmt: skip
-    group.add_argument("--nodes", type=int, default=1, metavar="N", help="machines for each run [1]")
-    group.add_argument(
-        "--gpus_per_node", type=int, metavar="N", help="devices a machine; 0: none, train on its CPUs [1]"
-    )
-    group.add_argument(
-        "--tasks_per_node", type=int, metavar="N", help="processes a machine, where gpus_per_node is 0 [1]"
-    )
     group.add_argument("--profile", metavar="FILE", help="facts of the cluster, see slurm/cluster.example.toml")
-    group.add_argument(
-        "--jobs", type=int, metavar="N", help="local: runs side by side, the CPUs shared out [one a device]"
-    )
-    group.add_argument("--runs_per_gpu", type=int, default=1, metavar="N", help="local: runs side by side on a GPU [1]")
+    for name, default, text in NUMBERS:
+        group.add_argument(f"--{name}", type=int, default=default, metavar="N", help=text)
 
 
 def from_options(options: argparse.Namespace, printing: bool) -> Request:
     """The request, complete. Raises UserError. `printing`: nothing will be started, so SLURM need not be here."""
     gpus = 1 if options.gpus_per_node is None else options.gpus_per_node
     tasks = options.tasks_per_node or max(1, gpus)
-    jobs = 1 if options.jobs is None else options.jobs
-    for name, value, least in (("nodes", options.nodes, 1), ("gpus_per_node", gpus, 0), ("tasks_per_node", tasks, 1),
-                               ("jobs", jobs, 1), ("runs_per_gpu", options.runs_per_gpu, 1)):  # fmt: skip
-        if value < least:
+    numbers: dict[str, Any] = {name: getattr(options, name) for name, *_ in NUMBERS}
+    numbers |= {"gpus_per_node": gpus, "tasks_per_node": tasks}
+    for name, value in numbers.items():
+        least = 0 if name == "gpus_per_node" else 1
+        if value is not None and value < least:
             raise UserError(f"--{name} {value}: must be at least {least}")
     if gpus and tasks != gpus:
         raise UserError(
@@ -193,8 +134,9 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
         )
     profile = Profile() if options.profile is None else Profile.read(Path(options.profile).expanduser())
     cluster = options.cluster
-    if cluster == "auto":
-        cluster = "slurm" if printing or slurm_answers() else "local"
+    if cluster == "auto":  # slurm where its commands have nodes behind them
+        nodes = shutil.which("sbatch") and answer("sinfo", "--noheader", seconds=30)
+        cluster = "slurm" if printing or (nodes and nodes.strip()) else "local"
     if cluster in ("local", "debug") and not printing and (options.nodes, tasks) != (1, 1):
         raise UserError(
             f"--cluster {cluster}: gives each run one process on one device; for {options.nodes * tasks} on this "
@@ -212,23 +154,4 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
             "--jobs, --runs_per_gpu: are for --cluster local; on SLURM array_parallelism of the profile says how many "
             "runs go on at once, each with its devices to itself"
         )
-    return Request(
-        cluster=cluster,
-        nodes=options.nodes,
-        gpus_per_node=gpus,
-        tasks_per_node=tasks,
-        profile=profile,
-        jobs=options.jobs,
-        runs_per_gpu=options.runs_per_gpu,
-    )
-
-
-def slurm_answers() -> bool:
-    """Whether there is a SLURM with nodes behind this machine's commands."""
-    if shutil.which("sbatch") is None:
-        return False
-    try:
-        done = subprocess.run(["sinfo", "--noheader"], capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0 and bool(done.stdout.strip())
+    return Request(cluster=cluster, profile=profile, **numbers)

@@ -1,32 +1,44 @@
 """Runs on a SLURM cluster: one job for one run, one job array for several, through submitit.
 
-A job runs a copy of the code (`snapshot`), so that one that waits does not see later changes.
+A job runs a copy of the code (`snapshot`), so that one that waits does not see later changes. Of a run only its
+settings travel: where it stands is on disk, so that the pickle of the first submission, which SLURM runs again after a
+node failure, is as good as that of the last requeue.
 """
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import run_folder, versions
+from harness import run_folder, terminal, versions
 from harness.config import RunConfig
-from harness.errors import UserError
+from harness.errors import EXIT_NO_PROGRESS, EXIT_STOPPED, Stopped, UserError
 from harness.files import PARTIAL
-from launch.jobs import status
-from launch.jobs.job import TrainJob, setup_lines, teardown_lines
+from harness.processes import answer
+from harness.terminal import say
+from launch.jobs import requeue, status
 from launch.jobs.resources import CONTROL, Request
 from launch.jobs.status import Submission
 
 ROOT = Path(__file__).resolve().parent.parent.parent  # a checkout, or the folder that packages are installed in
+PASSED_ON = ("partition", "account", "qos", "constraint", "time", "array_parallelism", "signal_delay_s")  # of a profile
+ALWAYS_PASSED = ("HOME", "PATH", "USER", "LANG")  # beside what the profile's `environment` names
 PACKAGES = ("launch", "harness", "tasks", "ds_configs")  # what a run reads of this project
+WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the settings start from
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+HANDOVER_SECONDS = 120.0  # the other ranks wait so long for SLURM to end them
+ENDING = ("CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT")  # states of a job that is not ours to requeue
 REQUEUES = 1000  # submitit takes any stop of a job shorter than 10 minutes for a timeout; the site's limit is SLURM's
 
 
@@ -40,44 +52,96 @@ def parameters(request: Request, configs: Sequence[RunConfig], code: Path) -> di
 
     Raises UserError where a value would break its line of the batch script.
     """
-    profile, first, place = request.profile, configs[0], home(configs)
+    profile, gpus, first, place = request.profile, request.gpus_per_node, configs[0], home(configs)
     name = f"{first.task}-{first.model_label}-{first.seed}" if len(configs) == 1 else first.wandb_group or "blue"
     # submitit quotes a line break, which SLURM does not know. The profile's values have been checked.
     for what, text in (("--output_dir", str(place)), ("the job's name, of task, model and --wandb_group,", name)):
         if CONTROL.search(text):
             raise UserError(f"{what} {text!r}: has a control character, which no batch script can hold; rename it")
+    # Without GPUs, a process's share of the machine is what a GPU's would be.
+    cpus = profile.cpus_per_task or (None if gpus else profile.cpus_per_gpu)
+    memory = profile.mem_gb
+    if memory is None and profile.mem_per_gpu_gb is not None and not gpus:
+        memory = profile.mem_per_gpu_gb * request.tasks_per_node
+    options: dict[str, Any] = {"requeue": True}  # that submitit has no name for, or would warn of
+    if gpus and profile.cpus_per_gpu is not None:
+        options["cpus-per-gpu"] = profile.cpus_per_gpu
+    if gpus and profile.mem_per_gpu_gb is not None:
+        options["mem-per-gpu"] = f"{profile.mem_per_gpu_gb}GB"
+    srun = ["--kill-on-bad-exit=1", "--open-mode=append"]  # a dead rank ends all; a requeued job's log goes on
+    if cpus is not None:
+        srun.append(f"--cpus-per-task={cpus}")  # since SLURM 22.05 srun does not inherit it
+    exports = []
+    if profile.environment is not None:
+        passed = [word for word in profile.environment if "=" not in word]
+        options["export"] = ",".join(dict.fromkeys((*ALWAYS_PASSED, *passed)))
+        srun.append("--export=ALL")  # else it repeats sbatch's --export, and what setup exports is lost
+        pairs = (word.partition("=") for word in profile.environment if "=" in word)
+        exports = [f"export {key}={shlex.quote(value)}" for key, _, value in pairs]
+    if profile.container is not None and profile.container_runtime == "pyxis":
+        srun.append(f"--container-image={profile.container}")
+        srun.append(f"--container-mounts={','.join(_mounts(request, configs, code))}")
+        srun.append(f"--container-workdir={code}")
+    before, after = _around_srun(code, place / run_folder.SUBMITIT)
     values: dict[str, Any] = {
+        **{field: getattr(profile, field) for field in PASSED_ON},
         "job_name": name,
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "time": profile.time,
         "nodes": request.nodes,
         "ntasks_per_node": request.tasks_per_node,
-        "gpus_per_node": request.gpus_per_node or None,
-        "cpus_per_task": profile.cpus(request.gpus_per_node),
-        "mem": profile.memory(request.tasks_per_node, request.gpus_per_node),
-        "array_parallelism": profile.array_parallelism,
-        "signal_delay_s": profile.signal_delay_s,
+        "gpus_per_node": gpus or None,
+        "cpus_per_task": cpus,
+        "mem": None if memory is None else f"{memory}GB",
         "stderr_to_stdout": True,
-        "setup": [*profile.setup_lines(), *setup_lines(code, place / run_folder.SUBMITIT)],
-        "teardown": teardown_lines(place / run_folder.SUBMITIT),
-        "srun_args": [
-            "--kill-on-bad-exit=1",  # a dead rank ends all
-            "--open-mode=append",  # a requeued job's log goes on
-            *profile.srun_args(request.gpus_per_node, _mounts(configs, code), code),
-        ],
-        "additional_parameters": {"requeue": True, **profile.sbatch_options(request.gpus_per_node)},
+        "setup": [*exports, *profile.setup, *before],
+        "teardown": after,
+        "srun_args": srun,
+        "additional_parameters": {**options, **profile.additional_parameters},
     }
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _mounts(configs: Sequence[RunConfig], code: Path) -> list[Path]:
-    """What a container has to see beside the site's own: runs, data and models, the code, the current folder."""
+def _around_srun(code: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Shell lines before and after srun; `folder` is the submission's."""
+    quoted, mark = shlex.quote(str(code)), shlex.quote(f"{folder}/") + '"$SLURM_JOB_ID".requeue'
+    before = [
+        f"unset {' '.join(LAUNCHER_VARIABLES)}",
+        f'export {WORK_DIR}="$PWD"',
+        f'export PYTHONPATH={quoted}"${{PYTHONPATH:+:$PYTHONPATH}}"',
+        f"export {requeue.ATTEMPTS}={shlex.quote(str(folder))}/$SLURM_JOB_ID.attempts",
+        f"cd {quoted}",  # Python puts the current folder before PYTHONPATH, so that has to be the snapshot too
+    ]
+    # requeue.py decides on a requeue; rank 0 in a container, without SLURM's commands, asks for it by the mark.
+    after = [
+        "status=$?",
+        f"if [ -e {mark} ]; then rm {mark}; status={EXIT_STOPPED}; fi",
+        f'{shlex.quote(sys.executable)} -m launch.jobs.requeue "$status"',
+    ]
+    return before, after
+
+
+def _mounts(request: Request, configs: Sequence[RunConfig], code: Path) -> list[str]:
+    """What a container has to see: the site's own mounts, runs, data and models, the code, the current folder.
+
+    A folder within another one needs no mount of its own.
+    """
     names = [config.data_dir for config in configs] + [config.model_name_or_path for config in configs]
     given = [Path(name) for name in names if name and Path(name).is_absolute()]
-    return list(dict.fromkeys([home(configs), code.parent.parent, Path.cwd(), *given]))
+    paths = list(dict.fromkeys([home(configs), code.parent.parent, Path.cwd(), *given]))
+    outer = [path for path in paths if not any(other != path and path.is_relative_to(other) for other in paths)]
+    own = [mount if ":" in mount else f"{mount}:{mount}" for mount in request.profile.container_mounts]
+    return list(dict.fromkeys([*own, *(f"{path}:{path}" for path in outer)]))
+
+
+def _python(request: Request, configs: Sequence[RunConfig], code: Path) -> str:
+    """The shell command that starts Python in the job."""
+    profile = request.profile
+    if profile.container is None:
+        return shlex.quote(sys.executable)
+    if profile.container_runtime == "pyxis":
+        return profile.container_python
+    binds = [word for mount in _mounts(request, configs, code) for word in ("--bind", mount)]
+    words = ["apptainer", "exec", "--nv", *binds, "--pwd", str(code), profile.container]
+    return f"{shlex.join(words)} {profile.container_python}"
 
 
 def sbatch_text(request: Request, configs: Sequence[RunConfig]) -> str:
@@ -92,20 +156,11 @@ def sbatch_text(request: Request, configs: Sequence[RunConfig]) -> str:
     return str(slurm._make_sbatch_string(command=command, folder=folder, map_count=count, **values))
 
 
-def _python(request: Request, configs: Sequence[RunConfig], code: Path) -> str:
-    """The interpreter as a shell command."""
-    return request.profile.python(_mounts(configs, code), code) or shlex.quote(sys.executable)
-
-
-def fault(request: Request, configs: Sequence[RunConfig]) -> str | None:
-    """Why the runs cannot be sent, or nothing from this machine."""
+def check(request: Request, configs: Sequence[RunConfig]) -> None:
+    """Raises UserError where the runs cannot be sent, or nothing from this machine."""
     if shutil.which("sbatch") is None:
-        return "--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local"
-    try:
-        parameters(request, configs, snapshot_folder(home(configs)))
-    except UserError as error:
-        return str(error)
-    return None
+        raise UserError("--cluster slurm: there is no sbatch here; log in to the cluster, or --cluster local")
+    parameters(request, configs, snapshot_folder(home(configs)))
 
 
 def submit(request: Request, configs: Sequence[RunConfig]) -> int:
@@ -131,20 +186,17 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
         sent = Submission("slurm", job.job_id, str(folder), os.uname().nodename, work_dir=str(Path.cwd()),
                           request=request.to_dict())  # fmt: skip
         sent.write(Path(config.output_dir))
-    _print_places(jobs, place, code)
-    return 0
-
-
-def _print_places(jobs: Sequence[Any], place: Path, code: Path) -> None:
     number = jobs[0].job_id.split("_")[0]
-    count = f" ({len(jobs)} runs)" if len(jobs) > 1 else ""
-    log = str(jobs[0].paths.stdout) if len(jobs) == 1 else f"{jobs[0].paths.folder}/{number}_<run>_0_log.out"
-    print(f"job     {number}{count}")
+    print(f"job     {number}{f' ({len(jobs)} runs)' if len(jobs) > 1 else ''}")
     print(f"folder  {place}")
     print(f"code    {code}")
     print(f"queue   squeue -j {number}")
-    print(f"log     tail -F {shlex.quote(log)}" if len(jobs) == 1 else f"log     {log}")
+    if len(jobs) == 1:
+        print(f"log     tail -F {shlex.quote(str(jobs[0].paths.stdout))}")
+    else:
+        print(f"log     {jobs[0].paths.folder}/{number}_<run>_0_log.out")
     print(f"status  python launch/submit.py status {shlex.quote(str(place))}")
+    return 0
 
 
 def snapshot_folder(home: Path) -> Path:
@@ -193,10 +245,90 @@ def _sources() -> list[Path]:
 
 def _git(*words: str) -> str | None:
     """What git says about this checkout; None outside one."""
-    if not (ROOT / ".git").exists():
-        return None
-    try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None
+    return answer("git", "-C", str(ROOT), *words, seconds=600) if (ROOT / ".git").exists() else None
+
+
+# ---- inside the job
+@dataclass(frozen=True)
+class TrainJob:
+    """A run as a callable that pickles. `config`: a RunConfig's `to_dict`."""
+
+    config: dict[str, Any]
+
+    def __call__(self) -> dict[str, Any]:
+        """Outcome and scores, small enough for any pickle. Ends the process where the run failed or is requeued."""
+        os.chdir(os.environ.get(WORK_DIR, "."))
+        import torch
+
+        from harness import distributed, logs
+
+        logs.quiet_libraries(torch.cuda.is_available())
+        from launch import train
+        from launch.run import failures
+
+        folder = Path(self.config["output_dir"])
+        if status.is_cancelled(folder):  # SLURM starts a job again whose node has failed, cancelled or not
+            say("the run was cancelled")
+            return {"status": "stopped"}
+        try:
+            with requeue.noted(folder), status.recorded(folder):
+                result = train.run(RunConfig.from_dict(self.config))
+        except Stopped as stop:
+            say(str(stop))
+            return _hand_over(folder)
+        except Exception as error:
+            distributed.leave(failures.report(error))
+        _leave_at_exit()
+        scores = {split: {name: values[name] for name in ("metric", "score")}
+                  for split, values in result["scores"].items()}  # fmt: skip
+        return {"status": "finished", "folder": self.config["output_dir"], "scores": scores}
+
+    def checkpoint(self) -> Any:
+        """What submitit puts in the place of its pickle before it requeues the job: the same settings."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(TrainJob(self.config))
+
+
+def _hand_over(folder: Path) -> dict[str, Any]:
+    """After a stop at a checkpoint: under SLURM the job is requeued, by submitit's own handler on rank 0.
+
+    That handler counts the timeouts, renews the pickle, calls `scontrol requeue` and ends the process; in a container
+    without SLURM's commands, the batch script requeues. Elsewhere, and in a job that someone cancelled or that SLURM
+    requeues itself, the stop is the end.
+    """
+    from harness import distributed
+
+    stopped = {"status": "stopped"}
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return stopped
+    in_container = shutil.which("scontrol") is None
+    if in_container or status.is_cancelled(folder):
+        if terminal.rank() == 0 and not status.is_cancelled(folder):
+            # The mark that the batch script looks for, see `_around_srun`.
+            (Path(os.environ["SUBMITIT_FOLDER"]) / f"{os.environ['SLURM_JOB_ID']}.requeue").touch()
+        _leave_at_exit()
+        return stopped
+    if why := requeue.no_progress(folder):
+        say(why)
+        status.write_attempt(folder, "failed", why, final=True)
+        distributed.leave(EXIT_NO_PROGRESS)
+    if terminal.rank() == 0:
+        state = requeue.job_state()
+        if state in ENDING:
+            say(f"the job is {state}: not requeued from here")
+            return stopped
+        os.kill(os.getpid(), signal.SIGUSR2)  # runs the handler that was there before training: raises SystemExit
+        return stopped
+    # A rank that left first could take rank 0 with it, half way through the requeue.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(HANDOVER_SECONDS)
+    return stopped
+
+
+def _leave_at_exit() -> None:
+    """With several ranks: after submitit has written the result. See `distributed.leave` for the reason."""
+    from harness import distributed
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        atexit.register(distributed.leave, 0)

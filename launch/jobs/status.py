@@ -12,12 +12,11 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter
 
@@ -25,7 +24,7 @@ from harness import files, lock, processes, records, run_folder
 from harness.config import RunConfig
 from harness.errors import Stopped, TrainingFailed, UserError, is_final
 from harness.files import folder_fault
-from harness.run_folder import ATTEMPT_FILE, METRICS_FILE, OWN_FOLDERS, SUBMISSION_FILE, SUBMITIT, RunFolder
+from harness.run_folder import METRICS_FILE, OWN_FOLDERS, SUBMITIT, RunFolder
 from harness.terminal import rank
 
 TAIL_BYTES = 65536  # of metrics.jsonl: the newest metrics stand at its end
@@ -36,8 +35,10 @@ FAILURE = re.compile(
 )  # in train.log
 NEWEST_START = " INFO task    "  # the beginning of what a start writes to train.log, see launch/run/setup.py
 EPOCH_METRICS = {"train/epoch_loss": "train_loss", "dev/loss": "dev_loss", "dev/score": "dev_score"}
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 # broken: a file of the run cannot be read. stopped: the same command goes on.
 Status = Literal["queued", "running", "stopped", "failed", "finished", "broken"]
+T = TypeVar("T")
 # SLURM's commands are given it as a word. Of an array's run 123_4, of a heterogeneous job 123+1.
 Job = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,18}([_+][0-9]{1,18})?$")]
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # a path or an argument: the system takes no NUL in them
@@ -58,7 +59,7 @@ class Submission:
 
     def write(self, folder: Path) -> None:
         """Into the run folder."""
-        files.write(RunFolder(folder).submission, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
+        _write(RunFolder(folder).submission, self)
 
     def sent_from(self, folder: Path, script: str) -> bool:
         """Whether a job of that batch script does the run in `folder`: a copied or edited file may name any job.
@@ -83,7 +84,11 @@ class Attempt:
     final: bool = False  # failed, and would fail in the same way again
 
 
-_FORMS: dict[str, TypeAdapter[Any]] = {SUBMISSION_FILE: TypeAdapter(Submission), ATTEMPT_FILE: TypeAdapter(Attempt)}
+_SUBMISSION, _ATTEMPT = TypeAdapter(Submission), TypeAdapter(Attempt)
+
+
+def _write(path: Path, record: Submission | Attempt) -> None:
+    files.write(path, json.dumps(dataclasses.asdict(record), indent=2) + "\n")
 
 
 def forget(folder: Path) -> None:
@@ -92,34 +97,28 @@ def forget(folder: Path) -> None:
     RunFolder(folder).attempt.unlink(missing_ok=True)
 
 
+def _read(path: Path, form: TypeAdapter[T]) -> tuple[T | None, str]:
+    """(the record, what is wrong with the file): neither where there is no file."""
+    try:
+        return (records.read(path, form) if os.path.lexists(path) else None), ""
+    except UserError as error:
+        return None, f"{error}; remove the file, which only says where the run was sent"
+
+
 def read_submission(folder: Path) -> Submission | None:
     """None for a run that was not submitted, or where the file cannot be read or is none of ours."""
-    found: Submission | None = _read(RunFolder(folder).submission)
-    return found
+    return _read(RunFolder(folder).submission, _SUBMISSION)[0]
 
 
 def read_attempt(folder: Path) -> Attempt | None:
     """None where no submitted attempt was made."""
-    found: Attempt | None = _read(RunFolder(folder).attempt)
-    return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        return records.read(path, _FORMS[path.name])
-    except UserError:
-        return None
+    return _read(RunFolder(folder).attempt, _ATTEMPT)[0]
 
 
 def fault(folder: Path) -> str:
     """What is wrong with one of the two files; empty where nothing is, or where there are none."""
-    for path in (RunFolder(folder).submission, RunFolder(folder).attempt):
-        try:
-            if os.path.lexists(path):
-                records.read(path, _FORMS[path.name])
-        except UserError as error:
-            return f"{error}; remove the file, which only says where the run was sent"
-    return ""
+    paths = RunFolder(folder)
+    return _read(paths.submission, _SUBMISSION)[1] or _read(paths.attempt, _ATTEMPT)[1]
 
 
 def is_cancelled(folder: Path) -> bool:
@@ -154,20 +153,25 @@ def recorded(folder: Path) -> Iterator[None]:
         write_attempt(folder, "finished")
 
 
-def close(folder: Path, status: Status, reason: str) -> None:
-    """In the name of an attempt that exited without an error message."""
-    attempt = read_attempt(folder)
-    if attempt is not None and attempt.state == "running":
-        ended = dataclasses.replace(attempt, state=status, reason=reason, time=round(time.time(), 3))
-        with contextlib.suppress(OSError):
-            files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(ended), indent=2) + "\n")
-
-
 def write_attempt(folder: Path, status: Status, reason: str = "", final: bool = False) -> None:
     """How this process's attempt stands. `final`: it failed, and another one would fail in the same way."""
     attempt = Attempt(status, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
-        files.write(RunFolder(folder).attempt, json.dumps(dataclasses.asdict(attempt), indent=2) + "\n")
+        _write(RunFolder(folder).attempt, attempt)
+
+
+def close(folder: Path, status: Status, reason: str) -> None:
+    """The queue of this machine is done with a run: whoever asks for its status shall not read that it waits here.
+
+    An attempt that exited without an error message ends in its name.
+    """
+    attempt, sent = read_attempt(folder), read_submission(folder)
+    if attempt is not None and attempt.state == "running":
+        ended = dataclasses.replace(attempt, state=status, reason=reason, time=round(time.time(), 3))
+        with contextlib.suppress(OSError):
+            _write(RunFolder(folder).attempt, ended)
+    if sent is not None and sent.started:
+        dataclasses.replace(sent, started="").write(folder)
 
 
 def job_id() -> str:
@@ -218,32 +222,30 @@ class Queued:
 
 
 def find(places: Sequence[str | Path]) -> list[Path]:
-    """Run folders at and below the places, each once. Raises UserError for what is no folder, and where none is."""
-    found: list[Path] = []
+    """Run folders at and below the places, by path, each once: those of failed starts and of broken runs too.
+
+    Raises UserError for what is no folder, and where there is none.
+    """
+    found: dict[Path, None] = {}
     for place in places:
-        path = Path(place).expanduser().absolute()
-        if (fault := folder_fault(path)) is not None:
+        root = Path(place).expanduser().absolute()
+        if (fault := folder_fault(root)) is not None:
             raise UserError(f"{place}: {fault}; name run folders, or a folder above them")
-        found += run_folders(path)
+        for folder, below, names in os.walk(root):
+            own = bool({"result.json", METRICS_FILE} & set(names))
+            if not own and "config.json" in names:  # which a model's folder has too
+                own = bool({*below} & {*OWN_FOLDERS})
+                with contextlib.suppress(UserError):
+                    own = own or bool(run_folder.stored_config(Path(folder)).task)
+            if own:
+                found[Path(folder)] = None
+            # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
+            below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
     if not found:
         raise UserError(
             f"{' '.join(map(str, places))}: no run folder in or below it; name run folders, or a folder above them"
         )
-    return list(dict.fromkeys(found))
-
-
-def run_folders(root: Path) -> Iterator[Path]:
-    """Run folders at and below a folder, by path: those of failed starts and of runs that cannot be read too."""
-    for place, below, names in os.walk(root.absolute()):
-        own = bool({"result.json", METRICS_FILE} & set(names))
-        if not own and "config.json" in names:  # which a model's folder has too
-            own = bool({*below} & {*OWN_FOLDERS})
-            with contextlib.suppress(UserError):
-                own = own or bool(run_folder.stored_config(Path(place)).task)
-        if own:
-            yield Path(place)
-        # Elsewhere such a name may be a model's: runs/<task>/model/seed-1.
-        below[:] = sorted(name for name in below if not name.startswith(".") and not (own and name in NOT_RUNS))
+    return list(found)
 
 
 def newest_metrics(folder: Path, result: Mapping[str, Any] | None = None) -> Metrics:
@@ -285,18 +287,11 @@ def queue(jobs: Iterable[str]) -> Mapping[str, Queued] | None:
     if not wanted:
         return {}
     # All of this user's: one id that squeue has forgotten would be an error for all of them.
-    command = ["squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r|%o"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+    said = processes.answer("squeue", "--noheader", "--me", "--array", "--states=all", "--format=%i|%T|%N|%r|%o")
+    if said is None:
         return None
-    if done.returncode != 0:
-        return None
-    rows = [line.strip().split("|", 4) for line in done.stdout.splitlines()]
+    rows = [line.strip().split("|", 4) for line in said.splitlines()]
     return {row[0]: Queued(*row[1:]) for row in rows if len(row) >= 4 and row[0] in wanted}
-
-
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
 def read_all(folders: Sequence[Path]) -> list[RunStatus]:

@@ -1,6 +1,7 @@
-"""From a suite to runs: tasks x models x swept settings x seeds, each a complete RunConfig with a folder of its own.
+"""Which runs: from a suite to complete RunConfigs, and what a command would do with each of them.
 
-A suite is one of tasks/suites.toml, or a TOML file:
+A suite's runs are tasks x models x swept settings x seeds, each with a folder of its own. It is one of
+tasks/suites.toml, or a TOML file:
 
     tasks = ["mednli", "hoc"]              # or the name of a suite, or the TOML file of a custom task
     models = ["dmis-lab/biobert-base-cased-v1.1"]
@@ -12,31 +13,42 @@ A suite is one of tasks/suites.toml, or a TOML file:
     [overrides.hoc]                        # for one task; wins over the above
     num_train_epochs = 10
 
+What stands in the way of a run is known before any folder is made. Each data folder and model is looked at once: data
+files are read as the runs will read them; a model's config and tokenizer are loaded, its weights only looked at.
+
 suite.json in the folder above a suite's runs says which were left out because something was missing, and why. Every
 table that is made of the runs says so, until a run that was left out is finished after all.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter
 
 import tasks
-from harness import flags
+from harness import flags, lock, records, run_folder
 from harness.config import RunConfig, nearest
-from harness.errors import UserError
-from harness.files import read_json, read_settings, write
+from harness.ds import config as ds_config
+from harness.errors import Faults, UserError
+from harness.files import read_settings, write
+from harness.run_folder import RunFolder
 from harness.synonyms import hint
 from harness.validation import checked
-from launch.run import settings
+from launch.jobs import status
+from launch.jobs.resources import Request
+from launch.jobs.status import RunStatus
+from launch.run import inputs, settings
+from tasks import tables
 from tasks.faults import unknown
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
@@ -47,7 +59,7 @@ NOT_SWEPT = ("task", "model_name_or_path", "seed", "data_dir", "train_splits")  
 
 def _listed(value: Any) -> Any:
     """A single value stands for a list of one."""
-    return value if isinstance(value, list | tuple) else [value]
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
@@ -60,34 +72,27 @@ def _seeds(value: Any) -> tuple[int, ...]:
         raise ValueError("must be how many (5), or which (1,2,3)") from None
 
 
-Names = Annotated[list[str], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class SuiteFile(BaseModel):
-    """What the TOML file of a suite holds."""
+    """What the TOML file of a suite holds. An empty part is left to the flags and the defaults of a run."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    tasks: Names = []
-    models: Names = []
+    tasks: Names = ()
+    models: Names = ()
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
-    sweep: dict[str, Annotated[list[Any], BeforeValidator(_listed)]] = {}
-    overrides: dict[str, Any] = {}
+    sweep: dict[str, Annotated[tuple[Any, ...], BeforeValidator(_listed)]] = {}  # setting -> its values
+    overrides: dict[str, Any] = {}  # setting -> value, and task -> settings
 
 
-@dataclass(frozen=True)
-class Suite:
-    """What to combine. An empty part is left to the flags of the command line and the defaults of a run."""
+class Suite(SuiteFile):
+    """What to combine: the parts of a file, with tasks by their names, and what it is called."""
 
     name: str = ""  # the wandb group of its runs; "": a group for each task and model
     several: bool = True  # its runs have folders below --output_dir; False: the one run is there itself
-    tasks: tuple[str, ...] = ()
-    task_files: Mapping[str, str] = field(default_factory=dict)  # custom task -> its TOML file
-    models: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = ()
-    sweep: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # setting -> its values
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    task_overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    task_files: dict[str, str] = {}  # custom task -> its TOML file
 
 
 def read(name: str) -> Suite:
@@ -98,44 +103,31 @@ def read(name: str) -> Suite:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(tasks.SUITES)}")
         if name not in tasks.SUITES:
             raise unknown("suite", name, tasks.SUITES)
-        return Suite(name, tasks=tasks.SUITES[name])
-    return _from_values(path, read_settings(path, "--suite", "see launch/jobs/suites.py for an example"))
-
-
-def _from_values(path: Path, values: Mapping[str, Any]) -> Suite:
+        return Suite(name=name, tasks=tasks.SUITES[name])
+    values = read_settings(path, "--suite", "see launch/jobs/suites.py for an example")
     where, keys = f"--suite {path}: ", list(SuiteFile.model_fields)
     remedy = "; a run's settings stand in [overrides]"
     file = checked(lambda: SuiteFile(**values), where, lambda key: nearest(key, keys) or remedy)
-    faults: list[str] = []
+    faults = Faults()
     names, task_files = _tasks(file.tasks, where, faults, path.parent)
-    task_overrides = {key: value for key, value in file.overrides.items() if isinstance(value, dict)}
-    overrides = {key: value for key, value in file.overrides.items() if key not in task_overrides}
-    flags.convert(overrides, f"{where}[overrides] ", faults)
-    for task, table in task_overrides.items():
-        if task not in names:
-            faults.append(f"{where}[overrides.{task}]: not a task of this suite{nearest(task, names)}")
-        flags.convert(table, f"{where}[overrides.{task}] ", faults)
+    common = {key: value for key, value in file.overrides.items() if not isinstance(value, dict)}
+    flags.convert(common, f"{where}[overrides] ", faults)
+    for task, table in file.overrides.items():
+        if task not in common:
+            if task not in names:
+                faults.append(f"{where}[overrides.{task}]: not a task of this suite{nearest(task, names)}")
+            flags.convert(table, f"{where}[overrides.{task}] ", faults)
     _check_sweep(file.sweep, where, faults)
-    if faults:
-        raise UserError("\n".join(faults))
-    return Suite(
-        name=path.stem,
-        tasks=names,
-        task_files=task_files,
-        models=tuple(file.models),
-        seeds=file.seeds,
-        sweep=file.sweep,
-        overrides=overrides,
-        task_overrides=task_overrides,
-    )
+    faults.refuse()
+    return Suite(**{**dict(file), "name": path.stem, "tasks": names, "task_files": task_files})
 
 
 def narrowed(
     suite: Suite, tasks_named: str | None, models: Sequence[str], seeds: str | None, sweeps: Sequence[str]
 ) -> Suite:
     """The suite with what the command line says in place of its own parts. Raises UserError."""
-    faults: list[str] = []
-    changes: dict[str, Any] = {}
+    faults = Faults()
+    changes: dict[str, Any] = {"models": tuple(models)} if models else {}
     if tasks_named is not None:
         wanted, files = _tasks([word for word in tasks_named.split(",") if word.strip()], "--tasks ", faults,
                                known=suite.task_files)  # fmt: skip
@@ -143,8 +135,6 @@ def narrowed(
         if outside:
             faults.append(f"--tasks {', '.join(outside)}: not in suite {suite.name} ({', '.join(suite.tasks)})")
         changes |= {"tasks": wanted, "task_files": {**suite.task_files, **files}}
-    if models:
-        changes["models"] = tuple(models)
     if seeds is not None:
         listed = [word for word in seeds.split(",") if word.strip()]
         try:
@@ -153,9 +143,8 @@ def narrowed(
             faults.append(f"--seeds {seeds}: {error}")
     swept = {key: tuple(text.split(",")) for key, _, text in (word.partition("=") for word in sweeps)}
     _check_sweep(swept, "--sweep ", faults)
-    if faults:
-        raise UserError("\n".join(faults))
-    return dataclasses.replace(suite, **changes, sweep={**suite.sweep, **swept})
+    faults.refuse()
+    return suite.model_copy(update={**changes, "sweep": {**suite.sweep, **swept}})
 
 
 def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str]]:
@@ -167,38 +156,35 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
     given = {word.split("=")[0].replace("--task_name", "--task") for word in rest}
     combined = {"task": suite.tasks, "task_file": suite.tasks, "model_name_or_path": suite.models, "seed": suite.seeds}
     several = [name for name, values in combined.items() if values and f"--{name}" in given]
-    faults = [f"--{name}: the suite has its own; leave it out" for name in several]
+    faults = Faults(f"--{name}: the suite has its own; leave it out" for name in several)
     if len(suite.tasks) > 1 and ("--data_dir" in given or "data_dir" in suite.overrides):
         faults.append("data_dir is one task's folder: set DATASET_DIR to the folder above them, or [overrides.<task>]")
-    if faults:
-        raise UserError("\n".join(faults))
-    runs: list[RunConfig] = []
+    faults.refuse()
+    runs: dict[str, RunConfig] = {}  # by run folder
     notes: list[str] = []
+    group = None if os.environ.get("WANDB_RUN_GROUP") else suite.name or None
+    common = {key: value for key, value in suite.overrides.items() if not isinstance(value, dict)}
     swept = [dict(zip(suite.sweep, values, strict=True)) for values in itertools.product(*suite.sweep.values())]
     parts = (suite.seeds or (None,), suite.models or (None,), suite.tasks or (None,), swept)
     for seed, model, task, point in itertools.product(*parts):
+        overrides = {"wandb_group": group, **common, **suite.overrides.get(task or "", {})}
         own = {"task": task, "task_file": suite.task_files.get(task or ""), "model_name_or_path": model, "seed": seed}
-        try:
-            config, parse_notes = settings.parse(_line(suite, rest, point, own))
-        except UserError as error:
-            faults += str(error).splitlines()
-            continue
-        if suite.several and config.wandb_name and "--wandb_name" not in given:
-            config = dataclasses.replace(config, wandb_name=None)
-            notes.append("$WANDB_NAME is not used: it is the name of one run, and each of these has its own")
-        runs.append(dataclasses.replace(config, output_dir=str(_folder(suite, config, point))))
-        notes += parse_notes
-    faults = list(dict.fromkeys(faults)) or _shared_folders(runs)
-    if faults:
-        raise UserError("\n".join(faults))
-    return runs, list(dict.fromkeys(notes))
-
-
-def _line(suite: Suite, rest: Sequence[str], point: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
-    """A run's command line; of flags that are given twice the last one counts."""
-    group = None if os.environ.get("WANDB_RUN_GROUP") else suite.name or None
-    overrides = {"wandb_group": group, **suite.overrides, **suite.task_overrides.get(str(own["task"]), {})}
-    return [*_words(overrides), *rest, *_words(point), *_words(own)]
+        with faults.collected():
+            # Of flags that are given twice the last one counts.
+            config, parse_notes = settings.parse([*_words(overrides), *rest, *_words(point), *_words(own)])
+            if suite.several and config.wandb_name and "--wandb_name" not in given:
+                config = replace(config, wandb_name=None)
+                notes.append("$WANDB_NAME is not used: it is the name of one run, and each of these has its own")
+            config = replace(config, output_dir=str(_folder(suite, config, point)))
+            other = runs.setdefault(config.output_dir, config)
+            if other is not config:
+                names = " and ".join(dict.fromkeys((other.model_name_or_path, config.model_name_or_path)))
+                raise UserError(
+                    f"{config.output_dir}: two runs of this suite would share the folder ({names}); rename one"
+                )
+            notes += parse_notes
+    Faults(dict.fromkeys(faults)).refuse()
+    return list(runs.values()), list(dict.fromkeys(notes))
 
 
 def _words(values: Mapping[str, Any]) -> list[str]:
@@ -223,19 +209,8 @@ def _folder(suite: Suite, config: RunConfig, point: Mapping[str, Any]) -> Path:
     return folder.parent / level / folder.name if level else folder
 
 
-def _shared_folders(runs: Sequence[RunConfig]) -> list[str]:
-    by_folder: dict[str, RunConfig] = {}
-    faults = []
-    for run in runs:
-        other = by_folder.setdefault(run.output_dir, run)
-        if other is not run:
-            names = " and ".join(dict.fromkeys((other.model_name_or_path, run.model_name_or_path)))
-            faults.append(f"{run.output_dir}: two runs of this suite would share the folder ({names}); rename one")
-    return faults
-
-
 def _tasks(
-    words: Sequence[Any], where: str, faults: list[str], folder: Path = Path(), known: Mapping[str, str] | None = None
+    words: Sequence[str], where: str, faults: Faults, folder: Path = Path(), known: Mapping[str, str] | None = None
 ) -> tuple[tuple[str, ...], dict[str, str]]:
     """(names of tasks, each once; the TOML files of the custom ones) from names of tasks and suites, and files.
 
@@ -243,8 +218,8 @@ def _tasks(
     """
     found: list[str] = []
     files: dict[str, str] = {}
-    for word in (str(word).strip() for word in words):
-        try:
+    for word in (word.strip() for word in words):
+        with faults.collected(where):
             if word.endswith(".toml"):
                 path = str((folder / word).absolute())
                 name = settings.named_task(None, path).name
@@ -253,8 +228,6 @@ def _tasks(
                 found.append(name)
             else:
                 found += tasks.SUITES.get(word) or ([word] if word in (known or {}) else [tasks.resolve(word, None)])
-        except UserError as error:
-            faults += [f"{where}{line}" for line in str(error).splitlines()]
     return tuple(dict.fromkeys(found)), files
 
 
@@ -272,18 +245,206 @@ def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[st
                 flags.convert({name: value}, where, faults)
 
 
+# ---- what becomes of them
+@dataclass(frozen=True)
+class Missing:
+    """Something that runs cannot start without. `what`: the task or model, or "" for what all runs need."""
+
+    text: str
+    what: str = ""
+    folders: frozenset[str] = frozenset()  # of the runs that need it
+
+
+@dataclass
+class Plan:
+    """Runs by what becomes of them. `wanted` are all but those that were left out."""
+
+    wanted: list[RunConfig]
+    to_start: list[RunConfig] = field(default_factory=list)
+    finished: list[RunStatus] = field(default_factory=list)  # with the settings of now, and their results
+    left_out: Mapping[Path, tuple[str, str]] = field(default_factory=dict)  # run folder -> (what it lacks, why)
+    faults: Faults = field(default_factory=Faults)
+    busy: list[str] = field(default_factory=list)  # who has the run, of those that are queued or running
+    notes: list[str] = field(default_factory=list)  # on what is missing
+
+    def make_folders(self) -> None:
+        """Of the runs that are left, and the record of those that are left out. Raises UserError."""
+        faults = Faults()
+        for config in self.to_start:
+            with faults.collected(), ExitStack() as stack:
+                lock.acquire(RunFolder(Path(config.output_dir)), stack)
+                settings.prepare(config)  # the queues were asked for the plan
+        faults.refuse()
+        folders = [*(Path(config.output_dir) for config in self.wanted), *self.left_out]
+        if len(folders) > 1:
+            record_left_out(Path(os.path.commonpath(folders)), folders, self.left_out)
+
+
+def plan(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool = False) -> Plan:
+    """Look at everything and change nothing. `where`: None where that itself is at fault."""
+    every = [replace(config, output_dir=str(Path(config.output_dir).absolute())) for config in configs]
+    made = Plan(every)
+    folders = [Path(config.output_dir) for config in every]
+    known = {run.folder: run for run in status.read_all([folder for folder in folders if folder.is_dir()])}
+
+    def compare(before: RunConfig, now: RunConfig, finished: bool) -> str | None:
+        """Of inputs under other names the content; what has changed in its place each run sees when it starts."""
+        return run_folder.other_names(before, now) and inputs.compare(before, now, finished)
+
+    for config in every:
+        run = known.get(Path(config.output_dir))
+        if run is not None and run.status in ("queued", "running"):
+            who = " ".join(part for part in (run.status, run.job or run.reason) if part)
+            text = f"{run.folder}: {who}; wait for it, or: python launch/submit.py cancel {run.folder}"
+            is_same = run.config is not None and run.config.identity(inputs=True) == config.identity(inputs=True)
+            (made.busy if is_same and len(every) > 1 else made.faults).append(text)
+            continue
+        with made.faults.collected():
+            result = run_folder.prepare(config, compare=compare, dry=True)
+            if run is None or result is None:
+                made.to_start.append(config)
+            else:
+                reason = "finished before"
+                made.finished.append(replace(run, status="finished", reason=reason, config=config, result=result))
+    missing: list[Missing] = []
+    # One run on this machine says the same by itself, as quickly; a job would wait in the queue for nothing.
+    alone = len(every) == 1 and where is not None and where.cluster != "slurm"
+    if made.to_start and not alone:
+        missing, made.notes = look_for_missing(where, made.to_start)
+    lacking = {Path(folder): (one.what, one.text) for one in reversed(missing) if one.what for folder in one.folders}
+    rest = [config for config in every if Path(config.output_dir) not in lacking]
+    if skip_missing and rest:
+        made.left_out, made.wanted = lacking, rest
+        made.to_start = [config for config in made.to_start if config in rest]
+        made.notes += [f"left out: {one.what} ({one.text})" for one in missing if one.what]
+    made.faults += [one.text for one in missing if not (one.what and skip_missing and rest)]
+    if lacking and rest and not skip_missing:
+        names = ", ".join(dict.fromkeys(one.what for one in missing if one.what))
+        made.faults.append(f"--skip_missing leaves out {names} and starts the rest")
+    return made
+
+
+def look_for_missing(where: Request | None, configs: Sequence[RunConfig]) -> tuple[list[Missing], list[str]]:
+    """(what is missing, notes on what cannot be checked from here). `where`: None if that itself is at fault."""
+    import torch
+
+    from harness import logs
+
+    here = where is not None and where.cluster != "slurm"
+    found = [Missing(text) for text in _machine_faults(where, configs)] if where is not None and here else []
+    notes: list[str] = []
+    mounts = where.profile.container_mounts if where is not None and where.profile.container else []
+    inside = [Path(mount.split(":")[1]) for mount in mounts if ":" in mount and mount.split(":")[0] != mount]
+
+    def look(check: Callable[[], None], path: str | None, what: str, group: Sequence[RunConfig]) -> None:
+        """A path inside the container cannot be looked at from here."""
+        faults = Faults()
+        if not (path and any(Path(path).is_relative_to(place) for place in inside)):
+            with faults.collected():
+                check()
+        found.extend(Missing(text, what, frozenset(config.output_dir for config in group)) for text in faults)
+
+    for group in _groups(configs, "task", "data_dir", "own_task"):
+        look(functools.partial(_check_data, group), group[0].data_dir, group[0].task, group)
+    logs.quiet_libraries(torch.cuda.is_available())
+    logging.disable(logging.WARNING)  # what we ourselves would say of each model is for the runs' own logs
+    try:
+        for group in _groups(configs, "model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "revision"):
+            check = functools.partial(_check_model, group[0], here, notes)
+            look(check, group[0].model_name_or_path, group[0].model_label, group)
+    finally:
+        logging.disable(logging.NOTSET)
+    return found, notes
+
+
+def _groups(configs: Sequence[RunConfig], *names: str) -> list[list[RunConfig]]:
+    """Runs that share these settings, in the order in which they are started."""
+    groups: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        groups.setdefault(json.dumps([getattr(config, name) for name in names]), []).append(config)
+    return list(groups.values())
+
+
+def _check_data(group: Sequence[RunConfig]) -> None:
+    """Raises UserError that lists what is wrong with the files that these runs read."""
+    place, kind = inputs.find_data(group[0])
+    if kind == "sample":
+        return
+    task = tasks.get(group[0].task, group[0].own_task)
+    faults = Faults()
+    for split in sorted(set[str]().union(*(inputs.needed_splits(config, task) for config in group))):
+        with faults.collected():
+            try:
+                task.read(place, split)
+            except tables.NoExamples as error:
+                if split != "dev":
+                    raise
+                for config in group:  # only some of them may depend on a dev set
+                    with faults.collected():
+                        inputs.check_without_dev(config, task, error)
+    Faults(dict.fromkeys(faults)).refuse()
+
+
+def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
+    """Raises UserError where the model or its tokenizer is not there; adds to `notes` what cannot be checked.
+
+    `here`: the runs will have no other network and cache than this command has.
+    """
+    from harness import pretrained, tokenizer
+
+    try:
+        tokenizer.load_tokenizer(config)
+    except pretrained.OutOfReach as error:
+        if here:
+            raise
+        notes.append(f"not checked: {error}; the nodes may have it")
+        return
+    pretrained.weights(pretrained.source(config))
+
+
+def _machine_faults(where: Request, configs: Sequence[RunConfig]) -> Faults:
+    """Of this machine, for runs that shall be here."""
+    import torch
+
+    faults = Faults()
+    named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+    visible = torch.cuda.device_count()
+    on_gpus = where.gpus_per_node > 0 and not all(config.no_cuda for config in configs)
+    if on_gpus and named and "-1" not in named and visible < len(named):
+        faults.append(
+            f"CUDA_VISIBLE_DEVICES={','.join(named)}: {visible} of them can be used here; name those that are there"
+        )
+    for name in dict.fromkeys(config.ds_config for config in configs if config.ds_config is not None):
+        with faults.collected():
+            ds_config.read(name)
+    on_cpu = [config for config in configs if not visible or not where.gpus_per_node or config.no_cuda]
+    if any(config.precision == "fp16" for config in on_cpu):
+        with faults.collected():
+            ds_config.choose_precision("fp16", torch.device("cpu"))
+    return faults
+
+
 # ---- runs that were left out
+class _LeftOut(BaseModel):
+    what: str
+    why: str
+
+
+class _Record(BaseModel):
+    left_out: dict[str, _LeftOut]  # by run folder, from the folder of the suite
+
+
 def record_left_out(home: Path, wanted: Iterable[Path], left_out: Mapping[Path, tuple[str, str]]) -> None:
     """Of the runs that are wanted now, say which are left out: run folder -> (what they lack it for, why)."""
     path = home / RECORD
     before = _left_out_before(path)
     names = {os.path.relpath(folder, home) for folder in wanted}
-    kept = {name: entry for name, entry in before.items() if name not in names}
-    new = {os.path.relpath(folder, home): {"what": what, "why": why} for folder, (what, why) in left_out.items()}
-    if {**kept, **new} == before:
+    now = {name: entry for name, entry in before.items() if name not in names}
+    now |= {os.path.relpath(folder, home): {"what": what, "why": why} for folder, (what, why) in left_out.items()}
+    if now == before:
         return
     try:
-        write(path, json.dumps({"schema": 1, "left_out": {**kept, **new}}, indent=2) + "\n")
+        write(path, json.dumps({"schema": 1, "left_out": now}, indent=2) + "\n")
     except OSError as error:
         raise UserError(f"--output_dir {home}: cannot be written ({error.strerror}); name another folder") from error
 
@@ -295,13 +456,13 @@ def left_out_notes(folders: Sequence[Path]) -> list[str]:
     for home in homes:
         for name, entry in _left_out_before(home / RECORD).items():
             if not os.path.isfile(home / name / "result.json"):
-                why.setdefault(str(entry.get("why")), {})[str(entry.get("what"))] = None
+                why.setdefault(entry["why"], {})[entry["what"]] = None
     return [f"left out: {', '.join(what)} ({reason})" for reason, what in why.items()]
 
 
-def _left_out_before(path: Path) -> dict[str, dict[str, Any]]:
+def _left_out_before(path: Path) -> dict[str, dict[str, str]]:
     try:
-        entries = read_json(path)["left_out"]
-        return {str(name): dict(entry) for name, entry in entries.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        entries: dict[str, dict[str, str]] = records.read(path, TypeAdapter(_Record)).model_dump()["left_out"]
+        return entries
+    except UserError:
         return {}

@@ -368,8 +368,8 @@ def record(
         return []
     source = pretrained.source(config)
     if source.folder is None and not folder.result.is_file():  # have the hub's weights in the cache, to be loaded
-        for name in pretrained.weight_files(source):
-            source.path(name)
+        for file in pretrained.weight_files(source):
+            source.path(file)
     data, *models = of(config)
     read = {split: path for split, path in data.files.items() if split in splits}
     now = {

@@ -17,12 +17,13 @@ from running import assert_user_error
 from safetensors.torch import load_file, save_file
 
 import tasks
-from harness import export, fingerprint, model
+from harness import export, model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.errors import UserError
 from harness.task import Example
 from harness.tokenizer import load_tokenizer
+from launch.run import inputs
 
 WORD_PIECE = (
     "bert",
@@ -528,6 +529,6 @@ class TestRevision:
         (place / "refs" / "v1").write_text(commit)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         config = RunConfig(task="x", model_name_or_path="lab/own-bert", revision="v1", cache_dir=str(cache))
-        assert fingerprint.weights(config).commit == commit
+        assert inputs.weights(config).commit == commit
         assert model.build(config, 3, False, load_tokenizer(config)).encoder.config.model_type == "bert"
-        assert fingerprint.weights(settings(tiny_bert)).commit is None
+        assert inputs.weights(settings(tiny_bert)).commit is None

@@ -25,7 +25,7 @@ from harness.errors import (
     is_final,
     training_error,
 )
-from launch.jobs import job, requeue
+from launch.jobs import requeue, slurm
 from launch.jobs import status as run_status
 from launch.run import failures
 
@@ -133,6 +133,11 @@ class TestAttempts:
         records = requeue._records()
         assert [next(iter(record)) for record in records] == ["began", *["began", "failed"] * 6]
 
+    def test_an_error_that_names_an_undecodable_file_counts(self, tmp_path: Path) -> None:
+        with pytest.raises(OSError, match="a"), requeue.noted(tmp_path):
+            raise OSError("a \udcff b")
+        assert requeue._records()[-1]["error"] == "a \\udcff b"
+
     def test_none_and_a_folder_in_its_place(self, file: Path) -> None:
         assert requeue._records() == []
         file.mkdir()
@@ -143,22 +148,22 @@ class TestAttempts:
     ) -> None:
         """The requeue by submitit's own handler, which knows nothing of checkpoints."""
         monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-        monkeypatch.setattr(job.shutil, "which", lambda name: name)
+        monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
         monkeypatch.setattr(requeue, "job_state", lambda: "TIMEOUT")
         for restart in range(4):
             monkeypatch.setenv("SLURM_RESTART_COUNT", str(restart))
             with requeue.noted(tmp_path):
                 pass
             if restart < 3:
-                assert job._hand_over(tmp_path) == {"status": "stopped"}
+                assert slurm._hand_over(tmp_path) == {"status": "stopped"}
         with pytest.raises(SystemExit) as end:
-            job._hand_over(tmp_path)
+            slurm._hand_over(tmp_path)
         assert end.value.code == EXIT_NO_PROGRESS
         assert "requeued 3 times without a newer checkpoint" in capsys.readouterr().err
         attempt = run_status.read_attempt(tmp_path)
         assert attempt is not None and attempt.state == "failed" and "without a newer checkpoint" in attempt.reason
         (tmp_path / "checkpoints" / "step-0001-000002").mkdir(parents=True)
-        assert job._hand_over(tmp_path) == {"status": "stopped"}
+        assert slurm._hand_over(tmp_path) == {"status": "stopped"}
 
 
 class TestReason:

@@ -18,7 +18,7 @@ from running import SMALL, clean_environment, cut, hear_interrupts
 
 from launch import report, submit
 from launch.jobs import local
-from launch.jobs.display import Board, Row
+from launch.jobs.local import Board, Row
 from launch.jobs.resources import Request
 from launch.run.settings import parse
 

@@ -24,7 +24,7 @@ from harness.errors import UserError
 from harness.task import Example, Prediction
 from launch import predict, prepare, report, score, submit
 from launch.jobs import suites
-from launch.jobs.job import TrainJob
+from launch.jobs.slurm import TrainJob
 from launch.jobs.suites import Suite
 from launch.reporting import collect, leaderboard
 from launch.run import inputs, settings

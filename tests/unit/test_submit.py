@@ -12,8 +12,8 @@ from running import arguments
 from harness.errors import UserError
 from launch import submit
 from launch.jobs import slurm
-from launch.jobs.job import TrainJob
 from launch.jobs.resources import Profile
+from launch.jobs.slurm import TrainJob
 from launch.run import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,7 +120,12 @@ class TestWithoutACluster:
     def test_snapshot_holds_what_a_run_reads(self, tmp_path: Path) -> None:
         code = slurm.snapshot(tmp_path)
         assert code == slurm.snapshot_folder(tmp_path) == slurm.snapshot(tmp_path)
-        for name in ("launch/jobs/job.py", "harness/loop.py", "ds_configs/fp32.json", "tasks/samples/mednli/train.tsv"):
+        for name in (
+            "launch/jobs/slurm.py",
+            "harness/loop.py",
+            "ds_configs/fp32.json",
+            "tasks/samples/mednli/train.tsv",
+        ):
             assert (code / name).read_bytes() == (ROOT / name).read_bytes()
         assert len((code / "COMMIT").read_text().strip()) == 40 and (code / "changes.diff").is_file()
 
