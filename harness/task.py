@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -142,31 +142,49 @@ class Report:
 
 @dataclass(frozen=True)
 class Task:
-    """One dataset. The first four callables are the contract; the rest describes it."""
+    """One dataset: a family of tasks is a subclass, whose methods are the contract; the fields describe the dataset."""
 
+    family: ClassVar[str]  # similarity | tagging | multiclass | multilabel
+
+    name: str
+    title: str  # what papers call it
+    filenames: Mapping[str, str]  # split -> file name in the data folder
     read: Callable[[Path, str], list[Example]]
     """(data folder, split) -> examples in file order. Raises UserError naming file:line, value and remedy."""
-    features: Callable[[Sequence[Example], Any, int], Encoded]
-    """(examples, fast tokenizer, max_seq_length) -> token ids and label ids."""
-    head: Head
-    metric: Callable[[Sequence[Example], Sequence[Prediction]], Report]
-    """Once over a whole split, in file order."""
-    rows: Callable[[Sequence[Example], Sequence[Prediction]], list[str]]
-    """The lines of predictions/<split>.tsv, header first, without line ends: `index gold prediction`, tab separated;
-    in tagging `token gold prediction` with an empty line between sentences."""
-    files: Callable[[str, Sequence[Example], Sequence[Prediction], Report], dict[str, str]]
-    """(split, examples, predictions, report) -> the results under their original names: file name -> text."""
-    dev_row: Callable[[Report], dict[str, float | int]]
-    """The columns of the original dev_results.txt after Global_step, Epochs, Loss: column name -> value."""
-    align: Callable[[Example, Prediction, Sequence[int]], Prediction]
-    """(example, decoded, numbers of the scored words) -> prediction for the whole example; identity but in tagging."""
-    name: str
-    family: str  # similarity | tagging | multiclass | multilabel
-    labels: tuple[str, ...]  # in the order of the logits; () for a score
-    filenames: Mapping[str, str]  # split -> file name in the data folder
     score_key: str  # which of Report.values is the score
+    labels: tuple[str, ...] = ()  # in the order of the logits; () for a score
+    label_titles: tuple[str, ...] = ()  # what the labels stand for, where their names do not say it
     negative: str | None = None  # the label that the score leaves out
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on
-    title: str = ""  # what papers call it
-    label_titles: tuple[str, ...] = ()  # what the labels stand for, where their names do not say it
     disjoint: bool = False  # tagging: an I behind an O is one more part of the mention that the last B opened
+
+    @property
+    def head(self) -> Head:
+        raise NotImplementedError
+
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids and label ids of examples, by a fast tokenizer."""
+        raise NotImplementedError
+
+    def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
+        """A decoded prediction for the whole example; `words` are the numbers of the scored words (tagging)."""
+        return prediction
+
+    def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+        """Once over a whole split, in file order."""
+        raise NotImplementedError
+
+    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+        """The lines of predictions/<split>.tsv, header first, without line ends: `index gold prediction`, tab
+        separated; in tagging `token gold prediction` with an empty line between sentences."""
+        raise NotImplementedError
+
+    def files(
+        self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
+    ) -> dict[str, str]:
+        """The results of a split under their original names: file name -> text."""
+        raise NotImplementedError
+
+    def dev_row(self, report: Report) -> dict[str, float | int]:
+        """The columns of the original dev_results.txt after Global_step, Epochs, Loss: column name -> value."""
+        raise NotImplementedError

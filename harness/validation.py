@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from harness.errors import UserError
 from harness.terminal import visible
@@ -13,6 +15,7 @@ from harness.terminal import visible
 LONGEST_KEY, LONGEST_VALUE = 100, 60  # letters
 UNION_MEMBERS = ("int", "float")  # pydantic names the member of a union that it tried; no file has such a key
 NO_KEY = "no such key"
+WHOLE = object()  # in place of a value: what is wrong has been said with the value in it
 WRONG = {  # by pydantic's type of error; its own text stands for the others
     "bool_type": "must be true or false",
     "dataclass_type": "must be a table",
@@ -53,6 +56,40 @@ def checked(build: Callable[[], T], where: str, hint: Callable[[str], str] = lam
         raise UserError("\n".join(f"{where}{fault}" for fault in faults(error, hint))) from None
 
 
+def fault(said: str) -> PydanticCustomError:
+    """To raise in a validator that says everything, `what is wrong (value); what to do`: the message is `key: said`."""
+    return PydanticCustomError("fault", "{said}", {"said": said})
+
+
+def faults_below(found: Mapping[tuple[str, ...], PydanticCustomError]) -> ValidationError:
+    """To raise in a validator of a table: several faults at once, each under its place below the validator's field."""
+    details = [InitErrorDetails(type=error, loc=place, input=None) for place, error in found.items()]
+    return ValidationError.from_exception_data("faults", details)
+
+
+def one_of(value: Any, known: Iterable[str]) -> str:
+    """The value, a name that is known. Raises the fault for any other, for a validator."""
+    if not isinstance(value, str) or value not in known:
+        what = "missing" if value is None else f"{shown(value)} is none"
+        raise fault(f"{what}; {near(value, known)}give one of {', '.join(known)}")
+    return value
+
+
+def near(value: Any, known: Iterable[str]) -> str:
+    """`did you mean X? ` or nothing; capitals do not matter."""
+    names = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(value.lower()[:LONGEST_KEY], names, n=1) if isinstance(value, str) else []
+    return f"did you mean {names[close[0]]}? " if close else ""
+
+
+def unknown(kind: str, given: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is none of `known`: it offers the nearest one and lists all."""
+    names = list(known)
+    nearest = difflib.get_close_matches(given.lower(), names, n=1, cutoff=0.4)
+    offer = f"did you mean {nearest[0]!r}? " if nearest else ""
+    return UserError(f"unknown {kind} {given!r}; {offer}known: {', '.join(names)}")
+
+
 def faults(error: ValidationError, hint: Callable[[str], str] = lambda key: "") -> list[str]:
     """`key = value: what is wrong` for each fault, on one line."""
     lines = []
@@ -64,6 +101,8 @@ def faults(error: ValidationError, hint: Callable[[str], str] = lambda key: "") 
         key = f"{key[:LONGEST_KEY]}..." if len(key) > LONGEST_KEY else key
         if not key or wrong.startswith(("is ", "holds ")):  # a sentence of its own, without the value
             lines.append(f"{key} {wrong}".strip())
+        elif value is WHOLE:
+            lines.append(f"{key}: {wrong}")
         elif wrong == NO_KEY:
             lines.append(f"{key}: {wrong}{hint(key)}")
         else:
@@ -82,7 +121,7 @@ def what_is_wrong(error: ValidationError) -> dict[tuple[int | str, ...], tuple[A
             wrong = fault["msg"].replace("Input should", "must").replace("Value should", "must")
             if fault["type"] in WRONG:
                 wrong = WRONG[fault["type"]].format(**fault.get("ctx", {}))
-            said[place] = fault["input"], wrong
+            said[place] = WHOLE if fault["type"] == "fault" else fault["input"], wrong
     return said
 
 
@@ -90,7 +129,8 @@ def shown(value: Any, write: Callable[[Any], str] = repr) -> str:
     """In one line. Not what is in a table or a long list, which may hold more than any memory by references."""
     if isinstance(value, dict | list) and (len(value) > 3 or any(isinstance(item, dict | list) for item in value)):
         return f"(a {'table' if isinstance(value, dict) else 'list'} of {len(value)})"
-    if isinstance(value, int) and abs(value) >= 10**LONGEST_VALUE:
+    try:
+        text = visible(write(value[: LONGEST_VALUE + 1] if isinstance(value, str) else value))
+    except ValueError:
         return "(a huge number)"  # Python itself refuses to write thousands of digits
-    text = visible(write(value[: LONGEST_VALUE + 1] if isinstance(value, str) else value))
     return f"{text[:LONGEST_VALUE]}..." if len(text) > LONGEST_VALUE else text

@@ -28,7 +28,7 @@ from harness.terminal import guarded
 from launch.reporting.new_text import Form, Item, Reader, forms, line_blocks
 from launch.run import fine_tuned
 from launch.run.settings import SAMPLE_BANNER
-from tasks.mentions import shown_mentions
+from tasks.metrics import shown_mentions
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -28,7 +28,7 @@ from tasks import corpora
 from tasks.corpora import manifest
 from tasks.corpora.checks import Finding, Survey
 from tasks.corpora.lengths import Lengths, measure
-from tasks.tables import NoExamples
+from tasks.readers import NoExamples
 
 
 @terminal.safely()

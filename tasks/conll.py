@@ -1,30 +1,123 @@
-"""Files of words and tags: one word a line, an empty line after each sentence, no header (the form of CoNLL 2003)."""
+"""Files of words and tags: one word a line, an empty line after each sentence, no header (the form of CoNLL 2003).
+
+A tag scheme is how a file spells where its mentions begin and end; from each there is a way to B, I and O.
+
+    IOB2          B begins a mention, I goes on with it: what everything else here works on
+    IOB1          I begins it too; B only where it touches the one before. IO has no B at all
+    BIOES, IOBES  E is its last word, S a mention of one word. BMES, BMEWO: M for I, W for S
+    BILOU         L is its last word, U a mention of one word
+
+By its letter alone a tag begins a mention (B S U W) or goes on with one (I E L M). Only of an I that has no mention
+to go on with, after O or another type, the schemes say different things: in IOB1 it begins a mention, in IOB2 it is
+a part of the one before (a disjoint mention, as BLUE counts them). The whole file tells which is meant.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.task import Example, UserError
-from tasks import schemes
-from tasks.schemes import Evidence, Tag
-from tasks.tables import Row, iterate_rows, shown
-
-__all__ = ["BLUE", "LONGEST_SENTENCE", "Form", "cut", "read_sentences", "recognise"]
+from tasks.readers import Row, read_rows, shown
 
 LONGEST_SENTENCE = 30  # words; the published scores are of sentences cut to this
+BEGINNING, GOING_ON, LAST = "BSUW", "IELM", "ESLUW"
+SCHEMES = {"auto": BEGINNING + GOING_ON, "IOB1": "BI", "IOB2": "BI", "BIOES": "BIESMW", "BILOU": "BILU", "IO": "I"}
+TYPED = re.compile(rf"[{BEGINNING}{GOING_ON}]-(\S+)")
 DOCUMENT = re.compile(r"-DOCSTART-(\s|$)")  # stands before each document in files made after CoNLL 2003
 HASHES = re.compile(r"#+ ?[A-Za-z_]*")  # how a line that is a comment begins
 A_FEW = 5  # lines that tell what a file's lines are like
-BLUE_COLUMNS = ("token", "document", "offset", "tag")
 
 logger = logging.getLogger("harness.tasks")
+
+
+class Tag(NamedTuple):
+    """One word's tag."""
+
+    letter: str  # of the scheme; or O
+    kind: str = ""  # type of mention; "" where tags are letters alone
+    counts: bool = True  # False: a type that the task ignores
+
+    def continues(self, before: Tag) -> bool:
+        """Whether it goes on with the mention of the tag before."""
+        return before.letter not in "O" + LAST and before.kind == self.kind
+
+
+OUTSIDE = Tag("O")
+
+
+def vocabulary(scheme: str, kinds: Sequence[str], ignored: Sequence[str], plain: bool) -> dict[str, Tag]:
+    """Every tag that a file of the scheme may hold. `plain`: letters alone are tags too."""
+    letters = SCHEMES[scheme]
+    tags = {"O": OUTSIDE}
+    for kind in (*kinds, *ignored):
+        counts = kind not in ignored
+        if scheme in ("auto", "IO") and kind not in tags and kind not in SCHEMES["auto"]:
+            tags[kind] = Tag("I", kind, counts)  # IO is written without its I, too
+        tags |= {f"{letter}-{kind}": Tag(letter, kind, counts) for letter in letters}
+    return tags | ({letter: Tag(letter) for letter in letters} if plain else {})
+
+
+@dataclass
+class Evidence:
+    """What a file's tags say about its scheme."""
+
+    letters: set[str] = field(default_factory=set)
+    begun: int = 0  # mentions that begin with B (S, U, W) after O or at the start of a sentence: IOB1 has none
+    headless: int = 0  # I's (E, L, M) without a mention to go on with
+    first_headless: int = 0  # its line
+
+    def add(self, tags: Sequence[Tag], lines: Sequence[int]) -> None:
+        """A sentence's tags, and in which lines they are."""
+        before = OUTSIDE
+        for tag, line in zip(tags, lines, strict=True):
+            self.letters.add(tag.letter)
+            if tag.letter in BEGINNING:
+                self.begun += before.letter == "O"
+            elif tag.letter != "O" and not tag.continues(before):
+                self.headless += 1
+                self.first_headless = self.first_headless or line
+            before = tag
+
+    @property
+    def is_iob1(self) -> bool:
+        """Mentions begin with I, and none with B but where it touches another one. In IOB2 the first has a B."""
+        return self.headless > 0 and not self.begun
+
+    @property
+    def is_mixed(self) -> bool:
+        """Mentions begin with B, yet some I has none to go on with."""
+        return self.headless > 0 and self.begun > 0
+
+    def scheme(self) -> str:
+        """Its name, for people."""
+        if self.letters & set("LU"):
+            return "BILOU"
+        if self.letters & set("MW"):
+            return "BMES"
+        if self.letters & set("ES"):
+            return "BIOES" if self.letters & set("BS") else "IOE"
+        if not self.is_iob1:
+            return "IOB2"
+        return "IOB1" if "B" in self.letters else "IO"
+
+
+def plain_tags(tags: Sequence[Tag], i_begins: bool) -> list[str]:
+    """B, I and O of a sentence. `i_begins`: an I without a mention to go on with begins one; else it stays an I."""
+    found = []
+    before = OUTSIDE
+    for tag in tags:
+        begins = tag.letter in BEGINNING or (i_begins and not tag.continues(before))
+        found.append("O" if tag.letter == "O" or not tag.counts else "B" if begins else "I")
+        before = tag
+    return found
 
 
 @dataclass(frozen=True)
@@ -39,13 +132,13 @@ class Form:
     kinds: tuple[str, ...] = ()  # types of mention, as in B-<type>
     ignored: tuple[str, ...] = ()  # types that count as O
     plain: bool = True  # tags without a type, too
-    scheme: str = "IOB2"  # of schemes.SCHEMES; auto: recognised from the files
+    scheme: str = "IOB2"  # of SCHEMES; auto: recognised from the files
     longest: int = LONGEST_SENTENCE  # words; longer sentences are cut
 
     @cached_property
     def tags(self) -> Mapping[str, Tag]:
         """All that may be there."""
-        return schemes.vocabulary(self.scheme, self.kinds, self.ignored, self.plain)
+        return vocabulary(self.scheme, self.kinds, self.ignored, self.plain)
 
     @property
     def is_custom(self) -> bool:
@@ -58,6 +151,14 @@ class Form:
         typed = [f"{letter}-{kind}" for kind in (*self.kinds, *self.ignored) for letter in "BI"]
         return ", ".join([*("BIO" if self.plain else "O"), *typed])
 
+    def is_like_a_tag(self, row: Row) -> bool:
+        """Whether the cell of the tag, or the last one of a line that is too short, holds one of any scheme or type."""
+        cell = self.tag_cell(row)
+        return cell in self.tags or cell in SCHEMES["auto"] or TYPED.fullmatch(cell) is not None
+
+    def tag_cell(self, row: Row) -> str:
+        return row.cells[min(self.tag, len(row.cells) - 1)]
+
     def tag_of(self, row: Row, column: int) -> Tag:
         """The tag in a column. Raises UserError where it is none."""
         found = self.tags.get(row.cells[column])
@@ -66,27 +167,28 @@ class Form:
         return found
 
     def _remedy(self, tag: str) -> str:
-        kind, known = schemes.kind_of(tag), (*self.kinds, *self.ignored)
+        typed, known = TYPED.fullmatch(tag), (*self.kinds, *self.ignored)
+        kind, is_letter = typed and typed[1], tag in SCHEMES["auto"]
         listed = f"use one of {self.usual_tags}"
-        if kind in known or (kind is None and self.plain and tag in schemes.SCHEMES["auto"]):
+        if kind in known or (kind is None and self.plain and is_letter):
             if self.is_custom:
                 return f"that is not of scheme {self.scheme}; leave `scheme` out of the task file: it is recognised"
             return f"{listed}: write S, U and W as B; E, L and M as I"
         if not self.is_custom:
             return listed + ("; take this task's files, or write O for mentions of another type" if kind else "")
-        if kind is None and tag in schemes.SCHEMES["auto"]:
-            return "tags here have no type; leave `labels` and `ignored` out of the task file"
-        if kind is not None and not known:
+        if kind is None:
+            if is_letter:
+                return "tags here have no type; leave `labels` and `ignored` out of the task file"
+            return f"{listed}; or set right under [columns] of the task file in which column the tags are"
+        if not known:
             return f"list the type of mention in the task file: labels = [{shown(kind)}]"
-        if kind is not None:
-            return (
-                f"{listed}; or list the type under `ignored` of the task file, where it counts as O, or under "
-                "`labels` with collapse_types = true"
-            )
-        return f"{listed}; or set right under [columns] of the task file in which column the tags are"
+        return (
+            f"{listed}; or list the type under `ignored` of the task file, where it counts as O, or under "
+            "`labels` with collapse_types = true"
+        )
 
 
-BLUE = Form(0, 3, BLUE_COLUMNS)
+BLUE = Form(0, 3, ("token", "document", "offset", "tag"))
 NONE: Mapping[Path, Form] = {}
 
 
@@ -97,17 +199,15 @@ def read_sentences(path: Path, split: str, form: Form = BLUE, others: Mapping[Pa
     files of the task's other splits: in all of them an I after O means the same. Raises UserError for a
     header, a missing column, an empty word, an unknown tag and files of schemes that contradict each other.
     """
-    if not form.is_custom:
-        form = _as_published(path, form)
     evidence = Evidence()
-    sentences = list(_tagged(path, form, evidence))
+    sentences = _tagged(path, form, evidence)
     if not sentences:
-        raise Row(path, 1, ()).error("no examples, only empty lines and comments", "get the file again")
+        raise Row(path, 1).error("no examples, only empty lines and comments", "get the file again")
     i_begins = recognise(path, form, evidence, others)
     examples: list[Example] = []
     for number, (words, marked) in enumerate(sentences):
         group = f"{split}-{number}"
-        tags = schemes.plain_tags(marked, i_begins)
+        tags = plain_tags(marked, i_begins)
         pieces = cut(tags, form.longest)
         for count, (start, end) in enumerate(pieces):
             name = group if len(pieces) == 1 else f"{group}.{count}"
@@ -115,15 +215,78 @@ def read_sentences(path: Path, split: str, form: Form = BLUE, others: Mapping[Pa
     return examples
 
 
-def _tagged(path: Path, form: Form, evidence: Evidence) -> Iterator[tuple[list[str], list[Tag]]]:
-    for sentence in _sentences(path, form):
-        tags = [form.tags[row.cells[form.tag]] for row in sentence]
-        evidence.add(tags, [row.number for row in sentence])
-        yield [row.cells[form.word] for row in sentence], tags
+def _tagged(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str], list[Tag]]]:
+    """The words and the tags of each sentence; `evidence` gets to know the tags. Raises UserError."""
+    rows = [row for row in read_rows(path) if not _is_skipped(row, form)]
+    if not form.is_custom:
+        form = _as_published([row for row in rows if not row.is_blank][:A_FEW], form)
+    if form.blanks:
+        rows = [replace(row, cells=tuple(" ".join(row.cells).split())) for row in rows]
+    lines = [row for row in rows if not row.is_blank]
+    for row in lines:
+        _check(row, form, lines)
+    sentences = []
+    for is_blank, block in groupby(rows, key=lambda row: row.is_blank):
+        if not is_blank:
+            sentence = list(block)
+            tags = [form.tags[row.cells[form.tag]] for row in sentence]
+            evidence.add(tags, [row.number for row in sentence])
+            sentences.append(([row.cells[form.word] for row in sentence], tags))
+    return sentences
+
+
+def _is_skipped(row: Row, form: Form) -> bool:
+    is_comment = form.comment is not None and row.cells[0].startswith(form.comment)
+    return is_comment or DOCUMENT.match(row.cells[0]) is not None
+
+
+def _as_published(lines: Sequence[Row], form: Form) -> Form:
+    """BLUE's four columns, or the word and its tag alone, as other repositories publish the same files.
+
+    `lines`: the first ones. Of two that differ, the first may be a header, so that the later one counts.
+    """
+    cells = [row.cells for row in reversed(lines)]
+    widths = Counter((len(one), len(one[0].split()) if len(one) == 1 else 0) for one in cells)
+    by_tabs, by_blanks = widths.most_common(1)[0][0] if widths else (0, 0)
+    if 2 in (by_tabs, by_blanks):
+        return replace(form, tag=1, columns=("token", "tag"), blanks=by_blanks == 2)
+    return form
+
+
+def _check(row: Row, form: Form, lines: Sequence[Row]) -> None:
+    """Raises UserError where a line is none of a word and its tag; `lines` are all of the file."""
+    width = len(form.columns or lines[0].cells)
+    if row.cells[0].startswith("#") and not form.is_like_a_tag(row):
+        found = HASHES.match(" ".join(row.cells))
+        start = repr(found.group().rstrip()) if found else "'#'"
+        remedy = f"write comment = {start} into the task file" if form.is_custom else "remove them"
+        raise row.error(f"no tag in a line that starts with {start}", f"where such lines are comments, {remedy}")
+    if width <= max(form.word, form.tag):
+        wanted = f"the word in column {form.word + 1}, its tag in column {form.tag + 1}"
+        raise row.error(f"{len(row.cells)} column(s), {wanted} expected", _columns_remedy(row, form))
+    if row is lines[0] and len(row.cells) > 1 and not form.is_like_a_tag(row):
+        # A header only where the lines below have tags: to remove a word's line would be wrong advice.
+        below = [form.is_like_a_tag(other) for other in lines[1 : A_FEW + 1]]
+        if sum(below) * 2 >= len(below):
+            wrong = f"a header where none belongs (its tag {shown(form.tag_cell(row))})"
+            raise row.error(wrong, f"remove the line; the file starts with the first word, tags are {form.usual_tags}")
+    if len(row.cells) != width:
+        named = f"{width} expected ({', '.join(form.columns)})" if form.columns else f"{width} expected (as above)"
+        raise row.error(f"{len(row.cells)} column(s), {named}", _columns_remedy(row, form))
+    if not row.cells[form.word].strip():
+        raise row.error("empty word", "give the word or remove the line")
+    form.tag_of(row, form.tag)
+
+
+def _columns_remedy(row: Row, form: Form) -> str:
+    if form.is_custom and not form.blanks and len(" ".join(row.cells).split()) > max(form.word, form.tag):
+        return 'write separator = "blanks" into the task file, or set right under [columns] where word and tag are'
+    remedy = f"separate columns by {'blanks' if form.blanks else 'one tab'} and sentences by an empty line"
+    return f"{remedy}; see [columns] of the task file" if form.is_custom else remedy
 
 
 def recognise(path: Path, form: Form, evidence: Evidence, others: Mapping[Path, Form] = NONE) -> bool:
-    """Whether an I that has no mention to go on with begins one. Says what was recognised.
+    """Whether an I that has no mention to go on with begins one. Logs what was recognised.
 
     Raises UserError where the file and one of the `others` contradict each other.
     """
@@ -153,122 +316,18 @@ def _check_others(path: Path, evidence: Evidence, others: Mapping[Path, Form]) -
     for other, form in others.items():
         theirs = Evidence()
         try:
-            for _ in _tagged(other, form, theirs):
-                pass
-        except UserError:  # it is told where that file is read
+            _tagged(other, form, theirs)
+        except UserError:  # raised again where that file is read
             continue
         if (evidence.is_iob1 and theirs.is_mixed) or (evidence.is_mixed and theirs.is_iob1):
             clear, unclear, first = path, other, theirs.first_headless
             if evidence.is_mixed:
                 clear, unclear, first = other, path, evidence.first_headless
-            raise Row(unclear, first, ()).error(
+            raise Row(unclear, first).error(
                 f"I after O in a file where mentions begin with B, while in {clear.name} they begin with I",
                 'write scheme = "IOB1" into the task file where such an I begins a mention, scheme = "IOB2" where it '
                 "is a part of the one before",
             )
-
-
-def _as_published(path: Path, form: Form) -> Form:
-    """BLUE's four columns, or the word and its tag alone, as other repositories publish the same files."""
-    lines = [row.cells for row in islice(_lines(path, form), A_FEW)]
-    lines.reverse()  # of two that differ, the first may be a header
-    widths = Counter((len(cells), len(cells[0].split()) if len(cells) == 1 else 0) for cells in lines)
-    by_tabs, by_blanks = widths.most_common(1)[0][0] if widths else (0, 0)
-    if 2 in (by_tabs, by_blanks):
-        return replace(form, tag=1, columns=("token", "tag"), blanks=by_blanks == 2)
-    return form
-
-
-def _lines(path: Path, form: Form) -> Iterator[Row]:
-    """The lines of words, cut into columns."""
-    for row in iterate_rows(path):
-        if not _is_skipped(row, form) and not _is_end(row):
-            yield _cut_at_blanks(row) if form.blanks else row
-
-
-def _cut_at_blanks(row: Row) -> Row:
-    return replace(row, cells=tuple(" ".join(row.cells).split()))
-
-
-def _is_skipped(row: Row, form: Form) -> bool:
-    is_comment = form.comment is not None and row.cells[0].startswith(form.comment)
-    return is_comment or DOCUMENT.match(row.cells[0]) is not None
-
-
-def _is_end(row: Row) -> bool:
-    """Whether the line ends a sentence."""
-    return not any(cell.strip() for cell in row.cells)
-
-
-def _sentences(path: Path, form: Form) -> Iterator[list[Row]]:
-    sentence: list[Row] = []
-    width = len(form.columns)
-    is_first = True
-    for row in iterate_rows(path):
-        if _is_skipped(row, form):
-            continue
-        if _is_end(row):
-            if sentence:
-                yield sentence
-            sentence = []
-            continue
-        if form.blanks:
-            row = _cut_at_blanks(row)
-        width = width or len(row.cells)
-        _check(row, form, width, is_first)
-        is_first = False
-        sentence.append(row)
-    if sentence:  # the file may end without an empty line
-        yield sentence
-
-
-def _check(row: Row, form: Form, width: int, is_first: bool) -> None:
-    if row.cells[0].startswith("#") and not _is_like_a_tag(_last(row, form), form):
-        raise _without_tag(row, form)
-    if width <= max(form.word, form.tag):
-        wanted = f"the word in column {form.word + 1}, its tag in column {form.tag + 1}"
-        raise row.error(f"{len(row.cells)} column(s), {wanted} expected", _columns_remedy(row, form))
-    if is_first and _is_header(row, form):
-        wrong = f"a header where none belongs (its tag {shown(_last(row, form))})"
-        raise row.error(wrong, f"remove the line; the file starts with the first word, tags are {form.usual_tags}")
-    if len(row.cells) != width:
-        named = f"{width} expected ({', '.join(form.columns)})" if form.columns else f"{width} expected (as above)"
-        raise row.error(f"{len(row.cells)} column(s), {named}", _columns_remedy(row, form))
-    if not row.cells[form.word].strip():
-        raise row.error("empty word", "give the word or remove the line")
-    form.tag_of(row, form.tag)
-
-
-def _columns_remedy(row: Row, form: Form) -> str:
-    if form.is_custom and not form.blanks and len(_cut_at_blanks(row).cells) > max(form.word, form.tag):
-        return 'write separator = "blanks" into the task file, or set right under [columns] where word and tag are'
-    remedy = f"separate columns by {'blanks' if form.blanks else 'one tab'} and sentences by an empty line"
-    return f"{remedy}; see [columns] of the task file" if form.is_custom else remedy
-
-
-def _without_tag(row: Row, form: Form) -> UserError:
-    found = HASHES.match(" ".join(row.cells))
-    start = repr(found.group().rstrip()) if found else "'#'"
-    remedy = f"write comment = {start} into the task file" if form.is_custom else "remove them"
-    return row.error(f"no tag in a line that starts with {start}", f"where such lines are comments, {remedy}")
-
-
-def _is_header(row: Row, form: Form) -> bool:
-    """Whether the first line alone has no tag: to remove a word's line would be wrong advice."""
-    if len(row.cells) == 1 or _is_like_a_tag(_last(row, form), form):
-        return False
-    later = (other for other in _lines(row.path, form) if other.number > row.number)
-    found = [_is_like_a_tag(_last(other, form), form) for other in islice(later, A_FEW)]
-    return sum(found) * 2 >= len(found)
-
-
-def _last(row: Row, form: Form) -> str:
-    """The tag; of a line that is too short, the last cell."""
-    return row.cells[min(form.tag, len(row.cells) - 1)]
-
-
-def _is_like_a_tag(cell: str, form: Form) -> bool:
-    return cell in form.tags or cell in schemes.SCHEMES["auto"] or schemes.kind_of(cell) is not None
 
 
 def cut(tags: Sequence[str], longest: int = LONGEST_SENTENCE) -> list[tuple[int, int]]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from itertools import compress
 from typing import Any
 
-from harness.task import Encoded, Example, Prediction
-
-__all__ = ["encode", "identity", "pair_lengths"]
+from harness.task import Encoded, Example
 
 
 def encode(examples: Sequence[Example], tokenizer: Any, max_seq_length: int, labels: list[Any]) -> Encoded:
@@ -54,8 +52,3 @@ def _kept(sentences: Sequence[int | None], longest: int, from_the_left: bool) ->
         for place in own[len(own) - length :] if from_the_left else own[:length]:
             kept[place] = True
     return kept
-
-
-def identity(example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
-    """Task.align of a family that predicts for the whole text: the prediction as it is."""
-    return prediction

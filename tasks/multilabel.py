@@ -5,24 +5,29 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
-from tasks.encoding import encode, identity
-from tasks.measures import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_filename
-from tasks.tables import SENTENCE_INDEX, Layout, Row, read_columns, shown
+from tasks.encoding import encode
+from tasks.metrics import (
+    Counts,
+    check_lengths,
+    harmonic_mean,
+    index_rows,
+    key_value_lines,
+    macro_f1,
+    ratio,
+    results_file,
+)
+from tasks.readers import SENTENCE_INDEX, Layout, Row, read_columns, shown
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-__all__ = ["THRESHOLD", "MultilabelHead", "features", "flags", "label_text", "metric", "read", "task"]
-
 NAMES = {"f1": "example-based F1 on documents", "micro_f1": "micro F1 on documents"}  # of what may be the score
-
 THRESHOLD = 0.5  # a label is predicted where its probability is greater, not equal
 
 
@@ -32,8 +37,7 @@ def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
     Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself, but
     in BLUE's format. Raises UserError naming file and line, also for an index that occurs twice.
     """
-    is_blue = layout.format is not None
-    pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
+    is_blue, pattern = layout.format is not None, flag_pattern(labels)
 
     def is_value(cell: str) -> bool:
         names = _label_names(cell)
@@ -42,39 +46,48 @@ def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
     line_of: dict[str, int] = {}
     examples = []
     for row in read_columns(path, layout, is_value):
-        values = flags(row, -1, pattern, labels) if is_blue else _named(row, labels)
-        index = row.text(0, "index")
-        document = SENTENCE_INDEX.fullmatch(index)
-        if document is None and is_blue:
-            raise row.error(f"index {shown(index)} not of the form <document>_s<number>", "write it like 10027919_s0")
-        name = document.group(1) if document else index
-        index = index if document else f"{index}_s0"
+        if is_blue:
+            values = flags(row, -1, labels)
+            document = document_of(row)
+            index = row.cells[0]
+        else:
+            names = _label_names(row.cells[-1])
+            if unknown := [name for name in names if name not in labels]:
+                remedy = f"use names of {', '.join(labels)}, commas between them"
+                raise row.error(f"unknown label {shown(unknown[0])}", remedy)
+            values = tuple(int(label in names) for label in labels)
+            index = row.text(0, "index")
+            found = SENTENCE_INDEX.fullmatch(index)
+            document, index = (found.group(1), index) if found else (index, f"{index}_s0")
         if index in line_of:
-            raise row.error(
-                f"index {shown(index)} is already in line {line_of[index]}", "give each sentence its own index"
-            )
+            wrong = f"index {shown(index)} is already in line {line_of[index]}"
+            raise row.error(wrong, "give each sentence its own index")
         line_of[index] = row.number
-        examples.append(Example(index, (row.text(1),), values, name))
+        examples.append(Example(index, (row.text(1),), values, document))
     return examples
 
 
-def flags(row: Row, column: int, pattern: re.Pattern[str], labels: Sequence[str]) -> tuple[int, ...]:
-    """The labels of a cell `0_0,1_1,...`."""
-    found = pattern.fullmatch(row.cells[column])
+def document_of(row: Row) -> str:
+    """The document of a row, whose first cell is `<document>_s<number>`. Raises UserError."""
+    found = SENTENCE_INDEX.fullmatch(row.text(0, "index"))
     if found is None:
-        raise row.error(
-            f"labels {shown(row.cells[column])} not of the form {label_text([0] * len(labels), labels)}",
-            "list all labels in this order, each with _0 or _1",
-        )
+        wrong = f"index {shown(row.cells[0])} not of the form <document>_s<number>"
+        raise row.error(wrong, "write it like 10027919_s0")
+    return found.group(1)
+
+
+def flag_pattern(labels: Sequence[str]) -> re.Pattern[str]:
+    """Matches a cell `0_0,1_1,...`; its groups are the flags."""
+    return re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
+
+
+def flags(row: Row, column: int, labels: Sequence[str]) -> tuple[int, ...]:
+    """The labels of a cell `0_0,1_1,...`. Raises UserError."""
+    found = flag_pattern(labels).fullmatch(row.cells[column])
+    if found is None:
+        wrong = f"labels {shown(row.cells[column])} not of the form {label_text([0] * len(labels), labels)}"
+        raise row.error(wrong, "list all labels in this order, each with _0 or _1")
     return tuple(int(value) for value in found.groups())
-
-
-def _named(row: Row, labels: Sequence[str]) -> tuple[int, ...]:
-    names = _label_names(row.cells[-1])
-    for name in names:
-        if name not in labels:
-            raise row.error(f"unknown label {shown(name)}", f"use names of {', '.join(labels)}, commas between them")
-    return tuple(int(label in names) for label in labels)
 
 
 def _label_names(cell: str) -> list[str]:
@@ -84,11 +97,6 @@ def _label_names(cell: str) -> list[str]:
 def label_text(values: Sequence[int], labels: Sequence[str]) -> str:
     """Labels as the files spell them: `0_0,1_1,...`."""
     return ",".join(f"{label}_{value}" for label, value in zip(labels, values, strict=True))
-
-
-def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-    """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
-    return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
 
 
 @dataclass(frozen=True)
@@ -113,50 +121,94 @@ class MultilabelHead:
         return Prediction(tuple(int(score > THRESHOLD) for score in scores), tuple(scores.tolist()))
 
 
-def metric(
-    examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...], score_key: str
-) -> Report:
-    """Example-based F1 on documents, or micro F1 on them, as `score_key` says.
+@dataclass(frozen=True)
+class MultilabelTask(Task):
+    """The label of an example is 0 or 1 for each label of the task."""
 
-    The first is the F1 of the mean precision and the mean recall over documents. A document has every label that one
-    of its sentences has. Precision is 0 where nothing is predicted. The original divides by zero where a document has
-    no gold label; here precision and recall are then 1 if nothing is predicted either, since that answer is right,
-    else 0.
-    """
-    check_lengths(examples, predictions)
-    gold = _matrix([example.label for example in examples], labels)
-    predicted = _matrix([prediction.value for prediction in predictions], labels)
-    document_gold, document_predicted = _by_document(examples, gold), _by_document(examples, predicted)
-    precision, recall = _example_based(document_gold, document_predicted)
-    counts = _column_counts(document_gold, document_predicted)
-    micro = Counts.total(counts)
-    sentence_counts = _column_counts(gold, predicted)
-    areas, warnings = _roc_areas(gold, predictions, labels)
-    values = {
-        "precision": precision,
-        "recall": recall,
-        "f1": harmonic_mean(precision, recall),
-        "macro_f1": macro_f1(counts),
-        "micro_f1": micro.f1,
-        "TP": micro.tp,
-        "FP": micro.fp,
-        "FN": micro.fn,
-        "documents": len(document_gold),
-        "num": len(examples),
-        **_sentence_figures(gold, predicted, sentence_counts),
-        **({"micro_roc_auc": areas["micro"]} if "micro" in areas else {}),
-    }
-    per_class = {
-        label: entry.figures() | ({"roc_auc": areas[label]} if label in areas else {})
-        for label, entry in zip(labels, counts, strict=True)
-    }
-    table = tuple((entry.tp, entry.fp, entry.fn, entry.tn) for entry in counts)
-    chart = Confusion(labels, ("TP", "FP", "FN", "TN"), table)
-    return Report(values[score_key], NAMES[score_key], values, per_class, chart, warnings)
+    family = "multilabel"
 
+    @property
+    def head(self) -> MultilabelHead:
+        return MultilabelHead(len(self.labels))
 
-def _matrix(values: Sequence[Sequence[int]], labels: Sequence[str]) -> np.ndarray:
-    return np.array(values, dtype=np.int64).reshape(len(values), len(labels))
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
+        return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
+
+    def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+        """Example-based F1 on documents, or micro F1 on them, as `score_key` says.
+
+        The first is the F1 of the mean precision and the mean recall over documents. A document has every label that
+        one of its sentences has. Precision is 0 where nothing is predicted. The original divides by zero where a
+        document has no gold label; here precision and recall are then 1 if nothing is predicted either, since that
+        answer is right, else 0.
+        """
+        check_lengths(examples, predictions)
+        shape = (len(examples), len(self.labels))
+        gold = np.array([example.label for example in examples], dtype=np.int64).reshape(shape)
+        predicted = np.array([prediction.value for prediction in predictions], dtype=np.int64).reshape(shape)
+        document_gold, document_predicted = _by_document(examples, gold), _by_document(examples, predicted)
+        precision, recall = _example_based(document_gold, document_predicted)
+        counts = _column_counts(document_gold, document_predicted)
+        sentence_counts = _column_counts(gold, predicted)
+        micro, of_sentences = Counts.total(counts), Counts.total(sentence_counts)
+        areas, warnings = _roc_areas(gold, predictions, self.labels)
+        values = {
+            "precision": precision,
+            "recall": recall,
+            "f1": harmonic_mean(precision, recall),
+            "macro_f1": macro_f1(counts),
+            "micro_f1": micro.f1,
+            "TP": micro.tp,
+            "FP": micro.fp,
+            "FN": micro.fn,
+            "documents": len(document_gold),
+            "num": len(examples),
+            "sentence_precision": of_sentences.precision,
+            "sentence_recall": of_sentences.recall,
+            "sentence_micro_f1": of_sentences.f1,
+            "sentence_macro_f1": macro_f1(sentence_counts),
+            "sentence_exact_match": ratio(int((gold == predicted).all(axis=1).sum()), len(gold)),
+            **({"micro_roc_auc": areas["micro"]} if "micro" in areas else {}),
+        }
+        per_class = {
+            label: entry.metrics() | ({"roc_auc": areas[label]} if label in areas else {})
+            for label, entry in zip(self.labels, counts, strict=True)
+        }
+        table = tuple((entry.tp, entry.fp, entry.fn, entry.tn) for entry in counts)
+        chart = Confusion(self.labels, ("TP", "FP", "FN", "TN"), table)
+        return Report(values[self.score_key], NAMES[self.score_key], values, per_class, chart, warnings)
+
+    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+        """Labels as `0_0,1_1,...`."""
+        return index_rows(examples, predictions, lambda values: label_text(values, self.labels))
+
+    def files(
+        self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
+    ) -> dict[str, str]:
+        """eval_results.txt or test_results.txt, <split>_all_logits.txt (probabilities, in spite of its name) and
+        <split>_roc_auc_for_each_class.txt; for the test set also test_predictions.tsv."""
+        values = report.values
+        results = {"precision": values["precision"], "recall": values["recall"], "FB1": values["f1"]}
+        micro_area = {key: values[key] for key in ("micro_roc_auc",) if key in values}
+        written = results_file(split, results | micro_area)
+        if all(prediction.scores is not None for prediction in predictions):
+            probabilities = ["\t".join(f"{score:.3f}" for score in one.scores or ()) + "\n" for one in predictions]
+            written[f"{split}_all_logits.txt"] = "".join(probabilities)
+            areas = {label: row["roc_auc"] for label, row in report.per_class.items() if "roc_auc" in row}
+            if micro_area:
+                areas["micro"] = micro_area["micro_roc_auc"]
+            written[f"{split}_roc_auc_for_each_class.txt"] = key_value_lines(areas)
+        if split == "test":
+            lines = ["index\tlabels\tpred_labels", *self.rows(examples, predictions)[1:]]
+            written["test_predictions.tsv"] = "".join(line + "\n" for line in lines)
+        return written
+
+    def dev_row(self, report: Report) -> dict[str, float | int]:
+        """The columns of dev_results.txt; Micro_ROC_AUC is 0.0 where it is not defined (Report.warnings says so)."""
+        values = report.values
+        area = values.get("micro_roc_auc", 0.0)
+        return {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"], "Micro_ROC_AUC": area}
 
 
 def _by_document(examples: Sequence[Example], values: np.ndarray) -> np.ndarray:
@@ -186,17 +238,6 @@ def _column_counts(gold: np.ndarray, predicted: np.ndarray) -> list[Counts]:
     return columns
 
 
-def _sentence_figures(gold: np.ndarray, predicted: np.ndarray, counts: list[Counts]) -> dict[str, float | int]:
-    micro = Counts.total(counts)
-    return {
-        "sentence_precision": micro.precision,
-        "sentence_recall": micro.recall,
-        "sentence_micro_f1": micro.f1,
-        "sentence_macro_f1": macro_f1(counts),
-        "sentence_exact_match": ratio(int((gold == predicted).all(axis=1).sum()), len(gold)),
-    }
-
-
 def _roc_areas(
     gold: np.ndarray, predictions: Sequence[Prediction], labels: Sequence[str]
 ) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -206,74 +247,11 @@ def _roc_areas(
     scores = np.array([prediction.scores for prediction in predictions], dtype=np.float64)
     if not np.isfinite(scores).all():
         return {}, ("some probabilities are not finite numbers: no ROC AUC",)
-    columns = {label: (gold[:, index], scores[:, index]) for index, label in enumerate(labels)}
-    columns["micro"] = (gold.ravel(), scores.ravel())
-    areas = {name: area for name, column in columns.items() if (area := _roc_area(*column)) is not None}
-    missing = [name for name in columns if name not in areas]
-    return areas, (f"no ROC AUC where gold has one value only: {', '.join(missing)}",) if missing else ()
-
-
-def _roc_area(gold: np.ndarray, scores: np.ndarray) -> float | None:
     from sklearn.metrics import roc_auc_score  # slow to import
 
-    return float(roc_auc_score(gold, scores)) if 0 < gold.sum() < len(gold) else None
-
-
-def rows(examples: Sequence[Example], predictions: Sequence[Prediction], labels: tuple[str, ...]) -> list[str]:
-    """`index gold prediction`, labels as `0_0,1_1,...`."""
-    lines = ["index\tgold\tprediction"]
-    for example, prediction in zip(examples, predictions, strict=True):
-        lines.append(f"{example.id}\t{label_text(example.label, labels)}\t{label_text(prediction.value, labels)}")
-    return lines
-
-
-def files(
-    split: str,
-    examples: Sequence[Example],
-    predictions: Sequence[Prediction],
-    report: Report,
-    labels: tuple[str, ...],
-) -> dict[str, str]:
-    """eval_results.txt or test_results.txt, <split>_all_logits.txt (probabilities, in spite of its name) and
-    <split>_roc_auc_for_each_class.txt; for the test set also test_predictions.tsv."""
-    results = {"precision": report.values["precision"], "recall": report.values["recall"], "FB1": report.values["f1"]}
-    micro_area = {key: report.values[key] for key in ("micro_roc_auc",) if key in report.values}
-    written = {results_filename(split): key_value_lines(results | micro_area)}
-    if all(prediction.scores is not None for prediction in predictions):
-        probabilities = ["\t".join(f"{score:.3f}" for score in one.scores or ()) + "\n" for one in predictions]
-        written[f"{split}_all_logits.txt"] = "".join(probabilities)
-        areas = {label: row["roc_auc"] for label, row in report.per_class.items() if "roc_auc" in row}
-        if micro_area:
-            areas["micro"] = micro_area["micro_roc_auc"]
-        written[f"{split}_roc_auc_for_each_class.txt"] = key_value_lines(areas)
-    if split == "test":
-        lines = ["index\tlabels\tpred_labels", *rows(examples, predictions, labels)[1:]]
-        written["test_predictions.tsv"] = "".join(line + "\n" for line in lines)
-    return written
-
-
-def dev_row(report: Report) -> dict[str, float | int]:
-    """The columns of dev_results.txt; Micro_ROC_AUC is 0.0 where it is not defined (Report.warnings says so)."""
-    values = report.values
-    area = values.get("micro_roc_auc", 0.0)
-    return {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"], "Micro_ROC_AUC": area}
-
-
-def task(*, labels: tuple[str, ...], score_key: str, **described: Any) -> Task:
-    """A task of any number of labels an example; `score_key` is one of NAMES.
-
-    `described`: name, title, files and the like, as Task has them.
-    """
-    return Task(
-        features=features,
-        head=MultilabelHead(len(labels)),
-        metric=partial(metric, labels=labels, score_key=score_key),
-        rows=partial(rows, labels=labels),
-        files=partial(files, labels=labels),
-        dev_row=dev_row,
-        align=identity,
-        family="multilabel",
-        labels=labels,
-        score_key=score_key,
-        **described,
-    )
+    columns = {label: (gold[:, index], scores[:, index]) for index, label in enumerate(labels)}
+    columns["micro"] = (gold.ravel(), scores.ravel())
+    both = {name: column for name, column in columns.items() if 0 < column[0].sum() < len(column[0])}
+    areas = {name: float(roc_auc_score(*column)) for name, column in both.items()}
+    missing = [name for name in columns if name not in areas]
+    return areas, (f"no ROC AUC where gold has one value only: {', '.join(missing)}",) if missing else ()

@@ -7,21 +7,17 @@ gold standard there.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from harness.task import Example, Prediction, Task, UserError
-from tasks.conll import recognise
-from tasks.multilabel import flags
-from tasks.schemes import Evidence, plain_tags
-from tasks.tables import LONGEST_HEADER_CELL, SENTENCE_INDEX, Row, is_number, read_rows, shown
+from tasks.conll import Evidence, plain_tags, recognise
+from tasks.multilabel import document_of, flag_pattern, flags
+from tasks.readers import LONGEST_HEADER_CELL, Row, is_number, read_rows, shown
 from tasks.tagging import TaggingTask
-
-__all__ = ["Answers", "check", "read", "whole_sentences"]
 
 logger = logging.getLogger("harness.tasks")
 
@@ -43,82 +39,61 @@ class Answers:
 
 def read(task: Task, path: Path) -> Answers:
     """Raises UserError naming file, line, value and remedy."""
-    return READERS[task.family](task, path)
+    if isinstance(task, TaggingTask):
+        return _read_tags(task, path)
+    predicted: list[Any]
+    if task.family == "similarity":
+        rows, has_gold = _table(path, HEADER, lambda row: is_number(row.cells[-1]) or row.cells[-1] in NOT_FINITE)
+        predicted = [float(row.cells[2]) if row.cells[2] in NOT_FINITE else row.score(2) for row in rows]
+        gold = [row.score(1) for row in rows] if has_gold else predicted
+        examples = [Example(row.text(0, "index"), (), score) for row, score in zip(rows, gold, strict=True)]
+    elif task.family == "multiclass":
+        rows, has_gold = _table(path, HEADER, lambda row: row.cells[-1] in task.labels)
+        examples = [Example(row.text(0, "index"), (), row.label(1, task.labels)) for row in rows]
+        predicted = [row.label(2, task.labels) for row in rows]
+    else:
+        pattern = flag_pattern(task.labels)
+        rows, has_gold = _table(path, HEADER, lambda row: pattern.fullmatch(row.cells[-1]) is not None)
+        examples = [Example(row.cells[0], (), flags(row, 1, task.labels), document_of(row)) for row in rows]
+        predicted = [flags(row, 2, task.labels) for row in rows]
+    return Answers(path, examples, [Prediction(value) for value in predicted], [row.number for row in rows], has_gold)
 
 
-def _read_classes(task: Task, path: Path) -> Answers:
-    def is_data(row: Row) -> bool:
-        return row.cells[-1] in task.labels
+def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -> tuple[list[Row], bool]:
+    """(rows of index or token, gold, prediction without the header, whether the file has a gold column).
 
-    rows, has_gold = _table(path, is_data)
-    examples = [Example(row.text(0, "index"), (), row.label(1, task.labels)) for row in rows]
-    return _answers(path, rows, has_gold, examples, [Prediction(row.label(2, task.labels)) for row in rows])
-
-
-def _read_scores(task: Task, path: Path) -> Answers:
-    rows, has_gold = _table(path, lambda row: is_number(row.cells[-1]) or row.cells[-1] in NOT_FINITE)
-    values = [float(row.cells[2]) if row.cells[2] in NOT_FINITE else row.score(2) for row in rows]
-    gold = [row.score(1) for row in rows] if has_gold else values
-    examples = [Example(row.text(0, "index"), (), score) for row, score in zip(rows, gold, strict=True)]
-    return _answers(path, rows, has_gold, examples, [Prediction(value) for value in values])
-
-
-def _read_label_sets(task: Task, path: Path) -> Answers:
-    pattern = re.compile(",".join(f"{re.escape(label)}_([01])" for label in task.labels))
-    rows, has_gold = _table(path, lambda row: pattern.fullmatch(row.cells[-1]) is not None)
-    examples = []
-    for row in rows:
-        document = SENTENCE_INDEX.fullmatch(row.text(0, "index"))
-        if document is None:
-            raise row.error(
-                f"index {shown(row.cells[0])} not of the form <document>_s<number>", "write it like 10027919_s0"
-            )
-        examples.append(Example(row.cells[0], (), flags(row, 1, pattern, task.labels), document.group(1)))
-    predicted = [Prediction(flags(row, 2, pattern, task.labels)) for row in rows]
-    return _answers(path, rows, has_gold, examples, predicted)
-
-
-def _answers(
-    path: Path, rows: Sequence[Row], has_gold: bool, examples: list[Example], predictions: list[Prediction]
-) -> Answers:
-    return Answers(path, examples, predictions, [row.number for row in rows], has_gold)
-
-
-def _table(path: Path, is_data: Callable[[Row], bool]) -> tuple[list[Row], bool]:
-    """(rows of index, gold, prediction without the header, whether the file has a gold column)."""
+    In tagging, where blank lines separate sentences, such a row has one empty cell.
+    """
     rows = read_rows(path)
-    while rows and not "".join(rows[-1].cells).strip():
+    while len(rows) > 1 and rows[-1].is_blank:
         rows.pop()
-    first, *rest = _without_quotes(rows)
-    short = (HEADER[0], HEADER[2])
-    forms = f"'{' '.join(HEADER)}' or, scored with --data_dir, '{' '.join(short)}' (tab separated)"
-    if len(first.cells) not in (2, 3):
-        raise first.error(f"{len(first.cells)} column(s) in the header", f"write {forms}")
-    if is_data(first) or max(len(cell) for cell in first.cells) > LONGEST_HEADER_CELL:
+    if all(_is_quoted(cell) for cell in rows[0].cells):
+        rows = [replace(row, cells=tuple(map(_unquoted, row.cells))) for row in rows]
+    first, *rest = rows
+    width, short, is_tagging = len(first.cells), (names[0], names[2]), names == WORD_HEADER
+    forms = f"'{' '.join(names)}' or, scored with --data_dir, '{' '.join(short)}' (tab separated)"
+    if width not in (2, 3):
+        raise first.error(f"{width} column(s) in the header", f"write {forms}")
+    if is_data(first) or max(map(len, first.cells)) > LONGEST_HEADER_CELL:
         raise first.error("the header is missing, this line is data", f"put a first line {forms}")
     if not rest:
         raise first.error("no examples after the header", "write a row for each example")
-    has_gold = len(first.cells) == 3
-    names = tuple(cell.strip().lower() for cell in first.cells)
-    wanted = HEADER if has_gold else short
-    places = [names.index(name) for name in wanted] if sorted(names) == sorted(wanted) else list(range(len(wanted)))
+    given, wanted = [cell.strip().lower() for cell in first.cells], names if width == 3 else short
+    places = [given.index(name) for name in wanted] if sorted(given) == sorted(wanted) else list(range(width))
     chosen = []
     for row in rest:
-        if len(row.cells) != len(first.cells):
+        if is_tagging and row.is_blank:
+            chosen.append(replace(row, cells=("",)))
+            continue
+        if len(row.cells) != width:
             found = "empty line" if row.cells == ("",) else f"{len(row.cells)} column(s)"
-            raise row.error(
-                f"{found}, the header has {len(first.cells)}", "use one tab between columns, one line a row"
-            )
-        cells = tuple(row.cells[place] for place in places)
-        chosen.append(replace(row, cells=cells if has_gold else (cells[0], cells[1], cells[1])))
-    return chosen, has_gold
-
-
-def _without_quotes(rows: list[Row]) -> list[Row]:
-    """As they are, or without the quotes around cells where the whole header is in quotes."""
-    if not all(_is_quoted(cell) for cell in rows[0].cells):
-        return rows
-    return [replace(row, cells=tuple(_unquoted(cell) for cell in row.cells)) for row in rows]
+            if is_tagging:
+                remedy = "separate columns by one tab and sentences by an empty line"
+                raise row.error(f"{found}, {width} expected ({', '.join(first.cells)})", remedy)
+            raise row.error(f"{found}, the header has {width}", "use one tab between columns, one line a row")
+        name, *others = (row.cells[place] for place in places)
+        chosen.append(replace(row, cells=(name, others[0], others[-1])))
+    return chosen, width == 3
 
 
 def _is_quoted(cell: str) -> bool:
@@ -129,27 +104,22 @@ def _unquoted(cell: str) -> str:
     return cell[1:-1].replace('""', '"') if _is_quoted(cell) else cell
 
 
-def _read_tags(task: Task, path: Path) -> Answers:
+def _read_tags(task: TaggingTask, path: Path) -> Answers:
     """Both columns are of one scheme, the gold column's: a model's I after O is no sign of another one."""
-    assert isinstance(task, TaggingTask)
     form = replace(task.form, plain=True)  # as our own files are; other people's have the data's tags
     if form.is_custom:
         form = replace(form, scheme="auto")
-    first, *rest = _word_rows(path)
-    sentences = []
+    headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]))
+    rows, has_gold = _table(path, WORD_HEADER, lambda row: row.cells not in headers)
+    sentences = [list(block) for blank, block in groupby(rows, lambda row: row.is_blank) if not blank]
+    words = [tuple(row.text(0, "token") for row in sentence) for sentence in sentences]
+    gold = [[form.tag_of(row, 1) for row in sentence] for sentence in sentences]
+    predicted = [[form.tag_of(row, 2) for row in sentence] for sentence in sentences]
     evidence, theirs = Evidence(), Evidence()
-    for is_blank, block in groupby(rest, key=lambda row: len(row.cells) == 1 and not row.cells[0].strip()):
-        rows = list(block)
-        if is_blank:
-            continue
-        words, gold = tuple(row.text(0, "token") for row in rows), [form.tag_of(row, 1) for row in rows]
-        predicted = [form.tag_of(row, 2) for row in rows]
-        lines = [row.number for row in rows]
-        evidence.add(gold, lines)
-        theirs.add(predicted, lines)
-        sentences.append((lines[0], words, gold, predicted))
-    if not sentences:
-        raise first.error("no examples after the header", "get the file again")
+    for sentence, tags, others in zip(sentences, gold, predicted, strict=True):
+        lines = [row.number for row in sentence]
+        evidence.add(tags, lines)
+        theirs.add(others, lines)
     i_begins = recognise(path, task.form, evidence)
     if theirs.is_iob1 and evidence.begun:
         logger.warning(
@@ -157,40 +127,12 @@ def _read_tags(task: Task, path: Path) -> Answers:
             "write both columns in one scheme",
             path,
         )
-    answers = Answers(path, [], [], [], has_gold=first.cells == WORD_HEADER)
-    for line, words, gold, predicted in sentences:
-        name = f"sentence-{len(answers.examples)}"
-        answers.examples.append(Example(name, words, tuple(plain_tags(gold, i_begins))))
-        answers.predictions.append(Prediction(tuple(plain_tags(predicted, i_begins))))
-        answers.lines.append(line)
-    return answers
-
-
-def _word_rows(path: Path) -> list[Row]:
-    """The header and the rows of token, gold, tag, a single empty cell between sentences."""
-    first, *rest = _without_quotes(read_rows(path))
-    short = (WORD_HEADER[0], WORD_HEADER[2])
-    if first.cells not in (WORD_HEADER, short):
-        forms = f"'{' '.join(WORD_HEADER)}' or, scored with --data_dir, '{' '.join(short)}' (tab separated)"
-        raise first.error("the header is missing", f"put a first line {forms}")
-    rows = [first]
-    for row in rest:
-        if not "".join(row.cells).strip():
-            rows.append(replace(row, cells=("",)))
-            continue
-        if len(row.cells) != len(first.cells):
-            found = f"{len(row.cells)} column(s), {len(first.cells)} expected ({', '.join(first.cells)})"
-            raise row.error(found, "separate columns by one tab and sentences by an empty line")
-        rows.append(row if first.cells == WORD_HEADER else replace(row, cells=(*row.cells, row.cells[1])))
-    return rows
-
-
-READERS: dict[str, Callable[[Task, Path], Answers]] = {
-    "similarity": _read_scores,
-    "multiclass": _read_classes,
-    "multilabel": _read_label_sets,
-    "tagging": _read_tags,
-}
+    examples = [
+        Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins)))
+        for number, (texts, tags) in enumerate(zip(words, gold, strict=True))
+    ]
+    predictions = [Prediction(tuple(plain_tags(tags, i_begins))) for tags in predicted]
+    return Answers(path, examples, predictions, [sentence[0].number for sentence in sentences], has_gold)
 
 
 def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -> Answers:
@@ -199,18 +141,18 @@ def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -
     Raises UserError at the first row that is not the gold standard's by id, words or label. `source` is the file that
     `gold` was read from, named in the message.
     """
-    wanted = whole_sentences(gold) if task.family == "tagging" else list(gold)
-    if task.family != "tagging" and len({example.id for example in wanted}) == len(wanted):
+    is_tagging = task.family == "tagging"
+    wanted = whole_sentences(gold) if is_tagging else list(gold)
+    if not is_tagging and len({example.id for example in wanted}) == len(wanted):
         answers = _in_order(answers, wanted, source)
-    compare = _word_mismatch if task.family == "tagging" else _row_mismatch
-    fail = partial(_mismatch, answers.path, source)
+    compare = _word_mismatch if is_tagging else _row_mismatch
     for line, ours, theirs in zip(answers.lines, answers.examples, wanted, strict=False):
         found = compare(ours, theirs, answers.has_gold)
         if found is not None:
-            raise fail(line + found[0], found[1])
+            raise _mismatch(answers.path, source, line + found[0], found[1])
     if len(answers.examples) != len(wanted):
-        what = "sentences" if task.family == "tagging" else "rows"
-        raise fail(answers.lines[-1], f"the file ends after {len(answers.examples)} {what}, gold has {len(wanted)}")
+        ends = f"the file ends after {len(answers.examples)} {'sentences' if is_tagging else 'rows'}"
+        raise _mismatch(answers.path, source, answers.lines[-1], f"{ends}, gold has {len(wanted)}")
     return replace(answers, examples=wanted, has_gold=True)
 
 

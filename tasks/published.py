@@ -1,17 +1,18 @@
-"""What is published of the tasks, for comparison, from published.toml: scores of encoders, sizes of the data sets."""
+"""What is published of the tasks: recipes (recipes.toml), scores of encoders and sizes of the data (published.toml)."""
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
-__all__ = ["ROWS", "SEEDS", "SIZES", "SOURCE", "Mean", "Size"]
+from harness.validation import unknown
 
 
-@dataclass(frozen=True)
-class Mean:
+class Mean(NamedTuple):
     """Test score over five seeds, times 100."""
 
     mean: float
@@ -30,13 +31,70 @@ class Size:
     note: str = ""  # why test has another number than the corpus itself
 
 
-_FILE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-SOURCE: str = _FILE["scores"]["source"]
-SEEDS: int = _FILE["scores"]["seeds"]
+@dataclass(frozen=True)
+class Setting:
+    """How an encoder was fine-tuned for a task."""
+
+    learning_rate: float
+    epochs: int
+    dev: float | None = None  # times 100; None where nothing (usable) is published
+    test: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An encoder and its settings, by task."""
+
+    title: str
+    model: str  # Hugging Face hub id of the encoder that the scores belong to
+    pattern: str  # regular expression, searched in the lower-case name of a model
+    lower_case: bool
+    settings: Mapping[str, Setting]
+
+
+def _file(name: str) -> dict[str, Any]:
+    return tomllib.loads((Path(__file__).parent / name).read_text(encoding="utf-8"))
+
+
+_SCORES, _SIZES = (_file("published.toml")[name] for name in ("scores", "sizes"))
+SOURCE: str = _SCORES["source"]
+SEEDS: int = _SCORES["seeds"]
 # Title of the encoder -> task, and "total" -> score.
 ROWS: Mapping[str, Mapping[str, Mean]] = {
-    title: {task: Mean(*score) for task, score in row.items()} for title, row in _FILE["scores"]["rows"].items()
+    title: {task: Mean(*score) for task, score in row.items()} for title, row in _SCORES["rows"].items()
 }
 SIZES: Mapping[str, tuple[Size, ...]] = {
-    task: tuple(Size(what, **size) for what, size in sizes.items()) for task, sizes in _FILE["sizes"].items()
+    task: tuple(Size(what, **size) for what, size in sizes.items()) for task, sizes in _SIZES.items()
 }
+_RECIPES = _file("recipes.toml")
+COMMON: Mapping[str, float | int | bool] = _RECIPES["common"]  # settings of all tasks and encoders
+LIKE: Mapping[str, str] = _RECIPES["like"]  # family of a custom task -> the task whose settings are taken
+RECIPES: Mapping[str, Recipe] = {
+    name: Recipe(**{**recipe, "settings": {task: Setting(**one) for task, one in recipe["settings"].items()}})
+    for name, recipe in _RECIPES["recipes"].items()
+}
+
+
+def recipe_for(model_name: str) -> str:
+    """The recipe of an encoder by its hub id or path, the default where it is none of them.
+
+    The last three parts of a path are looked at, the last one first, so that a folder of checkpoints may carry the
+    name, and a home folder cannot.
+    """
+    for part in reversed(PurePath(model_name.lower()).parts[-3:]):
+        for name, recipe in RECIPES.items():
+            if re.search(recipe.pattern, part):
+                return name
+    return str(_RECIPES["default"])
+
+
+def defaults(recipe: str, task: str) -> dict[str, float | int | bool]:
+    """The configuration of a task under a recipe, by flag name. Raises UserError for an unknown recipe or task."""
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
+    settings = RECIPES[recipe].settings
+    if task not in settings:
+        raise unknown("task", task, settings)
+    setting = settings[task]
+    return {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs, **COMMON}

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
-from tasks.encoding import encode, identity
-from tasks.measures import check_lengths, key_value_lines, results_filename
-from tasks.tables import Layout, is_number, read_columns
+from tasks.encoding import encode
+from tasks.metrics import check_lengths, index_rows, results_file
+from tasks.readers import Layout, is_number, read_columns
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
-
-__all__ = ["SimilarityHead", "features", "metric", "read", "task"]
 
 
 def read(path: Path, layout: Layout) -> list[Example]:
@@ -29,11 +27,6 @@ def read(path: Path, layout: Layout) -> list[Example]:
 def _is_score(cell: str) -> bool:
     value = cell.strip().lower().lstrip("+-")
     return is_number(value.replace(",", ".")) or value in ("nan", "inf", "infinity")
-
-
-def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-    """Token ids of the pairs; the label is the score itself."""
-    return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
 
 
 @dataclass(frozen=True)
@@ -52,76 +45,73 @@ class SimilarityHead:
         return Prediction(float(logits[0]))
 
 
-def metric(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
-    """Pearson's r, and beside it Spearman's rho and the errors in units of the score.
+@dataclass(frozen=True)
+class SimilarityTask(Task):
+    """The label of an example is its score."""
 
-    Without variation in gold or predictions a correlation is not defined; it is then 0, with a warning.
-    """
-    check_lengths(examples, predictions)
-    gold = np.array([example.label for example in examples], dtype=np.float64)
-    predicted = np.array([prediction.value for prediction in predictions], dtype=np.float64)
-    pearson, spearman, warnings = _correlations(gold, predicted)
-    values: dict[str, float | int] = {"pearson": pearson, "spearman": spearman, "num": len(examples)}
-    if len(gold) and np.isfinite(predicted).all():
-        values["mse"] = float(np.mean((gold - predicted) ** 2))
-        values["mae"] = float(np.mean(np.abs(gold - predicted)))
-    chart = Scatter(tuple(gold.tolist()), tuple(predicted.tolist()))
-    return Report(pearson, "Pearson", values, {}, chart, warnings)
+    family = "similarity"
+
+    @property
+    def head(self) -> SimilarityHead:
+        return SimilarityHead()
+
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids of the pairs; the label is the score itself."""
+        return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
+
+    def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+        """Pearson's r, and beside it Spearman's rho and the errors in units of the score.
+
+        Without variation in gold or predictions a correlation is not defined; it is then 0, with a warning.
+        """
+        check_lengths(examples, predictions)
+        gold = np.array([example.label for example in examples], dtype=np.float64)
+        predicted = np.array([prediction.value for prediction in predictions], dtype=np.float64)
+        pearson, spearman, warning = _correlations(gold, predicted)
+        values: dict[str, float | int] = {"pearson": pearson, "spearman": spearman, "num": len(examples)}
+        if len(gold) and np.isfinite(predicted).all():
+            values["mse"] = float(np.mean((gold - predicted) ** 2))
+            values["mae"] = float(np.mean(np.abs(gold - predicted)))
+        chart = Scatter(tuple(gold.tolist()), tuple(predicted.tolist()))
+        return Report(pearson, "Pearson", values, {}, chart, (warning,) if warning else ())
+
+    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+        return index_rows(examples, predictions, _text)
+
+    def files(
+        self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
+    ) -> dict[str, str]:
+        """eval_results.txt or test_results.txt, and for the test set test_predictions.txt: `gold<tab>prediction`."""
+        written = results_file(split, {"pearson": report.values["pearson"], "num": report.values["num"]})
+        if split == "test":
+            pairs = zip(examples, predictions, strict=True)
+            lines = [f"{_text(example.label)}\t{_text(prediction.value)}\n" for example, prediction in pairs]
+            written["test_predictions.txt"] = "".join(lines)
+        return written
+
+    def dev_row(self, report: Report) -> dict[str, float | int]:
+        """The column of dev_results.txt."""
+        return {"Pearson": report.score}
 
 
-def _correlations(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float, tuple[str, ...]]:
+def _correlations(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float, str]:
+    """Pearson, Spearman, and why they are 0 where they are not defined."""
     from scipy import stats  # slow to import, and a run that only trains does not need it
 
     if not np.isfinite(predicted).all():
         count = int((~np.isfinite(predicted)).sum())
-        return 0.0, 0.0, (f"{count} predictions are not finite numbers: Pearson and Spearman set to 0",)
+        return 0.0, 0.0, f"{count} predictions are not finite numbers: Pearson and Spearman set to 0"
     if len(gold) < 2:
-        return 0.0, 0.0, (f"a correlation needs 2 examples, there are {len(gold)}: Pearson and Spearman set to 0",)
+        return 0.0, 0.0, f"a correlation needs 2 examples, there are {len(gold)}: Pearson and Spearman set to 0"
     for name, values in (("predictions", predicted), ("gold scores", gold)):
         # 1e-13 of the mean is where scipy calls an input nearly constant: what remains is rounding.
         if np.linalg.norm(values - values.mean()) <= 1e-13 * abs(values.mean()):
-            return 0.0, 0.0, (f"all {name} are the same: Pearson and Spearman are not defined and set to 0",)
+            return 0.0, 0.0, f"all {name} are the same: Pearson and Spearman are not defined and set to 0"
     pearson, spearman = stats.pearsonr(gold, predicted).statistic, stats.spearmanr(gold, predicted).statistic
     if not np.isfinite(pearson) or not np.isfinite(spearman):
-        return 0.0, 0.0, ("the correlation cannot be computed in float64: Pearson and Spearman set to 0",)
-    return float(pearson), float(spearman), ()
+        return 0.0, 0.0, "the correlation cannot be computed in float64: Pearson and Spearman set to 0"
+    return float(pearson), float(spearman), ""
 
 
-def rows(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
-    """`index gold prediction`; repr() of a float reads back to the same float."""
-    lines = ["index\tgold\tprediction"]
-    for example, prediction in zip(examples, predictions, strict=True):
-        lines.append(f"{example.id}\t{float(example.label)!r}\t{float(prediction.value)!r}")
-    return lines
-
-
-def files(split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report) -> dict[str, str]:
-    """eval_results.txt or test_results.txt, and for the test set test_predictions.txt: `gold<tab>prediction`."""
-    results = key_value_lines({"pearson": report.values["pearson"], "num": report.values["num"]})
-    if split != "test":
-        return {results_filename(split): results}
-    pairs = zip(examples, predictions, strict=True)
-    lines = [f"{float(example.label)!r}\t{float(prediction.value)!r}\n" for example, prediction in pairs]
-    return {"test_results.txt": results, "test_predictions.txt": "".join(lines)}
-
-
-def dev_row(report: Report) -> dict[str, float | int]:
-    """The column of dev_results.txt."""
-    return {"Pearson": report.score}
-
-
-def task(**described: Any) -> Task:
-    """A similarity task; `described`: name, title, files and the like, as Task has them."""
-    return Task(
-        features=features,
-        head=SimilarityHead(),
-        metric=metric,
-        rows=rows,
-        files=files,
-        dev_row=dev_row,
-        align=identity,
-        family="similarity",
-        labels=(),
-        score_key="pearson",
-        **described,
-    )
+def _text(score: float) -> str:
+    return repr(float(score))  # reads back to the same float

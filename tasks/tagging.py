@@ -9,57 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.task import Confusion, Encoded, Example, Prediction, Report, Task, UserError
+from harness.task import Encoded, Example, Prediction, Report, Task, UserError
 from tasks.conll import BLUE, Form
-from tasks.measures import (
+from tasks.metrics import (
+    TAGS,
     Counts,
+    accuracy,
     check_lengths,
-    class_counts,
     confusion,
-    key_value_lines,
     macro_f1,
-    ratio,
-    results_filename,
+    mentions,
+    results_file,
+    strict_mentions,
 )
-from tasks.mentions import TAGS, mentions, strict_mentions
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
-
-__all__ = ["TAGS", "TaggingHead", "TaggingTask", "features", "metric", "task"]
-
-
-def features(examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-    """Token ids of the words, and where the first piece of each word is.
-
-    Words past max_seq_length and words without any piece (control characters) are not scored: they are in neither
-    `positions`, `words` nor `labels`.
-    """
-    if not examples:
-        return Encoded(input_ids=[], token_type_ids=None, labels=[], positions=[], words=[])
-    for example in examples:
-        if len(example.label) != len(example.texts):
-            found = f"{len(example.label)} labels for {len(example.texts)} words"
-            raise UserError(f"example {example.id}: {found}; give one label a word")
-    number = {tag: index for index, tag in enumerate(TAGS)}
-    tokens = tokenizer(
-        [list(example.texts) for example in examples],
-        is_split_into_words=True,
-        truncation=True,
-        max_length=max_seq_length,
-        padding=False,
-        return_attention_mask=False,
-    )
-    labels, positions, words = [], [], []
-    for index, example in enumerate(examples):
-        first_piece: dict[int, int] = {}
-        for position, word in enumerate(tokens.word_ids(index)):
-            if word is not None:
-                first_piece.setdefault(word, position)
-        words.append(list(first_piece))
-        positions.append(list(first_piece.values()))
-        labels.append([number[example.label[word]] for word in first_piece])
-    return Encoded(tokens["input_ids"], tokens.get("token_type_ids"), labels, positions, words)
 
 
 @dataclass(frozen=True)
@@ -80,44 +45,121 @@ class TaggingHead:
         return Prediction(tuple(TAGS[index] for index in np.argmax(logits, axis=-1)))
 
 
-def align(example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
-    """Tags for all words of the example: O for those that the model did not see, so that gold is never cut."""
-    tags = ["O"] * len(example.texts)
-    for word, tag in zip(words, prediction.value, strict=True):
-        tags[word] = tag
-    return replace(prediction, value=tuple(tags))
+@dataclass(frozen=True)
+class TaggingTask(Task):
+    """The label of an example is a tag for each word; labels of the task are the tags."""
 
+    family = "tagging"
 
-def metric(examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
-    """Mention F1 (see `mentions`), and beside it strict IOB2 mentions and figures over single tags."""
-    check_lengths(examples, predictions)
-    gold, predicted = _by_sentence(examples, predictions)
-    gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
-    found = _compare(mentions(gold_tags), mentions(predicted_tags))
-    strict = _compare(strict_mentions(gold), strict_mentions(predicted))
-    matrix = confusion(gold_tags, predicted_tags, TAGS)
-    counts = class_counts(matrix)
-    values = {
-        "precision": found.precision,
-        "recall": found.recall,
-        "f1": found.f1,
-        "TP": found.tp,
-        "FP": found.fp,
-        "FN": found.fn,
-        "strict_precision": strict.precision,
-        "strict_recall": strict.recall,
-        "strict_f1": strict.f1,
-        "token_accuracy": ratio(int(np.trace(matrix)), len(gold_tags)),
-        "macro_f1": macro_f1(counts),
-        "tokens": len(gold_tags),
-        "sentences": len(gold),
-    }
-    per_class = {tag: entry.figures() for tag, entry in zip(TAGS, counts, strict=True)}
-    return Report(found.f1, "mention F1", values, per_class, _chart(matrix))
+    form: Form = BLUE  # how its files, and other people's predictions, spell tags
 
+    @property
+    def head(self) -> TaggingHead:
+        return TaggingHead()
 
-def _chart(matrix: np.ndarray) -> Confusion:
-    return Confusion(TAGS, TAGS, tuple(tuple(row) for row in matrix.tolist()))
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids of the words, and where the first subword token of each word is.
+
+        Words past max_seq_length and words without any token (control characters) are not scored: they are in neither
+        `positions`, `words` nor `labels`.
+        """
+        if not examples:
+            return Encoded(input_ids=[], token_type_ids=None, labels=[], positions=[], words=[])
+        for example in examples:
+            if len(example.label) != len(example.texts):
+                found = f"{len(example.label)} labels for {len(example.texts)} words"
+                raise UserError(f"example {example.id}: {found}; give one label a word")
+        number = {tag: index for index, tag in enumerate(TAGS)}
+        tokens = tokenizer(
+            [list(example.texts) for example in examples],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_seq_length,
+            padding=False,
+            return_attention_mask=False,
+        )
+        labels, positions, words = [], [], []
+        for index, example in enumerate(examples):
+            first_token: dict[int, int] = {}
+            for position, word in enumerate(tokens.word_ids(index)):
+                if word is not None:
+                    first_token.setdefault(word, position)
+            words.append(list(first_token))
+            positions.append(list(first_token.values()))
+            labels.append([number[example.label[word]] for word in first_token])
+        return Encoded(tokens["input_ids"], tokens.get("token_type_ids"), labels, positions, words)
+
+    def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
+        """Tags for all words of the example: O for those that the model did not see, so that gold is never cut."""
+        tags = ["O"] * len(example.texts)
+        for word, tag in zip(words, prediction.value, strict=True):
+            tags[word] = tag
+        return replace(prediction, value=tuple(tags))
+
+    def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
+        """Mention F1 (see `mentions`), and beside it strict IOB2 mentions and metrics over single tags."""
+        check_lengths(examples, predictions)
+        gold: list[list[str]] = []  # of each sentence, the pieces of a cut one joined again
+        predicted: list[list[str]] = []
+        for sentence in _sentences(examples, predictions):
+            gold.append([])
+            predicted.append([])
+            for example, prediction in sentence:
+                lengths = len(example.texts), len(example.label), len(prediction.value)
+                if len(set(lengths)) > 1:
+                    wrong = f"{lengths[0]} words, {lengths[1]} labels, {lengths[2]} predictions"
+                    raise UserError(f"example {example.id}: {wrong}; give one of each a word")
+                gold[-1].extend(example.label)
+                predicted[-1].extend(prediction.value)
+        gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
+        found = _compare(mentions(gold_tags), mentions(predicted_tags))
+        strict = _compare(strict_mentions(gold), strict_mentions(predicted))
+        chart, counts = confusion(gold_tags, predicted_tags, TAGS)
+        values = {
+            "precision": found.precision,
+            "recall": found.recall,
+            "f1": found.f1,
+            "TP": found.tp,
+            "FP": found.fp,
+            "FN": found.fn,
+            "strict_precision": strict.precision,
+            "strict_recall": strict.recall,
+            "strict_f1": strict.f1,
+            "token_accuracy": accuracy(counts),
+            "macro_f1": macro_f1(counts.values()),
+            "tokens": len(gold_tags),
+            "sentences": len(gold),
+        }
+        return Report(found.f1, "mention F1", values, {tag: entry.metrics() for tag, entry in counts.items()}, chart)
+
+    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
+        """`token gold prediction`, an empty line between sentences."""
+        return ["token\tgold\tprediction", *_word_lines(examples, predictions, "\t")[:-1]]
+
+    def files(
+        self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
+    ) -> dict[str, str]:
+        """eval_results.txt or test_results.txt; for the test set also test_predictions.txt (`token gold prediction`,
+        with blanks) and test_results_count.txt."""
+        values = report.values
+        results = {"FB1": values["f1"], **{key: values[key] for key in ("FN", "FP", "TP", "precision", "recall")}}
+        written = results_file(split, results)
+        if split == "test":
+            lines, hits = _word_lines(examples, predictions, " "), values["TP"]
+            written["test_predictions.txt"] = "".join(line + "\n" for line in lines)
+            written["test_results_count.txt"] = (
+                f"processed {values['tokens']} tokens with {hits + values['FN']} phrases; "
+                f"found: {hits + values['FP']} phrases; correct: {hits}.\n"
+                f"TP: {hits}, FP: {values['FP']}, FN: {values['FN']}\n"
+                f"Precision: {values['precision']:.2%}, Recall: {values['recall']:.2%}, FB1: {values['f1']:.2%}"
+            )
+        return written
+
+    def dev_row(self, report: Report) -> dict[str, float | int]:
+        """The columns of dev_results.txt."""
+        values = report.values
+        counts = {key: values[key] for key in ("TP", "FP", "FN")}
+        return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
 
 
 def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
@@ -125,29 +167,10 @@ def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
     return Counts(hits, len(predicted) - hits, len(gold) - hits)
 
 
-def _by_sentence(
-    examples: Sequence[Example], predictions: Sequence[Prediction]
-) -> tuple[list[list[str]], list[list[str]]]:
-    """Gold and predicted tags of each sentence, the pieces of a cut one joined again."""
-    gold: list[list[str]] = []
-    predicted: list[list[str]] = []
-    for sentence in _grouped(examples, predictions):
-        gold.append([])
-        predicted.append([])
-        for example, prediction in sentence:
-            if not len(example.texts) == len(example.label) == len(prediction.value):
-                lengths = (
-                    f"{len(example.texts)} words, {len(example.label)} labels, {len(prediction.value)} predictions"
-                )
-                raise UserError(f"example {example.id}: {lengths}; give one of each a word")
-            gold[-1].extend(example.label)
-            predicted[-1].extend(prediction.value)
-    return gold, predicted
-
-
-def _grouped(
+def _sentences(
     examples: Sequence[Example], predictions: Sequence[Prediction]
 ) -> Iterator[Iterator[tuple[Example, Prediction]]]:
+    """The pieces of each sentence, with their predictions."""
     pairs = zip(examples, predictions, strict=True)
     for _, sentence in groupby(pairs, key=lambda pair: pair[0].group or pair[0].id):
         yield sentence
@@ -156,73 +179,10 @@ def _grouped(
 def _word_lines(examples: Sequence[Example], predictions: Sequence[Prediction], separator: str) -> list[str]:
     """A line a word, an empty line after each sentence; white space inside a word (in no published file) becomes _."""
     lines: list[str] = []
-    for sentence in _grouped(examples, predictions):
+    for sentence in _sentences(examples, predictions):
         for example, prediction in sentence:
             words = ["_".join(word.split()) for word in example.texts]
             cells = zip(words, example.label, prediction.value, strict=True)
             lines.extend(separator.join(line) for line in cells)
         lines.append("")
     return lines
-
-
-def rows(examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
-    """`token gold prediction`, an empty line between sentences."""
-    return ["token\tgold\tprediction", *_word_lines(examples, predictions, "\t")[:-1]]
-
-
-def files(split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report) -> dict[str, str]:
-    """eval_results.txt or test_results.txt; for the test set also test_predictions.txt (`token gold prediction`, with
-    blanks) and test_results_count.txt."""
-    values = report.values
-    counts = {key: values[key] for key in ("FN", "FP", "TP")}
-    results = {"FB1": values["f1"], **counts, "precision": values["precision"], "recall": values["recall"]}
-    written = {results_filename(split): key_value_lines(results)}
-    if split == "test":
-        lines = _word_lines(examples, predictions, " ")
-        written["test_predictions.txt"] = "".join(line + "\n" for line in lines)
-        written["test_results_count.txt"] = _count_text(report)
-    return written
-
-
-def _count_text(report: Report) -> str:
-    values = report.values
-    hits = values["TP"]
-    return (
-        f"processed {values['tokens']} tokens with {hits + values['FN']} phrases; "
-        f"found: {hits + values['FP']} phrases; correct: {hits}.\n"
-        f"TP: {hits}, FP: {values['FP']}, FN: {values['FN']}\n"
-        f"Precision: {values['precision']:.2%}, Recall: {values['recall']:.2%}, FB1: {values['f1']:.2%}"
-    )
-
-
-def dev_row(report: Report) -> dict[str, float | int]:
-    """The columns of dev_results.txt."""
-    values = report.values
-    counts = {key: values[key] for key in ("TP", "FP", "FN")}
-    return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
-
-
-@dataclass(frozen=True)
-class TaggingTask(Task):
-    """A task that knows how its files, and other people's predictions, spell tags."""
-
-    form: Form = BLUE
-
-
-def task(*, form: Form, disjoint: bool, **described: Any) -> TaggingTask:
-    """A tagging task; `described`: name, title, files and the like, as Task has them."""
-    return TaggingTask(
-        features=features,
-        head=TaggingHead(),
-        metric=metric,
-        rows=rows,
-        files=files,
-        dev_row=dev_row,
-        align=align,
-        family="tagging",
-        labels=TAGS,
-        score_key="f1",
-        form=form,
-        disjoint=disjoint,
-        **described,
-    )

@@ -9,10 +9,8 @@ from itertools import chain
 import numpy as np
 
 from harness.task import Task
-from tasks.mentions import mentions
+from tasks.metrics import mentions
 from tasks.predictions import Answers
-
-__all__ = ["Units", "units"]
 
 Score = Callable[[np.ndarray], np.ndarray]
 """Sums over units [..., k] -> scores [...]."""
@@ -33,48 +31,41 @@ def units(task: Task, answers: Answers) -> Units:
     return FAMILIES[task.family](task, answers)
 
 
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
+
+
 def _f1(sums: np.ndarray) -> np.ndarray:
     """From sums of true positives, false positives and false negatives."""
     hits, wrong, missed = np.moveaxis(sums, -1, 0)
-    below = 2 * hits + wrong + missed
-    return np.asarray(np.divide(2 * hits, below, out=np.zeros_like(below), where=below > 0))
+    return _ratio(2 * hits, 2 * hits + wrong + missed)
+
+
+def _labelled(answers: Answers) -> list[object]:
+    return [(example.id, example.label) for example in answers.examples]
 
 
 def _classes(task: Task, answers: Answers) -> Units:
-    """Counts without the negative class. Where no class is negative, their F1 is the accuracy."""
-    if task.score_key == "macro_f1":
-        return _classes_apart(task, answers)
-    counts: dict[tuple[str, str], tuple[float, ...]] = {}
-    rows = []
-    for example, prediction in zip(answers.examples, answers.predictions, strict=True):
-        key = example.label, prediction.value
-        if key not in counts:
-            figures = task.metric([example], [prediction]).values
-            counts[key] = figures["TP"], figures["FP"], figures["FN"]
-        rows.append(counts[key])
-    gold: list[object] = [(example.id, example.label) for example in answers.examples]
-    return Units("example", gold, np.array(rows, dtype=np.float64), _f1)
+    """Counts without the negative class. Where no class is negative, their F1 is the accuracy.
 
-
-def _classes_apart(task: Task, answers: Answers) -> Units:
-    """Counts of each class, for macro F1: the mean over the classes that occur."""
-    counted = [n for n, label in enumerate(task.labels) if label != task.negative]
+    For macro F1, the mean over the classes that occur, those of each class apart.
+    """
     place = {label: number for number, label in enumerate(task.labels)}
-    values = np.zeros((len(answers.examples), len(task.labels), 3))
-    for row, example, prediction in zip(values, answers.examples, answers.predictions, strict=True):
+    counts = np.zeros((len(answers.examples), len(task.labels), 3))
+    for row, example, prediction in zip(counts, answers.examples, answers.predictions, strict=True):
         if example.label == prediction.value:
             row[place[example.label], 0] = 1
         else:
             row[place[prediction.value], 1] = row[place[example.label], 2] = 1
+    counts = counts[:, [number for label, number in place.items() if label != task.negative]]
+    if task.score_key != "macro_f1":
+        return Units("example", _labelled(answers), counts.sum(1), _f1)
 
     def score(sums: np.ndarray) -> np.ndarray:
-        counts = sums.reshape(*sums.shape[:-1], len(counted), 3)
-        present = (counts.sum(-1) > 0).sum(-1)
-        total = _f1(counts).sum(-1)
-        return np.asarray(np.divide(total, present, out=np.zeros_like(total), where=present > 0))
+        by_class = sums.reshape(*sums.shape[:-1], -1, 3)
+        return _ratio(_f1(by_class).sum(-1), (by_class.sum(-1) > 0).sum(-1).astype(np.float64))
 
-    gold: list[object] = [(example.id, example.label) for example in answers.examples]
-    return Units("example", gold, values[:, counted].reshape(len(values), -1), score)
+    return Units("example", _labelled(answers), counts.reshape(len(counts), -1), score)
 
 
 def _documents(task: Task, answers: Answers) -> Units:
@@ -95,8 +86,7 @@ def _documents(task: Task, answers: Answers) -> Units:
 
     def score(sums: np.ndarray) -> np.ndarray:
         precision, recall = np.moveaxis(sums, -1, 0) / len(together)
-        below = precision + recall
-        return np.asarray(np.divide(2 * precision * recall, below, out=np.zeros_like(below), where=below > 0))
+        return _ratio(2 * precision * recall, precision + recall)
 
     of_sums = _f1 if task.score_key == "micro_f1" else score
     return Units("document", list(gold), np.array(rows, dtype=np.float64), of_sums)
@@ -105,14 +95,8 @@ def _documents(task: Task, answers: Answers) -> Units:
 def _sentences(task: Task, answers: Answers) -> Units:
     """Counts of mentions, each counted in the sentence where it begins."""
     ends = np.cumsum([len(example.label) for example in answers.examples])
-    found = [
-        mentions(chain.from_iterable(tags))
-        for tags in (
-            (example.label for example in answers.examples),
-            (prediction.value for prediction in answers.predictions),
-        )
-    ]
-    gold, predicted = found
+    gold = mentions(chain.from_iterable(example.label for example in answers.examples))
+    predicted = mentions(chain.from_iterable(prediction.value for prediction in answers.predictions))
     values = np.zeros((len(answers.examples), 3))
     for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
         starts = [mention[0] for mention in group]
@@ -130,12 +114,9 @@ def _pairs(task: Task, answers: Answers) -> Units:
     def score(sums: np.ndarray) -> np.ndarray:
         sx, sy, sxx, syy, sxy = np.moveaxis(sums, -1, 0)
         spread = np.clip(count * sxx - sx**2, 0, None) * np.clip(count * syy - sy**2, 0, None)
-        return np.asarray(
-            np.divide(count * sxy - sx * sy, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0)
-        )
+        return _ratio(count * sxy - sx * sy, np.sqrt(spread))
 
-    names: list[object] = [(example.id, example.label) for example in answers.examples]
-    return Units("example", names, np.stack([x, y, x * x, y * y, x * y], axis=1), score)
+    return Units("example", _labelled(answers), np.stack([x, y, x * x, y * y, x * y], axis=1), score)
 
 
 FAMILIES: dict[str, Callable[[Task, Answers], Units]] = {

@@ -43,13 +43,12 @@ from harness.errors import Faults, UserError
 from harness.files import read_settings, write
 from harness.run_folder import RunFolder
 from harness.synonyms import hint
-from harness.validation import checked
+from harness.validation import checked, unknown
 from launch.jobs import status
 from launch.jobs.resources import Request
 from launch.jobs.status import RunStatus
 from launch.run import inputs, settings
-from tasks import tables
-from tasks.faults import unknown
+from tasks import readers
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
 RECORD = "suite.json"
@@ -376,7 +375,7 @@ def _check_data(group: Sequence[RunConfig]) -> None:
         with faults.collected():
             try:
                 task.read(place, split)
-            except tables.NoExamples as error:
+            except readers.NoExamples as error:
                 if split != "dev":
                     raise
                 for config in group:  # only some of them may depend on a dev set

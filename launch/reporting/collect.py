@@ -22,7 +22,7 @@ from launch.jobs.status import RunStatus, Status
 from launch.run import settings
 from tasks import predictions
 from tasks.predictions import Answers
-from tasks.recipes import recipe_for
+from tasks.published import recipe_for
 
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
 

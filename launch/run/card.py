@@ -15,7 +15,7 @@ from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.run.settings import SAMPLE_BANNER
-from tasks.recipes import RECIPES, recipe_for
+from tasks.published import RECIPES, recipe_for
 
 METRICS = {"Pearson": "pearsonr", "accuracy": "accuracy"}  # names that the hub knows; all others are F1
 SHARING = """## Before you share it

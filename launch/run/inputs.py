@@ -29,7 +29,7 @@ from harness.pretrained import JSON_FILES, VOCABULARIES, WEIGHTS, Source
 from harness.run_folder import RunFolder
 from harness.task import SPLITS, Example, Task
 from harness.validation import checked
-from tasks import tables
+from tasks import readers
 
 if TYPE_CHECKING:
     from harness.distributed import World
@@ -116,7 +116,7 @@ def find_data(config: RunConfig) -> tuple[Path, str]:
 
         what = _no_data(folder, config.task, list(missing.values()))
         where = "README, section The ten tasks, says where each corpus comes from"
-        there = tables.instead(folder, missing, filenames) if folder.is_dir() else ""
+        there = readers.instead(folder, missing, filenames) if folder.is_dir() else ""
         if "rename" not in there and (command := how_to_convert(config.task, folder)) is not None:
             where, there = f"if that is the corpus as published, convert it: {command}", ""
         if config.own_task is not None:
@@ -173,7 +173,7 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
     for name in (name for name in SPLITS if name in splits):
         try:
             examples[name] = task.read(place, name)
-        except tables.NoExamples as error:
+        except readers.NoExamples as error:
             if name != "dev":
                 raise
             reason = check_without_dev(config, task, error)

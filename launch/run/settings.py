@@ -18,7 +18,7 @@ from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.run import fine_tuned, inputs
 from tasks import definition as definitions
-from tasks import recipes
+from tasks import published
 
 DEFAULT_RUNS = Path("runs")  # default place of run folders, below the current folder
 SAMPLE_BANNER = "SAMPLE DATA: made-up text that ships with the code; the scores of this run mean nothing"
@@ -32,7 +32,7 @@ examples:
       settings from a file, one of them changed, on two devices
 Many runs, or a SLURM cluster: python launch/submit.py --help
 """
-HELP = flags.Help({"task": tuple(tasks.TASKS), "recipe": tuple(recipes.RECIPES)}, EXAMPLES)
+HELP = flags.Help({"task": tuple(tasks.TASKS), "recipe": tuple(published.RECIPES)}, EXAMPLES)
 
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -75,10 +75,10 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     if model and Path(model).is_dir():
         model = str(model_folder.locate(Path(model).absolute(), "--model_name_or_path"))
     about = fine_tuned.describe(Path(model))
-    trained_by = about.recipe if about is not None and about.recipe in recipes.RECIPES else None
-    recipe = str(given.get("recipe") or trained_by or recipes.recipe_for(model))
-    like = task if definition is None else recipes.LIKE[definition["family"]]
-    usual = {**recipes.defaults(recipe, like), **(definition or {}).get("recipe", {})}
+    trained_by = about.recipe if about is not None and about.recipe in published.RECIPES else None
+    recipe = str(given.get("recipe") or trained_by or published.recipe_for(model))
+    like = task if definition is None else published.LIKE[definition["family"]]
+    usual = {**published.defaults(recipe, like), **(definition or {}).get("recipe", {})}
     usual["train_splits"] = tasks.get(task, definition).train_splits
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in ("config_name", "task_file"):

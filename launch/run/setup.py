@@ -23,7 +23,7 @@ from harness.task import Encoded, Task
 from harness.tokenizer import load_tokenizer
 from launch.run import fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
-from tasks import recipes
+from tasks import published
 from tasks.corpora import checks
 
 logger = logging.getLogger("harness.launch")
@@ -126,7 +126,7 @@ def _announce(run: Run, place: Path) -> None:
         logger.warning(SAMPLE_BANNER)
     logger.info("task    %s (%s), recipe %s, seed %d", task.name, task.family, config.recipe, config.seed)
     if config.own_task is not None:
-        own, like = ", ".join(config.own_task["recipe"]) or "nothing", recipes.LIKE[task.family]
+        own, like = ", ".join(config.own_task["recipe"]) or "nothing", published.LIKE[task.family]
         logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
     logger.info("model   %s in %s on %d %s", config.model_name_or_path, run.precision, world.size, world.device.type)
     if not config.trained:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
+from harness.validation import unknown
 from tasks.corpora import archives, bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
 from tasks.corpora.records import Corpus
-from tasks.faults import unknown
 
 __all__ = ["CORPORA", "get", "how_to_convert"]
 

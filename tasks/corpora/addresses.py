@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.task import UserError
-from tasks.faults import unknown
+from harness.validation import unknown
 
 __all__ = ["APPLY", "OFFERS", "Offer", "offer"]
 

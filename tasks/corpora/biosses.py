@@ -10,7 +10,7 @@ from tasks.corpora import archives
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.sources import Source, SourceFile, filled
 from tasks.corpora.splits import assign
-from tasks.tables import is_number
+from tasks.readers import is_number
 
 __all__ = ["CORPUS"]
 

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from tasks.corpora.records import Corpus, Options, Record, clean
 from tasks.corpora.sources import Line, Source, SourceFile, filled
 from tasks.corpora.splits import PUBLISHED, assign
-from tasks.tables import is_number
+from tasks.readers import is_number
 
 __all__ = ["CORPUS"]
 

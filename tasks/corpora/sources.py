@@ -13,7 +13,7 @@ from typing import Any
 
 from harness.files import sha256
 from harness.task import UserError
-from tasks import foreign
+from tasks import readers
 from tasks.corpora import archives
 
 __all__ = ["Line", "Source", "SourceFile", "filled"]
@@ -86,7 +86,7 @@ class SourceFile:
 
     def check_kind(self, content: bytes) -> None:
         """Raises UserError where that beginning is one of no text: a web page, a pointer, a packed file."""
-        if (kind := foreign.kind_of(content)) is not None:
+        if (kind := readers.kind_of(content)) is not None:
             raise self.error(*kind, 1)
 
     def text(self) -> str:

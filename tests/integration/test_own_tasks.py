@@ -170,7 +170,7 @@ FAULTS = {
     "not TOML": (("family =", "family"), "not TOML (Expected '=' after a key"),
     "deep": (("family", f"x = {'[' * 5000}\nfamily"), "not TOML ("),
     "digits": (("family", f"x = {'9' * 5000}\nfamily"), "not TOML ("),
-    "hexadecimal": (('"text"', f"0x{'f' * 9000}"), "key columns.sentence: a int is no column"),
+    "hexadecimal": (('"text"', f"0x{'f' * 9000}"), "key columns.sentence: (a huge number) is no column"),
     "dots": (("family", f"x{'.a' * 40_000} = 1\nfamily"), "a line of more than 300 dots; no key"),
     "odd key": (("family", '"a\\nb" = 1\nfamily'), "key 'a\\nb': no such key"),
 }  # fmt: skip

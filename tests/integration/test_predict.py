@@ -21,7 +21,7 @@ import tasks
 from harness.model_folder import About
 from launch import predict
 from launch.reporting.new_text import WORD
-from tasks.mentions import shown_mentions
+from tasks.metrics import shown_mentions
 
 if TYPE_CHECKING:
     from finished_runs import Finished

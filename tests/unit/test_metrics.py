@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 import tasks
 from harness.task import Confusion, Example, Prediction, Report, Scatter, UserError
-from tasks import tagging
-from tasks.mentions import mentions, strict_mentions
+from tasks.metrics import mentions, strict_mentions
 
 # The example of the disjoint mentions, with | between sentences.
 DISJOINT_GOLD = "O O B I O | O B I O I O | B I I | I I O"
@@ -98,7 +97,7 @@ class TestMentions:
     @pytest.mark.parametrize(("tags", "predicted"), [(("B",), ("B", "O")), (("B", "O"), ("B",))])
     def test_lengths_must_agree(self, tags: tuple[str, ...], predicted: tuple[str, ...]) -> None:
         with pytest.raises(UserError, match=r"example 7: 1 words, . labels, . predictions"):
-            tagging.metric([Example("7", ("a",), tags)], [Prediction(predicted)])
+            tasks.get("clefe").metric([Example("7", ("a",), tags)], [Prediction(predicted)])
 
     @QUICK
     @given(st.lists(st.lists(st.sampled_from("BIO"), min_size=1, max_size=8), min_size=1, max_size=6))

@@ -19,8 +19,8 @@ from harness.task import Example, UserError
 from launch import score
 from launch.run import settings
 from tasks import definition as definitions
-from tasks.mentions import mentions
-from tasks.schemes import Evidence, Tag, plain_tags, vocabulary
+from tasks.conll import Evidence, Tag, plain_tags, vocabulary
+from tasks.metrics import mentions
 
 Mention = tuple[int, int, str]  # first word, word after the last, type
 DEFINITION = (

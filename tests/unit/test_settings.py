@@ -14,7 +14,7 @@ import tasks
 from harness.config import EMBEDDED, RunConfig
 from harness.errors import UserError
 from launch.run import inputs, settings
-from tasks import recipes
+from tasks import published
 
 EMBEDDED_MODULE = EMBEDDED.replace("-", "_")
 needs_embedded = pytest.mark.skipif(importlib.util.find_spec(EMBEDDED_MODULE) is None, reason="extra `demo` is missing")
@@ -234,7 +234,7 @@ def test_help_names_tasks_recipes_and_three_examples(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         settings.parse(["--help"])
     text = capsys.readouterr().out
-    assert all(name in text for name in (*tasks.TASKS, *recipes.RECIPES))
+    assert all(name in text for name in (*tasks.TASKS, *published.RECIPES))
     lines = [line.split(maxsplit=2) for line in text.splitlines() if "launch/train.py --" in line]
     assert len(lines) == 3
     for _, _, line in lines:  # the examples are right

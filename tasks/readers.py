@@ -1,34 +1,22 @@
-"""Text files in, checked rows out: the one place that opens a data file.
+"""Data files in, checked rows out: the one place that opens them; conll.py makes sentences of tagged words of the rows.
 
-Every complaint is one line, `path:line: what is wrong (value); what to do`. No sentence of the data may get into it,
+Every fault is one line, `path:line: what is wrong (value); what to do`. No sentence of the data may get into it,
 because these lines end in logs and the text may be clinical: only short values (a label, a score, a count) are shown.
 """
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 from harness.task import UserError
-from tasks import foreign
-
-__all__ = [
-    "PLAIN_FILENAMES",
-    "SENTENCE_INDEX",
-    "Layout",
-    "NoExamples",
-    "Row",
-    "instead",
-    "iterate_rows",
-    "locate",
-    "read_columns",
-    "read_rows",
-    "shown",
-]
 
 PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 
@@ -50,12 +38,42 @@ SPLIT_NAMES = {
 }
 TEXT_SUFFIXES = (".tsv", ".txt", ".conll", ".iob", ".bio")
 MOST_FILES = 5  # named in an error
-LONE_CARRIAGE_RETURN = re.compile(rb"\r(?!\n|\Z)")
+NO_EXAMPLES = "put the split's examples there"
+SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
 # Narrower than float(): no blanks, no "1_000", no "nan", no digits of other scripts.
 NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
-
-NO_EXAMPLES = "put the split's examples there"
+AS_TEXT = "save it as UTF-8 text with a tab between columns"
+BEGINNINGS: Sequence[tuple[bytes, str, str]] = (  # of files that are no text, what they are, what to do with them
+    (b"PK\x03\x04", "a zip archive or an Excel workbook", f"unpack the archive, or {AS_TEXT} from Excel"),
+    (b"\xd0\xcf\x11\xe0", "an Excel workbook of the old format", f"{AS_TEXT} from Excel"),
+    (b"\x1f\x8b", "compressed by gzip", "unpack it: gunzip, or tar xzf where it is a .tar.gz"),
+    (b"BZh", "compressed by bzip2", "unpack it: bunzip2"),
+    (b"\xfd7zXZ", "compressed by xz", "unpack it: unxz"),
+    (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
+    (b"Rar!", "a rar archive", "unpack it"),
+    (b"%PDF", "a PDF document", "put the table itself there"),
+    (b"PAR1", "a Parquet file", f"{AS_TEXT}: pandas.read_parquet, then to_csv(path, sep='\\t', index=False)"),
+    (b"version https://git-lfs.github.com", "a Git LFS pointer, not the file", "fetch the content: git lfs pull"),
+)
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+PAGE = re.compile(rb"\s*<(!doctype\s+html|html)\b", re.IGNORECASE)
+JSON = (
+    "JSON, not a table",
+    "write its fields as tab separated columns; MedNLI as published is converted by "
+    "python launch/prepare.py mednli --source FOLDER --out DIR",
+)
+NOT_IN_TEXT: Sequence[tuple[re.Pattern[bytes], str, str]] = (
+    (re.compile(rb"\0"), "NUL byte", "save the file as UTF-8 text"),
+    (re.compile(rb"\r(?!\n|\Z)"), "carriage return inside the line", "end lines with \\n or \\r\\n only"),
+)
+# Which fields programs put into quotes.
+QUOTING_RULES: Sequence[Callable[[str], bool]] = (
+    lambda field: any(char in field for char in '\t\n\r"'),  # pandas, csv.writer
+    lambda field: any(char in field for char in '\t\n\r",'),  # Excel
+    lambda field: NUMBER.fullmatch(field) is None,  # csv.QUOTE_NONNUMERIC
+    lambda field: True,
+)
 
 
 class NoExamples(UserError):
@@ -68,11 +86,15 @@ class Row:
 
     path: Path
     number: int  # of the line in the file, counted from 1
-    cells: tuple[str, ...]  # one empty cell for an empty line
+    cells: tuple[str, ...] = ()  # one empty cell for an empty line
 
-    def error(self, wrong: str, remedy: str) -> UserError:
+    @property
+    def is_blank(self) -> bool:
+        return not any(cell.strip() for cell in self.cells)
+
+    def error(self, wrong: str, remedy: str, kind: type[UserError] = UserError) -> UserError:
         """The error to raise about this line."""
-        return _error(self.path, self.number, wrong, remedy)
+        return kind(f"{_one_line(self.path)}:{self.number}: {wrong}; {remedy}")
 
     def text(self, column: int, what: str = "sentence") -> str:
         """The text in a column. Raises UserError where it is empty or white space."""
@@ -119,8 +141,8 @@ def locate(data_dir: Path, split: str, filenames: Mapping[str, str]) -> Path:
     path = data_dir / filenames[split]
     if not path.is_file():
         missing = {part: name for part, name in filenames.items() if not (data_dir / name).is_file()}
-        told = f"looked for {wanted} in that folder, missing: {', '.join(missing.values())}"
-        raise UserError(f"{_one_line(path)}: no such file; {told}{instead(data_dir, missing, filenames)}")
+        looked = f"looked for {wanted} in that folder, missing: {', '.join(missing.values())}"
+        raise UserError(f"{_one_line(path)}: no such file; {looked}{instead(data_dir, missing, filenames)}")
     return path
 
 
@@ -140,50 +162,123 @@ def instead(data_dir: Path, missing: Mapping[str, str], filenames: Mapping[str, 
     return f"; found {', '.join(other[:MOST_FILES])}{several}" if other else ""
 
 
-def iterate_rows(path: Path) -> Iterator[Row]:
-    """The lines of a UTF-8 file as rows, one after another, empty ones included; nothing is a quote.
-
-    A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError, before the first
-    row, for anything that is not UTF-8, NUL bytes and an empty file.
-    """
-    yield from _rows(path, _text(path))
-
-
-def _text(path: Path) -> bytes:
-    """The content of a text file without its byte order mark."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"{_one_line(path)}: cannot be read ({reason}); check the file and its permissions") from None
-    if not content.removeprefix(b"\xef\xbb\xbf").strip():
-        raise NoExamples(_message(path, 1, "the file is empty", NO_EXAMPLES))
-    if (kind := foreign.not_a_table(content)) is not None:
-        raise _error(path, 1, *kind)
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    if not _is_text(content):
-        for _ in _rows(path, content):
-            pass  # until the line at fault, which raises
-    return content
+def kind_of(content: bytes) -> tuple[str, str] | None:
+    """(what the file is, what to do with it) where it is nothing that can be cut into lines and columns."""
+    for beginning, kind, remedy in BEGINNINGS:
+        if content.startswith(beginning):
+            return kind, remedy
+    head = content[:1000]
+    if content.startswith(UTF16) or head.count(b"\0") > len(head) // 4:
+        return "not UTF-8 but UTF-16 or UTF-32, or no text at all", "save the file as UTF-8 text"
+    if PAGE.match(head):
+        return "a web page, not the data", "download the file itself (on GitHub: its raw form)"
+    return None
 
 
-def _is_text(content: bytes) -> bool:
-    try:
-        content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in content and LONE_CARRIAGE_RETURN.search(content) is None
-
-
-def _rows(path: Path, content: bytes) -> Iterator[Row]:
-    # Not str.splitlines(): it would also cut at form feeds and at U+2028, which occur inside sentences.
-    for number, line in enumerate(BytesIO(content), start=1):
-        yield Row(path, number, _decode(path, number, line.removesuffix(b"\n")))
+def _is_json(content: bytes) -> bool:
+    """Whether the first line is a JSON object or list, or the whole of it is one."""
+    for part in (content.lstrip().split(b"\n", 1)[0], content):
+        try:
+            if isinstance(json.loads(part), dict | list):
+                return True
+        except (ValueError, RecursionError):
+            pass
+    return False
 
 
 def read_rows(path: Path) -> list[Row]:
-    """All of `iterate_rows`."""
-    return list(iterate_rows(path))
+    """The lines of a UTF-8 file as rows, empty ones included; nothing is a quote.
+
+    A byte order mark, CRLF line ends and a last line without an end are accepted. Raises UserError for anything that is
+    not UTF-8, NUL bytes and an empty file.
+    """
+    return _rows(path, _text(path))
+
+
+def _rows(path: Path, text: str) -> list[Row]:
+    # Not str.splitlines(): it would also cut at form feeds and at U+2028, which occur inside sentences.
+    lines = enumerate(text.removesuffix("\n").split("\n"), start=1)
+    return [Row(path, number, tuple(line.removesuffix("\r").split("\t"))) for number, line in lines]
+
+
+def _text(path: Path) -> str:
+    """The content of a text file without its byte order mark."""
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"{_one_line(path)}: cannot be read ({reason}); check the file and its permissions") from None
+    if not content.strip():
+        raise Row(path, 1).error("the file is empty", NO_EXAMPLES, NoExamples)
+    kind = JSON if content.lstrip()[:1] in (b"{", b"[") and _is_json(content) else kind_of(content)
+    if kind is not None:
+        raise Row(path, 1).error(*kind)
+    faults = [(at.start(), wrong, remedy) for pattern, wrong, remedy in NOT_IN_TEXT if (at := pattern.search(content))]
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        position = error.start - content.rfind(b"\n", 0, error.start)
+        wrong = f"not UTF-8 (byte 0x{content[error.start]:02x} at position {position})"
+        remedy = "save the file as UTF-8 text (if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8)"
+        faults.append((error.start, wrong, remedy))
+    if faults:
+        start, wrong, remedy = min(faults)
+        raise Row(path, content.count(b"\n", 0, start) + 1).error(wrong, remedy)
+    return text
+
+
+def _table(path: Path) -> list[Row]:
+    """The lines of a table up to the last one with something in it; quotes are gone where the whole file is quoted."""
+    text = _text(path)
+    unquoted = _unquoted(text)
+    rows = _rows(path, text) if unquoted is None else [Row(path, *one) for one in unquoted]
+    if unquoted is None and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in rows[0].cells):
+        wrong = "fields are in quotes, but not throughout as pandas, Excel or csv write them"
+        raise rows[0].error(wrong, "write the file without quotes (R: quote = FALSE; pandas: quoting=3)")
+    while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
+        rows.pop()
+    return rows
+
+
+def _unquoted(text: str) -> list[tuple[int, tuple[str, ...]]] | None:
+    """(number of its first line, fields) of each row of a quoted table; None where quotes are ordinary characters.
+
+    pandas, Excel and R put fields with tabs, line ends or quotes into quotes. In the files of BLUE a quote is an
+    ordinary character, and sentences may begin with one, so a file counts as quoted only where writing its fields again
+    by one of those programs' rules gives the same text to the last character. Tabs and line ends inside a field become
+    one blank, so that a field stays one in whatever is written of it.
+    """
+    if '"' not in text:
+        return None
+    rows: list[tuple[int, list[str]]] = []
+    ends = [0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
+    try:
+        for fields in reader:
+            rows.append((ends[-1] + 1, fields))
+            ends.append(reader.line_num)
+    except csv.Error:
+        return None
+    lines = text.split("\n")
+    # A sentence that begins with a quote and a later one that ends with one would swallow the rows between them.
+    if len(rows) < ends[-1] and _is_regular(line.split("\t") for line in lines):
+        return None
+    raw = ["\n".join(lines[start:end]).removesuffix("\r") for start, end in pairwise(ends)]
+
+    def written(fields: list[str], rule: Callable[[str], bool]) -> str:
+        return "\t".join('"' + one.replace('"', '""') + '"' if rule(one) else one for one in fields)
+
+    if not _is_regular(fields for _, fields in rows) or not any(
+        all(line == written(fields, rule) for line, (_, fields) in zip(raw, rows, strict=True))
+        for rule in QUOTING_RULES
+    ):
+        return None
+    return [(number, tuple(re.sub(r"[\t\r\n]+", " ", one) for one in fields) or ("",)) for number, fields in rows]
+
+
+def _is_regular(rows: Iterable[Sequence[str]]) -> bool:
+    """Whether all rows that are not empty have the same number of columns."""
+    return len({len(row) for row in rows if any(cell.strip() for cell in row)}) == 1
 
 
 @dataclass(frozen=True)
@@ -195,20 +290,15 @@ class Format:
     index: int  # where there is one column more than texts and target
     texts: tuple[int, ...]
     target: int
-    most: int | None = None  # columns; None: others may stand before the last ones
-
-    @property
-    def least(self) -> int:
-        """Columns without the optional index."""
-        return 3 if self.index else len(self.texts) + 1
+    least: int  # columns
+    most: int | None  # columns; None: others may stand before the last ones
 
 
 FORMATS: Mapping[str, Format] = {
-    "blue-pairs": Format("index sentence1 sentence2 {target}", 0, (-3, -2), -1),
-    "blue-relations": Format("index sentence {target}", 0, (-2,), -1, most=3),
-    "blue-documents": Format("{target} sentence index", 2, (1,), 0, most=3),  # every index is <document>_s<n>
+    "blue-pairs": Format("index sentence1 sentence2 {target}", 0, (-3, -2), -1, least=3, most=None),
+    "blue-relations": Format("index sentence {target}", 0, (-2,), -1, least=2, most=3),
+    "blue-documents": Format("{target} sentence index", 2, (1,), 0, least=3, most=3),  # every index is <document>_s<n>
 }
-SENTENCE_INDEX = re.compile(r"(.+)_s[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -234,15 +324,21 @@ def read_columns(path: Path, layout: Layout, is_value: Callable[[str], bool]) ->
     header that is not as the layout says, a column that is not there, a line with another number of columns, an empty
     line that is not at the end, and a file without examples.
     """
-    rows = _rows_to_the_end(path)
+    rows = _table(path)
     if layout.format is not None:
-        has_index, places, body = _recognised(rows, FORMATS[layout.format], layout.target, is_value)
+        form = FORMATS[layout.format]
+        has_header = _recognise_header(rows, form, layout.target, is_value)
+        has_index = len(rows[0].cells) > len(form.texts) + 1
+        places = [*([form.index] if has_index else []), *form.texts, form.target]
     else:
         _check_width(rows)
         _check_header(rows, layout, is_value)
+        has_header, has_index = layout.headers[layout.split], "index" in layout.columns
         places = [_place(rows[0], layout.split, what, column) for what, column in layout.columns.items()]
-        has_index = "index" in layout.columns
-        body = _below(rows) if layout.headers[layout.split] else rows
+    if has_header and len(rows) == 1:
+        raise rows[0].error("no examples after the header", NO_EXAMPLES, NoExamples)
+    body = rows[has_header:]
+    if layout.format is None:
         _check_target(body, layout.split, places[-1], is_value)
     chosen = []
     for count, row in enumerate(body):
@@ -251,13 +347,10 @@ def read_columns(path: Path, layout: Layout, is_value: Callable[[str], bool]) ->
     return chosen
 
 
-def _recognised(
-    rows: list[Row], form: Format, target: str, is_value: Callable[[str], bool]
-) -> tuple[bool, list[int], list[Row]]:
-    """(whether there is an index, places of index, texts and target, rows without the header).
+def _recognise_header(rows: Sequence[Row], form: Format, target: str, is_value: Callable[[str], bool]) -> bool:
+    """Whether line 1 is a header: by the names in it, which differ between published copies.
 
-    A header is known by the names in it, which differ between published copies; a line 1 that may be either is an
-    error, so that no row is lost and no header is counted.
+    A line 1 that may be either is an error, so that no row is lost and no header is counted.
     """
     first, header = rows[0], form.header.format(target=target)
     width = len(first.cells)
@@ -266,17 +359,13 @@ def _recognised(
         wrong = f"{width} column(s), {form.least}{upper} columns expected ({header})"
         raise first.error(wrong, _width_remedy(rows, form.least))
     _check_width(rows)
-    is_row = is_value(first.cells[form.target])
-    is_row = is_row or (form.index > 0 and SENTENCE_INDEX.fullmatch(first.cells[form.index]) is not None)
-    if not is_row and _is_short(first):
-        if not _has_names(first):
-            wrong = "neither a header with names that are known nor a row with a known label or score"
-            raise first.error(
-                wrong, f"if it is a header, write '{header}' (tab separated), else set its last column right"
-            )
-        rows = _below(rows)
-    has_index = width > len(form.texts) + 1
-    return has_index, [*([form.index] if has_index else []), *form.texts, form.target], rows
+    has_document = form.index > 0 and SENTENCE_INDEX.fullmatch(first.cells[form.index]) is not None
+    if is_value(first.cells[form.target]) or has_document or not _is_short(first):
+        return False
+    if not _has_names(first):
+        wrong = "neither a header with names that are known nor a row with a known label or score"
+        raise first.error(wrong, f"if it is a header, write '{header}' (tab separated), else set its last column right")
+    return True
 
 
 def _check_header(rows: Sequence[Row], layout: Layout, is_value: Callable[[str], bool]) -> None:
@@ -285,39 +374,32 @@ def _check_header(rows: Sequence[Row], layout: Layout, is_value: Callable[[str],
     has_value = any(map(is_value, first.cells))
     if layout.headers[split]:
         names = [cell.strip() for cell in first.cells]
-        known = [column for column in layout.columns.values() if isinstance(column, str)]
-        if any(name in names for name in known):
+        if any(column in names for column in layout.columns.values()):
             return
-        is_data = (
-            is_value(first.cells[target - 1])
-            if isinstance(target, int) and target <= len(names)
-            else has_value and not _has_names(first)
-        )
+        by_number = isinstance(target, int) and target <= len(names)
+        is_data = is_value(first.cells[int(target) - 1]) if by_number else has_value and not _has_names(first)
         if is_data or not _is_short(first):
             remedy = f"write {layout.other_header()}, and its columns by number under [columns.{split}]"
             raise first.error("the header is missing, this line is data, and the task file says header = true", remedy)
-        return
-    in_column = zip(*(row.cells for row in rows[1:]), strict=True)
-    below = len(rows) > 1 and any(all(map(is_value, column)) for column in in_column)
-    if not has_value and _is_short(first) and (_has_names(first) or below):
+    elif not has_value and _is_short(first) and (_has_names(first) or _value_columns(rows[1:], is_value)):
         named = ", ".join(cell if _is_name(cell) else shown(cell) for cell in first.cells)
         remedy = f"write {layout.other_header()}, and its columns under [columns.{split}] if they are others"
         raise first.error(f"has a header ({named}), the task file says header = false", remedy)
 
 
+def _value_columns(rows: Sequence[Row], is_value: Callable[[str], bool]) -> list[int]:
+    """The numbers, from 1, of the columns that hold a label or score in every row."""
+    columns = zip(*(row.cells for row in rows), strict=True)
+    return [number for number, column in enumerate(columns, start=1) if all(map(is_value, column))]
+
+
 def _check_target(body: Sequence[Row], split: str, place: int, is_value: Callable[[str], bool]) -> None:
     """Raises UserError where the column of labels or scores has none, and another column nothing else."""
-    if any(is_value(row.cells[place]) for row in body):
-        return
-    fitting = [
-        n for n, column in enumerate(zip(*(row.cells for row in body), strict=True), 1) if all(map(is_value, column))
-    ]
-    if fitting:
+    if not any(is_value(row.cells[place]) for row in body) and (fitting := _value_columns(body, is_value)):
         found = " or ".join(map(str, fitting))
         wrong = f"column {place + 1} holds no label or score in any row, column {found} does"
-        raise body[0].error(
-            wrong, f"set the numbers right, for this file alone under [columns.{split}] of the task file"
-        )
+        remedy = f"set the numbers right, for this file alone under [columns.{split}] of the task file"
+        raise body[0].error(wrong, remedy)
 
 
 def _place(first: Row, split: str, what: str, column: str | int) -> int:
@@ -334,19 +416,6 @@ def _place(first: Row, split: str, what: str, column: str | int) -> int:
     return names.index(column)
 
 
-def _rows_to_the_end(path: Path) -> list[Row]:
-    """The lines of a table up to the last one with something in it; quotes are gone where the whole file is quoted."""
-    content = _text(path)
-    quoted = foreign.unquoted(content.decode("utf-8"))
-    rows = list(_rows(path, content)) if quoted is None else [Row(path, *one) for one in quoted]
-    if quoted is None and all(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in rows[0].cells):
-        wrong = "fields are in quotes, but not throughout as pandas, Excel or csv write them"
-        raise rows[0].error(wrong, "write the file without quotes (R: quote = FALSE; pandas: quoting=3)")
-    while len(rows[-1].cells) == 1 and not rows[-1].cells[0].strip(" "):
-        rows.pop()
-    return rows
-
-
 def _check_width(rows: Sequence[Row]) -> None:
     """Raises UserError for a line with other columns than line 1."""
     width = len(rows[0].cells)
@@ -357,7 +426,7 @@ def _check_width(rows: Sequence[Row]) -> None:
 
 
 def _width_remedy(rows: Sequence[Row], columns: int) -> str:
-    """What to do about a number of columns, told from what the lines look like."""
+    """What to do about a number of columns, by what the lines look like."""
     lines = ["\t".join(row.cells) for row in rows if row.cells != ("",)]
     for sign, name in ((",", "commas"), (";", "semicolons"), ("|", "|")):
         if not any("\t" in line for line in lines) and all(line.count(sign) >= columns - 1 for line in lines):
@@ -375,13 +444,6 @@ def _width_remedy(rows: Sequence[Row], columns: int) -> str:
     return "separate columns by one tab and keep tabs and line ends out of them"
 
 
-def _below(rows: Sequence[Row]) -> list[Row]:
-    """The rows below the header."""
-    if len(rows) == 1:
-        raise NoExamples(_message(rows[0].path, 1, "no examples after the header", NO_EXAMPLES))
-    return list(rows[1:])
-
-
 def _is_short(first: Row) -> bool:
     return max(len(cell) for cell in first.cells) <= LONGEST_HEADER_CELL
 
@@ -393,28 +455,6 @@ def _is_name(cell: str) -> bool:
 def _has_names(first: Row) -> bool:
     """Whether line 1 is a header: two of its cells, or the only one, are names that columns have."""
     return sum(map(_is_name, first.cells)) >= min(2, len(first.cells))
-
-
-def _decode(path: Path, number: int, line: bytes) -> tuple[str, ...]:
-    line = line.removesuffix(b"\r")
-    if b"\0" in line:
-        raise _error(path, number, "NUL byte", "save the file as UTF-8 text")
-    if b"\r" in line:
-        raise _error(path, number, "carriage return inside the line", "end lines with \\n or \\r\\n only")
-    try:
-        return tuple(line.decode("utf-8").split("\t"))
-    except UnicodeDecodeError as error:
-        wrong = f"not UTF-8 (byte 0x{line[error.start]:02x} at position {error.start + 1})"
-        remedy = "save the file as UTF-8 text (if it is Latin-1: iconv -f WINDOWS-1252 -t UTF-8)"
-        raise _error(path, number, wrong, remedy) from None
-
-
-def _error(path: Path, number: int, wrong: str, remedy: str) -> UserError:
-    return UserError(_message(path, number, wrong, remedy))
-
-
-def _message(path: Path, number: int, wrong: str, remedy: str) -> str:
-    return f"{_one_line(path)}:{number}: {wrong}; {remedy}"
 
 
 def _one_line(path: Path) -> str:
