@@ -1,4 +1,5 @@
-"""What is published of the tasks: recipes (recipes.toml), scores of encoders and sizes of the data (published.toml)."""
+"""What is published of the tasks: recipes (recipes.toml), scores of encoders and sizes of the data (published.toml),
+and their corpora (corpora.toml)."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
+
+from pydantic import TypeAdapter
 
 from harness.validation import unknown
 
@@ -29,6 +33,26 @@ class Size:
     test: int
     tolerance: float = 0.01  # relative difference that says nothing
     note: str = ""  # why test has another number than the corpus itself
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One file that anyone may download."""
+
+    url: str
+    file: str  # its name here
+    licence: str  # terms in words, and where they stand
+    sha256: str | None = None  # None: nobody publishes one, so that the first download sets it
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A published corpus."""
+
+    tasks: tuple[str, ...] = ()  # that are made of it
+    expects: str = ""  # what launch/prepare.py --source takes, in words
+    download: Distribution | None = None  # None: not open to everyone
+    apply: str = ""  # then, where to apply
 
 
 @dataclass(frozen=True)
@@ -98,3 +122,23 @@ def defaults(recipe: str, task: str) -> dict[str, float | int | bool]:
         raise unknown("task", task, settings)
     setting = settings[task]
     return {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs, **COMMON}
+
+
+CORPORA = TypeAdapter(dict[str, Corpus]).validate_python(_file("corpora.toml"))
+
+# What corpora are published as, and no task folder holds.
+RAW = re.compile(
+    r"(?!readme|license|manifest).*\.(xml|jsonl|docx|con|rel|ann|txt|zip|tar|tgz|gz|bz2|xz|rar|7z)"
+    r"|(chemprot_|annotation_pairs).*\.tsv",
+    re.IGNORECASE,
+)
+MOST_LOOKED_AT = 1000  # files
+
+
+def how_to_convert(task: str, folder: Path) -> str | None:
+    """The command that makes a task's folder of the published corpus, where the folder seems to hold that."""
+    corpus = next((name for name, published in CORPORA.items() if task in published.tasks), None)
+    paths = islice(folder.rglob("*"), MOST_LOOKED_AT) if folder.is_dir() else ()
+    if corpus is None or not any(RAW.fullmatch(path.name) and path.is_file() for path in paths):
+        return None
+    return f"python launch/prepare.py {corpus} --source {folder} --out DIR, then DIR/{task}"

@@ -29,7 +29,7 @@ from harness.pretrained import JSON_FILES, VOCABULARIES, WEIGHTS, Source
 from harness.run_folder import RunFolder
 from harness.task import SPLITS, Example, Task
 from harness.validation import checked
-from tasks import readers
+from tasks import published, readers
 
 if TYPE_CHECKING:
     from harness.distributed import World
@@ -112,12 +112,10 @@ def find_data(config: RunConfig) -> tuple[Path, str]:
     filenames = tasks.get(config.task, config.own_task).filenames
     missing = {split: name for split, name in filenames.items() if not (folder / name).is_file()}
     if missing:
-        from tasks.corpora import how_to_convert  # with all converters: not needed but here
-
         what = _no_data(folder, config.task, list(missing.values()))
         where = "README, section The ten tasks, says where each corpus comes from"
         there = readers.instead(folder, missing, filenames) if folder.is_dir() else ""
-        if "rename" not in there and (command := how_to_convert(config.task, folder)) is not None:
+        if "rename" not in there and (command := published.how_to_convert(config.task, folder)) is not None:
             where, there = f"if that is the corpus as published, convert it: {command}", ""
         if config.own_task is not None:
             where = "[files] of the task file names them"

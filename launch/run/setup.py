@@ -23,8 +23,7 @@ from harness.task import Encoded, Task
 from harness.tokenizer import load_tokenizer
 from launch.run import fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
-from tasks import published
-from tasks.corpora import checks
+from tasks import checks, published
 
 logger = logging.getLogger("harness.launch")
 

@@ -3,54 +3,39 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 from tasks.corpora import archives
-from tasks.corpora.records import Corpus, Options, Record, clean
-from tasks.corpora.sources import Source, SourceFile, filled
-from tasks.corpora.splits import assign
+from tasks.corpora.corpus import Corpus, Document, Options, clean
+from tasks.corpora.sources import Source, SourceFile
 from tasks.readers import is_number
 
-__all__ = ["CORPUS"]
-
 TASK = "biosses"
-SHARES = {"dev": 0.16, "test": 0.2}  # as many pairs as the published splits have
 LOWEST, HIGHEST = 0, 4
-REMEDY = "put the published file there, unchanged"
 
 
-@dataclass(frozen=True)
-class _Row:
-    file: SourceFile
-    number: int
-    cells: tuple[str, ...]
+def documents(source: Source, options: Options) -> Iterator[Document]:
+    """A row for each pair; the mean of the annotators is the score."""
+    for name, (one, other, score) in _pairs(source).items():
+        row = {"index": name, "sentence1": one, "sentence2": other, "score": repr(score)}
+        yield Document(name, "train", {TASK: [row]})
 
 
-def convert(source: Source, options: Options) -> Iterator[Record]:
-    """The mean of the annotators is the score."""
-    scores = _scores(source)
-    split_of = assign(list(scores), SHARES, options)
-    options.rules["train"] = "the other pairs"
-    for name, (one, other, score) in scores.items():
-        yield Record(TASK, split_of[name], ((name, one, other, repr(score)),), (f"{math.floor(score)}",), name)
-
-
-def _scores(source: Source) -> dict[str, tuple[str, str, float]]:
+def _pairs(source: Source) -> dict[str, tuple[str, str, float]]:
     """Number of the pair -> both sentences and the score, in the order of the file."""
     documents = [file for file in source.files if file.path.suffix.lower() == ".docx"]
     tables = [file for file in source.files if file.path.suffix.lower() in (".tsv", ".txt")]
     if len(documents) == 2:
-        pairs, values = sorted(documents, key=lambda file: "score" in file.path.name.lower())
-        texts = {row.cells[0]: row for row in _rows(pairs, _docx(pairs), 3)}
-        numbers = {row.cells[0]: row for row in _rows(values, _docx(values), 2)}
-        if texts.keys() != numbers.keys():
-            raise values.error("its pairs are not those of the other file", "give both files of one corpus")
-        return {name: (row.cells[1], row.cells[2], _mean(numbers[name], 1)) for name, row in texts.items()}
+        file, values = sorted(documents, key=lambda file: "score" in file.path.name.lower())
+        texts, scores = _table(file, _docx(file), 3), _table(values, _docx(values), 2)
+        if texts.keys() != scores.keys():
+            raise values.error("its pairs are not those of the other file", remedy="give both files of one corpus")
+        return {name: (cells[0], cells[1], _mean(values, *scores[name])) for name, (_, cells) in texts.items()}
     if len(tables) == 1 and not documents:
-        lines = ((line.number, line.text.split("\t")) for line in filled(tables[0].lines()))
-        return {row.cells[0]: (row.cells[1], row.cells[2], _mean(row, 3)) for row in _rows(tables[0], lines, 4)}
-    raise source.error(f"{len(documents)} .docx and {len(tables)} .tsv files found", f"give {CORPUS.expects}")
+        (file,) = tables
+        rows = _table(file, ((line.number, line.text.split("\t")) for line in file.lines()), 4)
+        return {name: (cells[0], cells[1], _mean(file, line, cells[2:])) for name, (line, cells) in rows.items()}
+    raise source.error(f"{len(documents)} .docx and {len(tables)} .tsv files found")
 
 
 def _docx(file: SourceFile) -> Iterator[tuple[int, list[str]]]:
@@ -62,39 +47,43 @@ def _docx(file: SourceFile) -> Iterator[tuple[int, list[str]]]:
         tables = docx.Document(str(file.opened())).tables
         rows = [[cell.text for cell in row.cells] for table in tables for row in table.rows]
     except Exception as error:  # whatever the library meets in a broken file: it promises no error of its own
-        raise file.error(f"not a Word document, or a broken one ({type(error).__name__})", REMEDY) from None
+        raise file.error(f"not a Word document, or a broken one ({type(error).__name__})") from None
     if len(tables) != 1:
-        raise file.error(f"{len(tables)} tables in the document, 1 expected", "give the published file")
+        raise file.error(f"{len(tables)} tables in the document, 1 expected", remedy="give the published file")
     yield from enumerate(rows, start=1)
 
 
-def _rows(file: SourceFile, lines: Iterator[tuple[int, Sequence[str]]], least: int) -> Iterator[_Row]:
-    """The rows below the header. Raises UserError for one without a number of its own, and for missing columns."""
-    seen: set[str] = set()
-    for number, cells in lines:
-        row = _Row(file, number, tuple(clean(cell) for cell in cells))
-        if number == 1 and not row.cells[0].isdigit():
+def _table(
+    file: SourceFile, lines: Iterable[tuple[int, Sequence[str]]], least: int
+) -> dict[str, tuple[int, Sequence[str]]]:
+    """First column, the pair's number -> (line, the other columns) below the header; `least` columns in all.
+
+    Raises UserError for a row without a number of its own, and for missing columns.
+    """
+    found: dict[str, tuple[int, Sequence[str]]] = {}
+    for line, cells in lines:
+        name, *others = map(clean, cells)
+        if line == 1 and not name.isdigit():
             continue
-        if len(row.cells) < least:
-            raise file.error(f"{len(row.cells)} columns, {least} or more expected", REMEDY, number)
-        if not (row.cells[0].isascii() and row.cells[0].isdigit()) or row.cells[0] in seen:
-            raise file.error("the first column is no number, or one that was there before", REMEDY, number)
-        seen.add(row.cells[0])
-        yield row
-    if not seen:
-        raise file.error("no pairs in it", REMEDY, 1)
+        if len(cells) < least:
+            raise file.error(f"{len(cells)} columns, {least} or more expected", line)
+        if not (name.isascii() and name.isdigit()) or name in found:
+            raise file.error("the first column is no number, or one that was there before", line)
+        found[name] = line, others
+    if not found:
+        raise file.error("no pairs in it", 1)
+    return found
 
 
-def _mean(row: _Row, first: int) -> float:
-    cells = row.cells[first:]
+def _mean(file: SourceFile, line: int, cells: Sequence[str]) -> float:
     if not all(is_number(cell) and LOWEST <= float(cell) <= HIGHEST for cell in cells):
-        raise row.file.error(f"a score that is no number from {LOWEST} to {HIGHEST}", REMEDY, row.number)
+        raise file.error(f"a score that is no number from {LOWEST} to {HIGHEST}", line)
     return math.fsum(float(cell) for cell in cells) / len(cells)
 
 
 CORPUS = Corpus(
-    convert=convert,
-    headers={TASK: ("index", "sentence1", "sentence2", "score")},
-    expects="the folder with the two .docx files of pairs and scores, or one .tsv of number, two sentences, score(s)",
-    drawn=("dev", "test"),
+    "biosses",
+    documents,
+    drawn={"dev": 0.16, "test": 0.2},  # as many pairs as the published splits have
+    unit="pairs",
 )

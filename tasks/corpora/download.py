@@ -9,15 +9,18 @@ import re
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import files
 from harness.task import UserError
+from harness.validation import unknown
+from tasks import readers
 from tasks.corpora import archives
-from tasks.corpora.addresses import Offer
+from tasks.published import CORPORA, Distribution
 
-__all__ = ["LOCK", "download"]
+__all__ = ["LOCK", "distribution", "download"]
 
 LOCK = "downloads.json"  # beside the files: where each came from, and its SHA-256
 TIMEOUT = 60  # seconds without a byte
@@ -28,6 +31,18 @@ AGENT = "blue-harness (launch/prepare.py fetch)"
 BROKEN = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
 
+def distribution(name: str) -> Distribution:
+    """The file of the corpus of that name. Raises UserError that says where to apply for one that is not open."""
+    plain = name.strip().lower().replace("-", "_")
+    if plain not in CORPORA:
+        raise unknown("corpus", name, CORPORA)
+    found = CORPORA[plain]
+    if found.download is None:
+        where = f"apply at {found.apply}, download it there, and prepare it"
+        raise UserError(f"{plain} is not open to everyone; {where}")
+    return found.download
+
+
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
         following = super().redirect_request(req, *rest)
@@ -36,132 +51,45 @@ class _NoDowngrade(urllib.request.HTTPRedirectHandler):
         return following
 
 
-def download(offer: Offer, folder: Path, waits: tuple[float, ...] = WAITS) -> tuple[Path, bool]:
+def download(wanted: Distribution, folder: Path, waits: Sequence[float] = WAITS) -> tuple[Path, bool]:
     """(the file, whether it was there already).
 
     Bytes are gathered in `.<file>.part` and get the file's name when their number is the promised one and their
     SHA-256 the published one, or that of the first download (in downloads.json), and an archive can be opened.
     Raises UserError; what has arrived stays in the .part file, and the same call goes on from there.
     """
+    target, part, version = (
+        folder / wanted.file,
+        folder / f".{wanted.file}.part",
+        folder / f".{wanted.file}.part.version",
+    )
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = folder / offer.file
-        known = offer.sha256 or _locked(folder).get(offer.file, {}).get("sha256")
+        before = _locked(folder)
+        known = wanted.sha256 or before.get(wanted.file, {}).get("sha256")
         if target.exists():
-            _check_there(target, known)
+            if known is None or files.sha256(target) != known:
+                wrong = "was not downloaded here" if known is None else "is another file (SHA-256 differs)"
+                raise UserError(f"{target}: exists, and {wrong}; move it away to download it again")
             return target, True
-        part = folder / f".{offer.file}.part"
-        _gather(offer.url, part, waits)
-        digest = _checked(part, offer, known)
-        _lock(folder, offer, part.stat().st_size, digest)
+        _gather(wanted.url, part, version, waits)
+        digest = files.sha256(part)
+        try:
+            _check(part, wanted, digest, known)
+        except UserError:
+            part.unlink()
+            version.unlink(missing_ok=True)
+            raise
+        if before.get(wanted.file, {}).get("sha256") != digest:
+            against = "the published SHA-256" if wanted.sha256 else "nothing: first download, no SHA-256 published"
+            entry = {"address": wanted.url, "bytes": part.stat().st_size, "sha256": digest}
+            entry |= {"checked_against": against, "licence": wanted.licence}
+            files.write(folder / LOCK, json.dumps(before | {wanted.file: entry}, indent=2) + "\n")
         os.replace(part, target)
-        _validator_file(part).unlink(missing_ok=True)
+        version.unlink(missing_ok=True)
         return target, False
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from None
-
-
-def _check_there(target: Path, known: str | None) -> None:
-    if known is None:
-        raise UserError(f"{target}: exists, and was not downloaded here; move it away to download it again")
-    if files.sha256(target) != known:
-        raise UserError(f"{target}: exists and is another file (SHA-256 differs); move it away to download it again")
-
-
-def _gather(url: str, part: Path, waits: tuple[float, ...]) -> None:
-    """Bytes until there are as many as promised; a broken transfer is resumed a few times."""
-    if not url.startswith(("https://", "http://")):
-        raise UserError(f"--address {url}: no address that starts with https://")
-    wrong = ""
-    for wait in (0.0, *waits):
-        time.sleep(wait)
-        try:
-            if _transfer(url, part):
-                return
-            wrong = f"broke off after {_size(part)} bytes"
-        except urllib.error.HTTPError as error:
-            if error.code == 416:  # the part is no beginning of what is there now
-                part.unlink(missing_ok=True)
-            elif error.code < 500:
-                raise UserError(f"{url}: answers {error.code} ({error.reason}); try a mirror with --address") from None
-            wrong = f"answers {error.code}"
-        except ValueError as error:
-            raise UserError(f"--address {url}: no address ({_one_line(str(error))})") from None
-        except BROKEN as error:
-            wrong = str(getattr(error, "reason", None) or error or type(error).__name__)
-    raise UserError(f"{url}: {_one_line(wrong)}, {1 + len(waits)} times; the same command goes on where it stopped")
-
-
-def _transfer(url: str, part: Path) -> bool:
-    """One request; whether all promised bytes are there now."""
-    have = _size(part)
-    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
-    validator = _validator_file(part)
-    if have and validator.exists():  # the server then sends all of it where the file has changed since
-        headers |= {"Range": f"bytes={have}-", "If-Range": validator.read_text(encoding="utf-8")}
-    opener = urllib.request.build_opener(_NoDowngrade)
-    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
-        start = _start(answer.headers.get("Content-Range")) if answer.status == 206 else 0
-        if start not in (0, have):
-            part.unlink()
-            return False
-        length = answer.headers.get("Content-Length")
-        promised = None if length is None or not length.isdigit() else start + int(length)
-        if start == 0:
-            _remember(validator, answer.headers)
-        size = _copy(answer, part, start, url)
-    return size == promised if promised is not None else size > 0
-
-
-def _copy(answer: Any, part: Path, start: int, url: str) -> int:
-    size = start
-    with open(part, "ab" if start else "wb", opener=files.private) as file:
-        while chunk := answer.read(CHUNK):
-            size += len(chunk)
-            if size > MOST_BYTES:
-                raise UserError(f"{url}: more than {MOST_BYTES // 2**30} GiB; this is not the corpus")
-            file.write(chunk)
-    return size
-
-
-def _size(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
-
-
-def _start(content_range: str | None) -> int:
-    match = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", content_range or "")
-    return -1 if match is None else int(match[1])
-
-
-def _remember(validator: Path, headers: Any) -> None:
-    """The mark by which the server knows this version of the file; without one, a broken transfer starts anew."""
-    mark = headers.get("ETag") or headers.get("Last-Modified")
-    if mark and not mark.startswith("W/"):
-        files.write(validator, mark)
-    else:
-        validator.unlink(missing_ok=True)
-
-
-def _validator_file(part: Path) -> Path:
-    return part.with_name(part.name + ".version")
-
-
-def _checked(part: Path, offer: Offer, known: str | None) -> str:
-    """The SHA-256 of what has arrived; a wrong file is removed. Raises UserError."""
-    digest = files.sha256(part)
-    try:
-        if known is not None and digest != known:
-            source = "the published one" if offer.sha256 else f"that of the first download in {LOCK}"
-            raise UserError(f"{offer.url}: another file (SHA-256 {digest}, not {source}); try a mirror with --address")
-        if offer.file.endswith(".zip"):
-            archives.vet_zip(part)
-        elif part.read_bytes()[:64].lstrip().lower().startswith((b"<!doctype", b"<html")):
-            raise UserError(f"{offer.url}: a web page, not the file; try a mirror with --address")
-    except UserError:
-        part.unlink()
-        _validator_file(part).unlink(missing_ok=True)
-        raise
-    return digest
 
 
 def _locked(folder: Path) -> dict[str, Any]:
@@ -176,18 +104,72 @@ def _locked(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _lock(folder: Path, offer: Offer, size: int, digest: str) -> None:
-    entry = {
-        "address": offer.url,
-        "bytes": size,
-        "sha256": digest,
-        "checked_against": "the published SHA-256" if offer.sha256 else "nothing: first download, no SHA-256 published",
-        "licence": offer.licence,
-    }
-    before = _locked(folder).get(offer.file)
-    if before is None or before.get("sha256") != digest:
-        files.write(folder / LOCK, json.dumps(_locked(folder) | {offer.file: entry}, indent=2) + "\n")
+def _check(part: Path, wanted: Distribution, digest: str, known: str | None) -> None:
+    """Raises UserError where what has arrived is not the file."""
+    if known is not None and digest != known:
+        source = "the published one" if wanted.sha256 else f"that of the first download in {LOCK}"
+        raise UserError(f"{wanted.url}: another file (SHA-256 {digest}, not {source}); try a mirror with --address")
+    if wanted.file.endswith(".zip"):
+        archives.vet_zip(part)
+    elif (kind := readers.kind_of(part.read_bytes())) is not None:
+        raise UserError(f"{wanted.url}: {kind[0]}; try a mirror with --address")
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _gather(url: str, part: Path, version: Path, waits: Sequence[float]) -> None:
+    """Bytes until there are as many as promised; a broken transfer is resumed a few times."""
+    if not url.startswith(("https://", "http://")):
+        raise UserError(f"--address {url}: no address that starts with https://")
+    wrong = ""
+    for wait in (0.0, *waits):
+        time.sleep(wait)
+        try:
+            if _transfer(url, part, version):
+                return
+            wrong = f"broke off after {part.stat().st_size if part.exists() else 0} bytes"
+        except urllib.error.HTTPError as error:
+            if error.code == 416:  # the part is no beginning of what is there now
+                part.unlink(missing_ok=True)
+            elif error.code < 500:
+                raise UserError(f"{url}: answers {error.code} ({error.reason}); try a mirror with --address") from None
+            wrong = f"answers {error.code}"
+        except ValueError as error:
+            raise UserError(f"--address {url}: no address ({' '.join(str(error).split())})") from None
+        except BROKEN as error:
+            wrong = " ".join(str(getattr(error, "reason", None) or error or type(error).__name__).split())
+    raise UserError(f"{url}: {wrong}, {1 + len(waits)} times; the same command goes on where it stopped")
+
+
+def _transfer(url: str, part: Path, version: Path) -> bool:
+    """One request; whether all promised bytes are there now.
+
+    `version` keeps the mark by which the server knows this version of the file: where the file has changed since, the
+    server sends all of it. Without a mark, a broken transfer starts anew.
+    """
+    have = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
+    if have and version.exists():
+        headers |= {"Range": f"bytes={have}-", "If-Range": version.read_text(encoding="utf-8")}
+    opener = urllib.request.build_opener(_NoDowngrade)
+    with opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT) as answer:
+        size = 0
+        if answer.status == 206:
+            said = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+|\*)", answer.headers.get("Content-Range") or "")
+            if said is None or int(said[1]) not in (0, have):
+                part.unlink()
+                return False
+            size = int(said[1])
+        length = answer.headers.get("Content-Length") or ""
+        promised = size + int(length) if length.isdigit() else None
+        if size == 0:
+            mark = answer.headers.get("ETag") or answer.headers.get("Last-Modified") or "W/"
+            if mark.startswith("W/"):  # a weak one holds for files that are not the same to the byte
+                version.unlink(missing_ok=True)
+            else:
+                files.write(version, mark)
+        with open(part, "ab" if size else "wb", opener=files.private) as file:
+            while chunk := answer.read(CHUNK):
+                size += len(chunk)
+                if size > MOST_BYTES:
+                    raise UserError(f"{url}: more than {MOST_BYTES // 2**30} GiB; this is not the corpus")
+                file.write(chunk)
+    return size == promised if promised is not None else size > 0

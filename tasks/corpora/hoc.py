@@ -6,75 +6,62 @@ import re
 from collections.abc import Iterator
 
 import tasks
-from tasks.corpora.records import Corpus, Options, Record, clean
-from tasks.corpora.sources import Source, SourceFile, filled
-from tasks.corpora.splits import assign
+from tasks.corpora.corpus import Corpus, Document, Options, clean
+from tasks.corpora.sources import Source, SourceFile
 from tasks.multilabel import label_text
 
-__all__ = ["CORPUS"]
-
 TASK = "hoc"
-REMEDY = "put the published file there, unchanged"
-SHARES = {"dev": 157 / 1580, "test": 315 / 1580}  # as many documents as the published splits have
 AND = re.compile(r"\s+AND\s*")
-HALLMARKS = tasks.get("hoc")
-NUMBER = {name: number for number, name in enumerate(HALLMARKS.label_titles)}
+HALLMARKS = tasks.get(TASK).label_titles  # in the order of the labels
 
 
-def convert(source: Source, options: Options) -> Iterator[Record]:
-    """A row for each sentence of the documents that have a hallmark somewhere, with the top of each label's branch."""
-    texts = {file.stem: file for file in source.files if _lies_in(file, "text")}
-    labels = {file.stem: file for file in source.files if _lies_in(file, "labels")}
+def documents(source: Source, options: Options) -> Iterator[Document]:
+    """The documents that have a hallmark somewhere."""
+    texts, labels = (
+        {file.stem: file for file in source.files if file.path.suffix == ".txt" and file.path.parent.name == folder}
+        for folder in ("text", "labels")
+    )
     if not texts or not labels:
-        raise source.error(f"{len(texts)} texts and {len(labels)} files of labels found", f"give {CORPUS.expects}")
-    for missing in sorted(texts.keys() ^ labels.keys()):
-        file = texts.get(missing) or labels[missing]
-        raise file.error(
-            "text without labels, or labels without text", "put both published files of the document there"
-        )
-    marks = {name: _labels(file) for name, file in sorted(labels.items())}
-    used = [name for name, sentences in marks.items() if any(sentences)]
-    options.left_out[TASK, "documents without a hallmark"] += len(marks) - len(used)
-    split_of = assign(used, SHARES, options)
-    options.rules["train"] = "the other documents with a hallmark"
-    for name in used:
-        yield from _rows(texts[name], marks[name], split_of[name])
+        raise source.error(f"{len(texts)} texts and {len(labels)} files of labels found")
+    for name in sorted(texts.keys() ^ labels.keys()):
+        wrong, remedy = "text without labels, or labels without text", "put both published files of the document there"
+        raise (texts.get(name) or labels[name]).error(wrong, remedy=remedy)
+    for name, file in sorted(labels.items()):
+        hallmarks = _hallmarks(file)
+        options.left_out[TASK, "documents without a hallmark"] += not any(hallmarks)
+        if any(hallmarks):
+            yield Document(name, "train", {TASK: _rows(texts[name], hallmarks)})
 
 
-def _lies_in(file: SourceFile, folder: str) -> bool:
-    return file.path.suffix == ".txt" and file.path.parent.name == folder
-
-
-def _labels(file: SourceFile) -> list[frozenset[int]]:
-    """The hallmarks of each sentence: `<` before each sentence's labels, ` AND` between them, `--` in a branch."""
+def _hallmarks(file: SourceFile) -> list[set[str]]:
+    """Those of each sentence, the top of each label's branch: `<` before the labels of a sentence, ` AND` between them,
+    `--` in a branch."""
     start, *sentences = file.text().split("<")
     if start.strip() or not sentences:
-        raise file.error("a file of labels starts with <", REMEDY, 1)
+        raise file.error("a file of labels starts with <", 1)
     found = []
     for number, sentence in enumerate(sentences, start=1):
         names = {branch.split("--")[0].strip().lower() for branch in AND.split(sentence)} - {"", "null"}
-        if not names <= NUMBER.keys():
-            raise file.error(f"an unknown hallmark in the labels of sentence {number}", REMEDY)
-        found.append(frozenset(NUMBER[name] for name in names))
+        if not names <= set(HALLMARKS):
+            raise file.error(f"an unknown hallmark in the labels of sentence {number}")
+        found.append(names)
     return found
 
 
-def _rows(file: SourceFile, marks: list[frozenset[int]], split: str) -> Iterator[Record]:
-    lines = list(filled(file.lines()))
-    if len(lines) != len(marks):
-        raise file.error(
-            f"{len(lines)} sentences and {len(marks)} labels",
-            "put both published files of the document there; one sentence a line",
-        )
-    for number, (line, found) in enumerate(zip(lines, marks, strict=True)):
-        text = label_text([int(label in found) for label in range(len(HALLMARKS.labels))], HALLMARKS.labels)
-        labels = tuple(str(label) for label in sorted(found)) or ("none",)
-        yield Record(TASK, split, ((text, clean(line.text), f"{file.stem}_s{number}"),), labels, file.stem)
+def _rows(file: SourceFile, hallmarks: list[set[str]]) -> Iterator[dict[str, str]]:
+    """A row for each sentence."""
+    lines = list(file.lines())
+    if len(lines) != len(hallmarks):
+        remedy = "put both published files of the document there; one sentence a line"
+        raise file.error(f"{len(lines)} sentences and {len(hallmarks)} labels", remedy=remedy)
+    for number, (line, names) in enumerate(zip(lines, hallmarks, strict=True)):
+        labels = label_text([int(name in names) for name in HALLMARKS], tasks.get(TASK).labels)
+        yield {"labels": labels, "sentence": clean(line.text), "index": f"{file.stem}_s{number}"}
 
 
 CORPUS = Corpus(
-    convert=convert,
-    headers={TASK: ("labels", "sentence", "index")},
-    expects="the archive or folder with text/ and labels/, a .txt file for each document in both",
-    drawn=("dev", "test"),
+    "hoc",
+    documents,
+    drawn={"dev": 157 / 1580, "test": 315 / 1580},  # as many documents as the published splits have
+    unit="documents with a hallmark",
 )

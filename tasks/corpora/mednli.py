@@ -6,46 +6,35 @@ import json
 from collections.abc import Iterator
 
 import tasks
-from tasks.corpora.records import Corpus, Options, Record, clean
-from tasks.corpora.sources import Line, Source, filled
-from tasks.corpora.splits import PUBLISHED
-
-__all__ = ["CORPUS"]
-
-LABELS = tasks.get("mednli").labels
+from harness.task import SPLITS
+from tasks.corpora.corpus import Corpus, Document, Options, clean
+from tasks.corpora.sources import Line, Source
 
 TASK = "mednli"
-REMEDY = "put the published file there, unchanged"
+LABELS = tasks.get(TASK).labels
 KEYS = ("pairID", "sentence1", "sentence2", "gold_label")
 
 
-def convert(source: Source, options: Options) -> Iterator[Record]:
-    """The published splits."""
-    for split in ("train", "dev", "test"):
+def documents(source: Source, options: Options) -> Iterator[Document]:
+    """A row for each pair, in the published splits."""
+    for split in SPLITS:
         name = f"mli_{split}_v1.jsonl"
-        found = [file for file in source.files if file.path.name.lower() == name]
-        if len(found) != 1:
-            raise source.error(f"{len(found) or 'no'} files {name}", f"give {CORPUS.expects}")
-        options.rules[split] = PUBLISHED
-        for line in filled(found[0].lines()):
-            index, one, other, label = _pair(line)
-            yield Record(TASK, split, ((index, one, other, label),), (label,), index)
+        for line in source.only(name, name).lines():
+            row = _row(line)
+            yield Document(row["index"], split, {TASK: [row]})
 
 
-def _pair(line: Line) -> list[str]:
+def _row(line: Line) -> dict[str, str]:
     try:
         values = json.loads(line.text)
     except (ValueError, RecursionError):
-        raise line.error("not a JSON object", REMEDY) from None
+        raise line.error("not a JSON object") from None
     if not isinstance(values, dict) or not all(isinstance(values.get(key), str) for key in KEYS):
-        raise line.error(f"not an object with the texts {', '.join(KEYS)}", REMEDY)
+        raise line.error(f"not an object with the texts {', '.join(KEYS)}")
     if values["gold_label"] not in LABELS:
         raise line.error("unknown gold_label", f"known: {', '.join(LABELS)}")
-    return [clean(values[key]) for key in KEYS]
+    index, one, other, label = (clean(values[key]) for key in KEYS)
+    return {"index": index, "sentence1": one, "sentence2": other, "label": label}
 
 
-CORPUS = Corpus(
-    convert=convert,
-    headers={TASK: ("index", "sentence1", "sentence2", "label")},
-    expects="the archive or folder with mli_train_v1.jsonl, mli_dev_v1.jsonl and mli_test_v1.jsonl",
-)
+CORPUS = Corpus("mednli", documents)

@@ -1,26 +1,31 @@
-"""From a source to finished task folders: written aside, renamed when whole."""
+"""From a source to finished task folders, written aside and renamed when whole; each has a manifest.json that says from
+which files, by which rules and with which result it was made."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import platform
 import tempfile
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import tasks
-from harness.files import private
-from harness.task import SPLITS, UserError
-from tasks.corpora import manifest
-from tasks.corpora.records import Corpus, Options, Record
+from harness.files import private, sha256
+from harness.task import UserError
+from tasks.corpora.corpus import Corpus, Options, Row, with_splits
+from tasks.corpora.sentences import splitter_version
 from tasks.corpora.sources import Source
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["MANIFEST", "Prepared", "is_whole", "prepare", "read_manifest"]
+
+MANIFEST = "manifest.json"
+LIBRARIES = ("blue-harness", "lxml", "python-docx")
 
 
 @dataclass(frozen=True)
@@ -33,129 +38,135 @@ class Prepared:
     was_there: bool  # the folder held the same already, and was left alone
 
 
-@dataclass
-class _SplitFile:
-    """One file being written, and what the manifest tells about it."""
-
-    stream: IO[bytes]
-    header: tuple[str, ...]
-    digest: Any = field(default_factory=hashlib.sha256)
-    rows: int = 0
-    words: int = 0
-    labels: Counter[str] = field(default_factory=Counter)
-    documents: int = 0
-    last: str | None = None  # records of a document come one after another: counting documents takes no memory
-
-    def line(self, cells: tuple[str, ...]) -> None:
-        """Raises UnicodeEncodeError for half of a surrogate pair, which JSON can spell."""
-        content = ("\t".join(cells) + "\n").encode("utf-8")
-        self.digest.update(content)
-        self.stream.write(content)
-
-    def add(self, record: Record) -> None:
-        """Write a record and count it."""
-        for cells in record.lines:
-            self.line(cells)
-        if not self.header:
-            self.line(())  # an empty line after each sentence
-            self.words += len(record.lines)
-        self.rows += 1
-        self.labels.update(record.labels)
-        self.documents += record.document != self.last
-        self.last = record.document
-
-
 def prepare(corpus: Corpus, path: Path, out: Path, options: Options) -> list[Prepared]:
     """Convert a source to `out/<task>` for each task of the corpus.
 
     A folder that holds the same data, made here, is left alone; any other that is there already is an error. Files
     are for their owner alone. Raises UserError; then nothing new is under a task's name.
     """
-    for task in corpus.headers:
-        if (out / task).exists() and not (out / task / manifest.FILE).is_file():
+    names = corpus.published.tasks
+    for task in names:
+        if (out / task).exists() and not (out / task / MANIFEST).is_file():
             raise _occupied(out / task)
     try:
-        with ExitStack() as stack:
-            source = stack.enter_context(Source(path))
+        with Source(path, corpus.published.expects) as source:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Beside the final folders, so that a rename suffices; and gone again, whatever happens.
-            aside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".preparing-", dir=out)))
-            contents = _write_all(corpus, source, aside, options)
-            was_there = {task: _holds(out / task, content) for task, content in contents.items()}
-            for task in contents:
-                if not was_there[task]:
-                    os.rename(aside / task, out / task)
+            with tempfile.TemporaryDirectory(prefix=".preparing-", dir=out) as aside:
+                written = _write_all(corpus, source, Path(aside), options)
+                manifests = {task: _manifest(task, written[task], source, options) for task in names}
+                was_there = {task: _holds(out / task, manifests[task]) for task in names}
+                for task in names:
+                    if not was_there[task]:
+                        with open(Path(aside, task, MANIFEST), "w", encoding="utf-8", opener=private) as stream:
+                            stream.write(json.dumps(manifests[task], indent=2) + "\n")
+                        os.rename(Path(aside, task), out / task)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); name a folder of yours") from None
-    return [Prepared(task, out / task, content, was_there[task]) for task, content in contents.items()]
+    return [Prepared(task, out / task, manifests[task], was_there[task]) for task in names]
+
+
+@dataclass
+class _SplitFile:
+    """What is to be written to one file, and what the manifest tells about it."""
+
+    parts: list[bytes] = field(default_factory=list)
+    rows: int = 0
+    words: int = 0
+    labels: Counter[str] = field(default_factory=Counter)
+    documents: set[str] = field(default_factory=set)
+
+    def add(self, row: Row, document: str) -> None:
+        """Raises ValueError for what the readers of the BLUE format would not take."""
+        if isinstance(row, Mapping):
+            lines = [tuple(row.values())] if self.rows else [tuple(row), tuple(row.values())]
+        else:
+            lines = [*row, ()]  # an empty line after each sentence
+            self.words += len(row)
+        cells = [cell for line in lines for cell in line]
+        if not all(cell.strip() for cell in cells):
+            raise ValueError("an empty text or name")
+        if any("\0" in cell for cell in cells):
+            raise ValueError("a NUL character")
+        try:
+            self.parts.append("".join("\t".join(line) + "\n" for line in lines).encode("utf-8"))
+        except UnicodeEncodeError:
+            raise ValueError("half of a surrogate pair") from None
+        self.rows += 1
+        self.labels.update(_labels(row))
+        self.documents.add(document)
+
+
+def _labels(row: Row) -> list[str]:
+    """What the manifest counts: the class, the labels, the whole part of the score, each mention."""
+    if not isinstance(row, Mapping):
+        return ["mention" for *_, tag in row if tag == "B"]
+    if "score" in row:
+        return [str(int(float(row["score"])))]
+    if "labels" in row:  # 0_0,1_1,...
+        return [value.removesuffix("_1") for value in row["labels"].split(",") if value.endswith("_1")] or ["none"]
+    return [row["label"]]
 
 
 def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) -> dict[str, dict[str, Any]]:
-    """Task -> its manifest."""
-    with ExitStack() as stack:
-        files = {
-            (task, split): stack.enter_context(_opened(aside / task, tasks.get(task).filenames[split], header))
-            for task, header in corpus.headers.items()
-            for split in SPLITS
-        }
-        for record in corpus.convert(source, options):
-            file = files[record.task, record.split]
-            _check(record, source)
-            try:
-                file.add(record)
-            except UnicodeEncodeError:
-                raise _unfit(record, source, "half of a surrogate pair") from None
-    contents = {}
-    for task in corpus.headers:
-        splits = {}
-        for split in SPLITS:
+    """Write the splits of each task to `aside/<task>`; task -> split -> what the manifest says of its file."""
+    files: dict[tuple[str, str], _SplitFile] = defaultdict(_SplitFile)
+    for split, document in with_splits(corpus, source, options):
+        for task, rows in document.rows.items():
+            for row in rows:
+                try:
+                    files[task, split].add(row, document.name)
+                except ValueError as error:
+                    wrong = f"{error} in document {document.name[:40]!a} ({split})"
+                    raise source.error(wrong, "put the published file of that document there") from None
+    described: dict[str, dict[str, Any]] = {}
+    for task in corpus.published.tasks:
+        described[task] = {}
+        (aside / task).mkdir(mode=0o700)
+        for split, name in tasks.get(task).filenames.items():
             file = files[task, split]
             if not file.rows:
-                raise source.error(f"no examples of {task} {split} in it", f"give {corpus.expects}")
-            splits[split] = _described(tasks.get(task).filenames[split], file, options.rules[split])
-        contents[task] = manifest.describe(task, splits, source, options)
-        text = json.dumps(contents[task], indent=2) + "\n"
-        with open(aside / task / manifest.FILE, "w", encoding="utf-8", opener=private) as stream:
-            stream.write(text)
-    return contents
+                raise source.error(f"no examples of {task} {split} in it")
+            content = b"".join(file.parts)
+            with open(aside / task / name, "xb", opener=private) as stream:
+                stream.write(content)
+            described[task][split] = {
+                "file": name,
+                "sha256": hashlib.sha256(content).hexdigest(),
+                "chosen": options.rules[split],
+                "documents": len(file.documents),
+                **({"sentences": file.rows, "words": file.words} if file.words else {"rows": file.rows}),
+                "labels": dict(sorted(file.labels.items())),
+            }
+    return described
 
 
-@contextmanager
-def _opened(folder: Path, name: str, header: tuple[str, ...]) -> Iterator[_SplitFile]:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    with open(folder / name, "xb", opener=private) as stream:
-        file = _SplitFile(stream, header)
-        if header:
-            file.line(header)
-        yield file
+def _manifest(task: str, splits: Mapping[str, Any], source: Source, options: Options) -> dict[str, Any]:
+    """The content: the same source and options give the same, apart from `versions`."""
 
+    def counts(counted: Mapping[tuple[str, str], int]) -> dict[str, int]:
+        return {reason: count for (name, reason), count in sorted(counted.items()) if name == task}
 
-def _check(record: Record, source: Source) -> None:
-    """Raises UserError for a record that the readers of the BLUE format would not take."""
-    for cells in record.lines:
-        for cell in cells:
-            if not cell.strip():
-                raise _unfit(record, source, "an empty text or name")
-            if "\0" in cell:
-                raise _unfit(record, source, "a NUL character")
+    def listed(ids: frozenset[str] | None) -> dict[str, Any] | None:
+        if ids is None:
+            return None
+        return {"ids": len(ids), "sha256": hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()}
 
-
-def _unfit(record: Record, source: Source, what: str) -> UserError:
-    document = ascii(record.document[:40])
-    return source.error(
-        f"{what} in document {document} ({record.split})", "put the published file of that document there"
-    )
-
-
-def _described(name: str, file: _SplitFile, rule: str) -> dict[str, Any]:
-    size = {"rows": file.rows} if file.header else {"sentences": file.rows, "words": file.words}
+    corrected = counts(options.corrected)
     return {
-        "file": name,
-        "sha256": file.digest.hexdigest(),
-        "chosen": rule,
-        "documents": file.documents,
-        **size,
-        "labels": dict(sorted(file.labels.items())),
+        "task": task,
+        "splits": splits,
+        "left_out": counts(options.left_out),
+        **({"corrected": corrected} if corrected else {}),
+        "options": {
+            "seed": options.seed,
+            "splitter": options.splitter,
+            "dev_ids": listed(options.dev_ids),
+            "test_ids": listed(options.test_ids),
+        },
+        "sources": source.fingerprints(),
+        "versions": {"python": platform.python_version(), "splitter": splitter_version(options.splitter)}
+        | {name: metadata.version(name) for name in LIBRARIES},
     }
 
 
@@ -163,11 +174,31 @@ def _holds(folder: Path, content: Mapping[str, Any]) -> bool:
     """Whether the folder holds just this, and whole. Raises UserError where it holds anything else."""
     if not folder.exists():
         return False
-    there = manifest.read(folder)
-    same = there is not None and manifest.without_versions(there) == manifest.without_versions(content)
-    if not same or not manifest.is_whole(folder, content):
+    there = read_manifest(folder) or {}
+    # Two runs of a command agree in all but the versions.
+    if there | {"versions": None} != dict(content) | {"versions": None} or not is_whole(folder, content):
         raise _occupied(folder)
     return True
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder; None where there is none that can be read."""
+    try:
+        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def is_whole(folder: Path, content: Mapping[str, Any]) -> bool:
+    """Whether the files of the splits are those that the manifest tells of, byte by byte.
+
+    Raises LookupError, TypeError or AttributeError where it is no manifest of `prepare`.
+    """
+    try:
+        return all(sha256(folder / split["file"]) == split["sha256"] for split in content["splits"].values())
+    except OSError:
+        return False
 
 
 def _occupied(folder: Path) -> UserError:

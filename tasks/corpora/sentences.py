@@ -8,7 +8,7 @@ outside every mention.
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from importlib import metadata
@@ -37,58 +37,26 @@ def sentences(text: str, whole: Sequence[Span] = (), splitter: str = "rules") ->
 
     Raises UserError where the splitter is not installed.
     """
-    starts = {0}
-    for start in SPLITTERS[splitter](text):
-        if splitter != "rules" or _is_boundary(text, start):
-            starts.add(start)
-    starts.update(match.end() for match in BLANK_LINE.finditer(text))
-    edges = [*_outside(sorted(starts), whole), len(text)]
-    spans = (_trimmed(text, start, end) for start, end in pairwise(edges))
-    return [span for span in spans if span[0] < span[1]]
-
-
-def splitter_version(splitter: str) -> str:
-    """The library behind a splitter with its version, for manifests."""
-    if splitter == "rules":
-        return f"syntok {metadata.version('syntok')}"
-    return f"spacy {metadata.version('spacy')}, {MODEL} {_pipeline().meta['version']}"
-
-
-def _is_boundary(text: str, start: int) -> bool:
-    following = OPENED.match(text, start)
-    return (
-        CLOSED.search(text[max(0, start - NEAR) : start]) is not None
-        and following is not None
-        and (following[1].isupper() or following[1].isdigit())
-    )
-
-
-def _outside(starts: Sequence[int], whole: Sequence[Span]) -> Iterator[int]:
-    """The starts that lie inside none of the spans; both sides are walked once."""
-    spans = sorted(whole)
-    reach = 0  # the furthest end of the spans that begin before the start at hand
-    position = 0
-    for start in starts:
-        until = bisect_left(spans, (start, 0), position)
-        reach = max([reach, *(end for _, end in spans[position:until])])
-        position = until
-        if start >= reach:
-            yield start
-
-
-def _trimmed(text: str, start: int, end: int) -> Span:
-    while start < end and text[start].isspace():
-        start += 1
-    while end > start and text[end - 1].isspace():
-        end -= 1
-    return start, end
+    starts = sorted({0, *SPLITTERS[splitter](text), *(match.end() for match in BLANK_LINE.finditer(text))})
+    for start, end in whole:
+        del starts[bisect_right(starts, start) : bisect_left(starts, end)]
+    found = []
+    for start, end in pairwise([*starts, len(text)]):
+        part = text[start:end]
+        if part.strip():
+            found.append((start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())))
+    return found
 
 
 def _rules(text: str) -> Iterator[int]:
     from syntok import segmenter
 
     for sentence in segmenter.split(iter(_tokenizer().split(text))):
-        yield sentence[0].offset
+        start = sentence[0].offset
+        first = OPENED.match(text, start)
+        opens = first is not None and (first[1].isupper() or first[1].isdigit())
+        if opens and CLOSED.search(text[max(0, start - NEAR) : start]):
+            yield start
 
 
 @cache
@@ -121,3 +89,10 @@ def _pipeline() -> Any:
 
 
 SPLITTERS: dict[str, Callable[[str], Iterator[int]]] = {"rules": _rules, "spacy": _spacy}
+
+
+def splitter_version(splitter: str) -> str:
+    """The library behind a splitter with its version, for manifests."""
+    if splitter == "rules":
+        return f"syntok {metadata.version('syntok')}"
+    return f"spacy {metadata.version('spacy')}, {MODEL} {_pipeline().meta['version']}"

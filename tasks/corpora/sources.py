@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -11,16 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lxml import etree
+
 from harness.files import sha256
 from harness.task import UserError
 from tasks import readers
 from tasks.corpora import archives
 
-__all__ = ["Line", "Source", "SourceFile", "filled"]
+__all__ = ["Line", "Source", "SourceFile"]
 
 LARGEST_FILE = 256 * 2**20  # bytes of one file that is read whole; the largest published one has 2 MB
-LONGEST_LINE = 16 * 2**20  # bytes
 IGNORED = ("__MACOSX", ".DS_Store", "._", "~$")  # what file managers leave in folders and archives
+UNCHANGED = "put the published file there, unchanged"
+MOST_LISTED = 100  # files of one folder, in the manifest
 
 
 @dataclass(frozen=True)
@@ -31,9 +35,20 @@ class Line:
     number: int  # counted from 1
     text: str
 
-    def error(self, wrong: str, remedy: str) -> UserError:
+    def error(self, wrong: str, remedy: str = UNCHANGED) -> UserError:
         """The error to raise about this line."""
-        return self.file.error(wrong, remedy, self.number)
+        return self.file.error(wrong, self.number, remedy)
+
+    def cells(self, count: int, remedy: str = UNCHANGED) -> list[str]:
+        """Its tab separated columns. Raises UserError where there are more or fewer."""
+        cells = self.text.split("\t")
+        if len(cells) != count:
+            raise self.error(f"{len(cells)} columns, {count} expected", remedy)
+        return cells
+
+    def offset(self, value: str) -> int:
+        """A column as a number of characters. Raises UserError where it is none."""
+        return self.file.whole_number(value, "an offset", self.number)
 
 
 @dataclass(frozen=True)
@@ -63,7 +78,7 @@ class SourceFile:
                 return "train" if "train" in part else "test"
         return None
 
-    def error(self, wrong: str, remedy: str, line: int | None = None) -> UserError:
+    def error(self, wrong: str, line: int | None = None, remedy: str = UNCHANGED) -> UserError:
         """The error to raise about this file, or about one of its lines."""
         shown = self.shown.replace("\n", "\\n").replace("\r", "\\r")
         return UserError(f"{shown}{'' if line is None else f':{line}'}: {wrong}; {remedy}")
@@ -73,152 +88,156 @@ class SourceFile:
         self.used.add(self.name)
         return self.path
 
-    def read(self) -> bytes:
-        """All of the file. Raises UserError where it cannot be read or is absurdly large."""
+    def _content(self, is_xml: bool = False) -> bytes:
         try:
             if self.path.stat().st_size > LARGEST_FILE:
-                raise self.error(
-                    f"larger than {LARGEST_FILE // 2**20} MiB, which no corpus file is", "move it out of the folder"
-                )
-            return self.opened().read_bytes()
+                wrong = f"larger than {LARGEST_FILE // 2**20} MiB, which no corpus file is"
+                raise self.error(wrong, remedy="move it out of the folder")
+            content = self.opened().read_bytes()
         except OSError as error:
-            raise self.error(f"cannot be read ({error.strerror})", "check the file and its permissions") from None
-
-    def check_kind(self, content: bytes) -> None:
-        """Raises UserError where that beginning is one of no text: a web page, a pointer, a packed file."""
-        if (kind := readers.kind_of(content)) is not None:
-            raise self.error(*kind, 1)
+            wrong, remedy = f"cannot be read ({error.strerror})", "check the file and its permissions"
+            raise self.error(wrong, remedy=remedy) from None
+        kind = readers.kind_of(content)
+        if kind is not None and not (is_xml and content.startswith(readers.UTF16)):
+            raise self.error(kind[0], 1, kind[1])
+        return content
 
     def text(self) -> str:
         """All of a UTF-8 file, line ends as they are, since offsets count them. A byte order mark is left out.
 
-        Raises UserError for NUL bytes and anything that is not UTF-8.
+        Raises UserError for a file that is no text, for NUL bytes and anything that is not UTF-8.
         """
-        content = self.read()
-        self.check_kind(content)
-        content = content.removeprefix(b"\xef\xbb\xbf")
-        if b"\0" in content:
-            raise self.error(
-                "NUL byte", "save the file as UTF-8 text", content[: content.index(b"\0")].count(b"\n") + 1
-            )
+        content = self._content().removeprefix(b"\xef\xbb\xbf")
         try:
-            return content.decode("utf-8")
+            text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self.error(*_not_utf8(content[error.start]), content[: error.start].count(b"\n") + 1) from None
+            wrong, before = f"not UTF-8 (byte 0x{content[error.start]:02x})", content[: error.start]
+        else:
+            if "\0" not in text:
+                return text
+            wrong, before = "NUL byte", content[: content.index(b"\0")]
+        raise self.error(wrong, before.count(b"\n") + 1, "save the file as UTF-8 text")
 
-    def lines(self) -> Iterator[Line]:
-        """The lines of a UTF-8 file, one after another, never the whole file in memory; empty ones too.
+    def lines(self, empty: bool = False) -> Iterator[Line]:
+        """The lines of a UTF-8 file that are not blank; `empty`: those too. CRLF line ends are accepted.
 
-        A byte order mark and CRLF line ends are accepted. Raises UserError as `text` does, and for a line that is
-        absurdly long or holds a carriage return.
+        Raises UserError as `text` does, and for a line that holds a carriage return.
         """
+        for number, text in enumerate(self.text().removesuffix("\n").split("\n"), start=1):
+            text = text.removesuffix("\r")
+            if "\r" in text:
+                raise self.error("carriage return inside the line", number, "end lines with \\n or \\r\\n only")
+            if empty or text.strip():
+                yield Line(self, number, text)
+
+    def elements(self, tag: str) -> list[Any]:
+        """Every XML element of that name, in file order.
+
+        Nothing that the file names is read: no entities, files or addresses. Raises UserError for what is not well
+        formed, and for a document type that declares entities: a few lines of those unpack to gigabytes, or name files
+        of this machine.
+        """
+        parser = etree.XMLParser(
+            resolve_entities=False, no_network=True, load_dtd=False, huge_tree=False, remove_comments=True,
+            remove_pis=True,
+        )  # fmt: skip
+        if not (content := self._content(is_xml=True)):
+            raise self.error("the file is empty", 1)
         try:
-            with open(self.opened(), "rb") as file:
-                self.check_kind(file.read(1000))
-                file.seek(0)
-                number = 0
-                while raw := file.readline(LONGEST_LINE + 1):
-                    number += 1
-                    yield Line(self, number, self._decoded(raw, number))
-        except OSError as error:
-            raise self.error(f"cannot be read ({error.strerror})", "check the file and its permissions") from None
+            root = etree.fromstring(content, parser)
+        except etree.XMLSyntaxError as error:
+            # libxml2's own message may quote the text.
+            raise self.error("not well-formed XML", error.lineno or 1) from None
+        except (LookupError, ValueError):
+            raise self.error("not well-formed XML (unknown encoding)", 1, "save the file as UTF-8") from None
+        declared = root.getroottree().docinfo.internalDTD
+        if declared is not None and next(declared.iterentities(), None) is not None:
+            remedy = "remove the declarations, no corpus needs them"
+            raise self.error("the document type declares entities", 1, remedy)
+        return list(root.iter(tag))
 
-    def _decoded(self, raw: bytes, number: int) -> str:
-        if len(raw) > LONGEST_LINE:
-            raise self.error(
-                f"a line of more than {LONGEST_LINE // 2**20} MiB",
-                "put the published file there, which has line ends",
-                number,
-            )
-        line = raw.removesuffix(b"\n").removesuffix(b"\r")
-        if number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-        if b"\0" in line:
-            raise self.error("NUL byte", "save the file as UTF-8 text", number)
-        if b"\r" in line:
-            raise self.error("carriage return inside the line", "end lines with \\n or \\r\\n only", number)
-        try:
-            return line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.error(*_not_utf8(line[error.start]), number) from None
+    def attribute(self, element: Any, name: str) -> str:
+        """The value of an attribute. Raises UserError where it is missing."""
+        value = element.get(name)
+        if value is None:
+            raise self.error(f"<{element.tag}> without the attribute {name}", element.sourceline)
+        return str(value)
+
+    def whole_number(self, value: str | None, what: str, line: int) -> int:
+        """A number of characters or words. Raises UserError where it is none."""
+        text = (value or "").strip()
+        if not (text.isascii() and text.isdigit()) or len(text) > 9:
+            raise self.error(f"{what} is not a whole number", line)
+        return int(text)
 
 
-def _not_utf8(byte: int) -> tuple[str, str]:
-    return f"not UTF-8 (byte 0x{byte:02x})", "save the file as UTF-8 text"
-
-
-def filled(lines: Iterator[Line]) -> Iterator[Line]:
-    """The lines that are not empty."""
-    return (line for line in lines if line.text.strip())
-
-
-class Source:
+class Source(ExitStack):
     """The files below a path; a context manager, since archives are unpacked into a private folder meanwhile.
 
     Archives in a folder count as folders of their names; what lies beside them unpacked already is taken once.
+    `expects` says in words what the path should hold.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, expects: str = "") -> None:
+        super().__init__()  # closes what was unpacked
         self.path = path
+        self.expects = expects
         self.files: list[SourceFile] = []  # by name
-        self._stack = ExitStack()
         self._used: set[str] = set()
 
     def __enter__(self) -> Source:
         try:
-            if not self.path.exists():
-                raise UserError(f"--source {self.path}: no such file or folder; name what you downloaded")
-            root, single = self.path, not self.path.is_dir()
-            if single and archives.is_archive(self.path):
-                root, single = self._folder(), False
-                archives.unpack(self.path, root)
-            paths = [root] if single else sorted(_walk(root))
-            packed = [] if single or self.path.is_file() else [path for path in paths if archives.is_archive(path)]
-            self.files = [self._file(path, root, single) for path in paths if path not in packed]
-            self._add_archives(packed)
-        except OSError as error:
-            self._stack.close()
-            raise UserError(f"--source {self.path}: cannot be read ({error.strerror}); check its permissions") from None
-        except BaseException:
-            self._stack.close()
+            self._find_files()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, OSError):
+                wrong = f"cannot be read ({error.strerror}); check its permissions"
+                raise UserError(f"--source {self.path}: {wrong}") from None
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _folder(self) -> Path:
-        # Readable for its owner alone, as mkdtemp makes it: what is in an archive may be clinical text.
-        return Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="blue-")))
-
-    def _add_archives(self, packed: Sequence[Path]) -> None:
-        """The files of archives in the folder, but those that are there already: name and content are the same."""
+    def _find_files(self) -> None:
+        if not self.path.exists():
+            raise UserError(f"--source {self.path}: no such file or folder; name what you downloaded")
+        if self.path.is_file() and not archives.is_archive(self.path):
+            self.files = [SourceFile(self.path, str(self.path), self.path.name, self._used)]
+            return
+        paths = _walk(self.path) if self.path.is_dir() else [self.path]
+        packed = [path for path in paths if archives.is_archive(path)]
+        self._add(self.path, [path for path in paths if path not in packed])
         budget = archives.Budget()
         for archive in packed:
-            root = self._folder()
+            # Readable for its owner alone, as mkdtemp makes it: what is in an archive may be clinical text.
+            root = Path(self.enter_context(tempfile.TemporaryDirectory(prefix="blue-")))
             place = root / archive.relative_to(self.path)
-            place.mkdir(mode=0o700, parents=True)
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
                 archives.unpack(archive, place, budget)
             except UserError as error:
+                if archive == self.path:
+                    raise
                 raise UserError(f"{error}; if it does not belong to the corpus, move it out of the folder") from None
-            there: dict[tuple[str, int], list[Path]] = {}
-            for file in self.files:
-                there.setdefault((file.path.name, file.path.stat().st_size), []).append(file.path)
-            for path in sorted(_walk(root)):
-                alike = there.get((path.name, path.stat().st_size), ())
-                if sha256(path) not in map(sha256, alike):
-                    self.files.append(self._file(path, root, False))
+            found = _walk(root)
+            names = {path.name for path in found}
+            there = {(file.path.name, sha256(file.path)) for file in self.files if file.path.name in names}
+            self._add(root, [path for path in found if (path.name, sha256(path)) not in there])
         self.files.sort(key=lambda file: file.name)
 
-    def _file(self, path: Path, root: Path, single: bool) -> SourceFile:
-        if single:
-            return SourceFile(path, str(self.path), path.name, self._used)
-        name = path.relative_to(root).as_posix()
-        return SourceFile(path, f"{self.path}/{name}", name, self._used)
+    def _add(self, root: Path, paths: Sequence[Path]) -> None:
+        for path in paths:
+            name = path.relative_to(root).as_posix()
+            self.files.append(SourceFile(path, f"{self.path}/{name}", name, self._used))
 
-    def error(self, wrong: str, remedy: str) -> UserError:
-        """The error to raise about the source as a whole."""
+    def only(self, pattern: str, shown: str) -> SourceFile:
+        """The one file whose name, in lower case, is of that pattern. Raises UserError for none, and for several."""
+        found = [file for file in self.files if re.fullmatch(pattern, file.path.name.lower())]
+        if len(found) != 1:
+            raise self.error(f"{len(found) or 'no'} files {shown}")
+        return found[0]
+
+    def error(self, wrong: str, remedy: str | None = None) -> UserError:
+        """The error to raise about the source as a whole; the remedy is to give what is expected."""
+        remedy = remedy or f"give {self.expects}"
         packed = [file.name for file in self.files if archives.is_packed(file.path)]
         if packed:
             remedy = f"unpack {packed[0]} first, it is packed; or {remedy}"
@@ -232,28 +251,28 @@ class Source:
         """
         if self.path.is_file():
             return [{"file": self.path.name, "bytes": self.path.stat().st_size, "sha256": sha256(self.path)}]
-        folders: dict[str, list[SourceFile]] = {}
-        for file in (one for one in self.files if one.name in self._used):
-            folders.setdefault(str(PurePosixPath(file.name).parent), []).append(file)
+        folders: dict[str, list[dict[str, Any]]] = {}
+        for file in self.files:
+            if file.name in self._used:
+                entry = {"file": file.name, "bytes": file.path.stat().st_size, "sha256": sha256(file.path)}
+                folders.setdefault(str(PurePosixPath(file.name).parent), []).append(entry)
         entries: list[dict[str, Any]] = []
         for folder, files in folders.items():
-            sizes = [file.path.stat().st_size for file in files]
-            digests = [sha256(file.path) for file in files]
-            if len(files) <= 100:
-                columns = zip(files, sizes, digests, strict=True)
-                entries += [{"file": file.name, "bytes": size, "sha256": digest} for file, size, digest in columns]
+            if len(files) <= MOST_LISTED:
+                entries += files
                 continue
-            lines = "".join(f"{digest}  {file.name}\n" for file, digest in zip(files, digests, strict=True))
+            lines = "".join(f"{file['sha256']}  {file['file']}\n" for file in files)
             digest = hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-            entries.append({"folder": folder, "files": len(files), "bytes": sum(sizes), "sha256": digest})
+            size = sum(file["bytes"] for file in files)
+            entries.append({"folder": folder, "files": len(files), "bytes": size, "sha256": digest})
         return entries
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk(root: Path) -> list[Path]:
     """Every file below a folder; links to folders are not followed, so that there is no way round in circles."""
-    for place, _, names in os.walk(root):
-        for name in names:
-            path = Path(place, name)
-            parts = path.relative_to(root).parts
-            if path.is_file() and not any(part.startswith(IGNORED) for part in parts):
-                yield path
+    paths = (Path(place, name) for place, _, names in os.walk(root) for name in names)
+    return sorted(
+        path
+        for path in paths
+        if path.is_file() and not any(part.startswith(IGNORED) for part in path.relative_to(root).parts)
+    )

@@ -12,7 +12,7 @@ from running import arguments, run
 
 import tasks
 from launch import prepare
-from tasks.corpora import manifest
+from tasks.corpora.preparing import is_whole, read_manifest
 
 pytestmark = pytest.mark.realdata
 
@@ -80,7 +80,7 @@ def test_relations_of_ddi(prepared: Prepared) -> None:
     assert positive["test"] == 979
     assert {split: counts["DDI-false"] for split, counts in found.items()}["test"] == 4737
     assert sum(found["train"].values()) + sum(found["dev"].values()) == 27791
-    content = manifest.read(prepared["ddi2013"])
+    content = read_manifest(prepared["ddi2013"])
     assert content is not None
     assert content["left_out"] == {"pairs that interact, but do not say how": 1}
     assert content["corrected"] == {"drugs whose charOffset is off by a few characters": 1}
@@ -142,8 +142,8 @@ def test_a_second_time_changes_nothing(prepared: Prepared, task: str, capsys: py
         assert prepare.main([corpus, "--source", source, "--out", str(prepared.out)]) == 0
         assert "was there already" in capsys.readouterr().out
     assert {path.name: path.stat().st_mtime_ns for path in prepared[task].iterdir()} == before
-    content = manifest.read(prepared[task])
-    assert content is not None and content["sources"] and manifest.is_whole(prepared[task], content)
+    content = read_manifest(prepared[task])
+    assert content is not None and content["sources"] and is_whole(prepared[task], content)
 
 
 @pytest.mark.slow

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 import tasks
 from harness.task import SPLITS, UserError
 from tasks import corpora
-from tasks.corpora.checks import quick
+from tasks.checks import quick
+from tasks.corpora.annotated import words
+from tasks.corpora.corpus import Options
 from tasks.corpora.preparing import prepare
-from tasks.corpora.records import Options
 from tasks.corpora.sentences import sentences
-from tasks.corpora.tags import words
 
 QUICK, BIG = 12, 150  # damaged copies of each source, and of each task's file
 LONGEST = 10.0  # seconds of processor time for one case: more is a hang
@@ -63,7 +63,7 @@ def convert_damaged(name: str, pristine: Path, seed: str, folder: Path) -> str:
     started = time.process_time()
     path.write_bytes(content)
     try:
-        for done in prepare(corpora.get(corpus), pristine, out, Options()):
+        for done in prepare(corpora.CORPORA[corpus], pristine, out, Options()):
             for split in SPLITS:
                 assert tasks.get(done.task).read(done.folder, split)
         outcome = "read"

@@ -14,8 +14,8 @@ import tasks
 from harness.task import Example, UserError
 from launch import prepare
 from launch.run import inputs, settings
-from tasks.corpora import CORPORA
-from tasks.corpora.checks import Survey, quick
+from tasks.checks import Survey, quick
+from tasks.published import CORPORA
 
 SECRET = "Mrs Smith was admitted with chest pain"  # stands for clinical text: must not reach a report
 HEADER = "index\tsentence1\tsentence2\tscore\n"
@@ -120,7 +120,7 @@ class TestNames:
         packed = tmp_path / "packed"
         packed.mkdir()
         shutil.make_archive(str(packed / "corpus"), "gztar", raw)
-        task = next(iter(CORPORA[corpus].headers))
+        task = CORPORA[corpus].tasks[0]
         for folder in (packed,) if name == "biosses" else (raw, packed):
             config, _ = settings.parse(["--task", task, "--model_name_or_path", "m", "--data_dir", str(folder)])
             with pytest.raises(UserError) as raised:

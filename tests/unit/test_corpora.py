@@ -12,21 +12,18 @@ from corpora_sources import CLINICAL, DISORDERS, PUBTATOR, SOURCES, clefe, clefe
 
 import tasks
 from harness.task import SPLITS, Example, UserError
-from tasks import corpora
-from tasks.corpora.documents import Mention
+from tasks import corpora, published
+from tasks.corpora.annotated import Mention, marked, tags, words
+from tasks.corpora.corpus import Options, assign
 from tasks.corpora.preparing import prepare
-from tasks.corpora.records import Options
-from tasks.corpora.relations import marked
 from tasks.corpora.sentences import sentences
-from tasks.corpora.splits import assign
-from tasks.corpora.tags import tags, words
 
 
 def convert(source: str, folder: Path, **options: object) -> dict[str, Path]:
     """Task -> its folder."""
     corpus, write = SOURCES[source]
     path = write(folder / "raw")
-    done = prepare(corpora.get(corpus), path, folder / "out", Options(**options))  # type: ignore[arg-type]
+    done = prepare(corpora.CORPORA[corpus], path, folder / "out", Options(**options))  # type: ignore[arg-type]
     return {one.task: one.folder for one in done}
 
 
@@ -42,10 +39,16 @@ def examples(folders: dict[str, Path], split: str) -> dict[str, list[Example]]:
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_reader_takes_what_is_written(tmp_path: Path, source: str) -> None:
     folders = convert(source, tmp_path)
-    assert list(folders) == list(corpora.get(SOURCES[source][0]).headers)
+    assert list(folders) == list(corpora.CORPORA[SOURCES[source][0]].published.tasks)
     for task, folder in folders.items():
         for split in SPLITS:
             assert tasks.get(task).read(folder, split), (task, split)
+
+
+def test_every_task_is_made_of_one_corpus_and_every_corpus_says_where_to_get_it() -> None:
+    assert sorted(task for corpus in published.CORPORA.values() for task in corpus.tasks) == sorted(tasks.TASKS)
+    assert published.CORPORA.keys() - {"blue"} == corpora.CORPORA.keys()
+    assert all((corpus.download is None) == bool(corpus.apply) for corpus in published.CORPORA.values())
 
 
 class TestBc5cdr:
@@ -94,7 +97,7 @@ class TestBc5cdr:
                 collection.add_document(bioc_document(document))
             with open(place / f"CDR_{name}Set.BioC.xml", "w", encoding="utf-8") as file:
                 bioc.biocxml.dump(collection, file)
-        prepare(corpora.get("bc5cdr"), place, tmp_path / "again", Options())
+        prepare(corpora.CORPORA["bc5cdr"], place, tmp_path / "again", Options())
         for task, folder in folders.items():
             for name in tasks.get(task).filenames.values():
                 assert (tmp_path / "again" / task / name).read_text() == (folder / name).read_text()
@@ -143,7 +146,7 @@ def test_offsets_of_ddi_lead_to_the_text(tmp_path: Path, offsets: str, left_out:
     _, write = SOURCES["ddi2013"]
     path = next(write(tmp_path / "raw").rglob("T1.xml"))
     path.write_text(path.read_text().replace('charOffset="5-11"', f'charOffset="{offsets}"'))
-    (done,) = prepare(corpora.get("ddi2013"), tmp_path / "raw", tmp_path / "out", Options())
+    (done,) = prepare(corpora.CORPORA["ddi2013"], tmp_path / "raw", tmp_path / "out", Options())
     sentences_found = [cells[1] for cells in rows(done.folder)[1:]]
     assert len(sentences_found) == 3 - left_out
     assert all(text.startswith("Give @BRAND$, ") for text in sentences_found[:2] if not left_out)
@@ -228,7 +231,7 @@ class TestI2b2:
         path = write(tmp_path / "raw") / "reference_standard_for_test_data" / file
         path.write_text(path.read_text().replace(old, new, 1))
         with pytest.raises(UserError, match=part):
-            prepare(corpora.get(corpus), tmp_path / "raw", tmp_path / "out", Options())
+            prepare(corpora.CORPORA[corpus], tmp_path / "raw", tmp_path / "out", Options())
         assert not list((tmp_path / "out").iterdir())
 
 
@@ -257,7 +260,7 @@ class TestClefe:
 
     def test_both_formats_give_the_same(self, tmp_path: Path) -> None:
         for name, write in (("lines", clefe), ("xml", clefe_xml)):
-            prepare(corpora.get("clefe"), write(tmp_path / name), tmp_path / "out" / name, Options())
+            prepare(corpora.CORPORA["clefe"], write(tmp_path / name), tmp_path / "out" / name, Options())
         for name in tasks.get("clefe").filenames.values():
             lines, xml = ((tmp_path / "out" / kind / "clefe" / name).read_text() for kind in ("lines", "xml"))
             assert lines == xml
@@ -267,22 +270,22 @@ class TestClefe:
         raw = clefe(tmp_path / "raw")
         (raw / "Task1TestSetCorpus100" / "ALLREPORTS" / "90-ECHO.txt").write_text("\ufeff\ufeff" + CLINICAL[:-9])
         (raw / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt").write_text("")
-        (done,) = prepare(corpora.get("clefe"), raw, tmp_path / "out", Options())
+        (done,) = prepare(corpora.CORPORA["clefe"], raw, tmp_path / "out", Options())
         assert tasks.get("clefe").read(done.folder, "test")[0].texts[0] == "Admission"
 
     def test_offsets_outside_the_note(self, tmp_path: Path) -> None:
         path = clefe(tmp_path / "raw") / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt"
         path.write_text(path.read_text() + "90-ECHO.txt||Disease_Disorder||C1||5||999\n")
         with pytest.raises(UserError, match=r"90-ECHO\.txt:4: offsets that are not inside the note"):
-            prepare(corpora.get("clefe"), tmp_path / "raw", tmp_path / "out", Options())
+            prepare(corpora.CORPORA["clefe"], tmp_path / "raw", tmp_path / "out", Options())
 
 
 class TestParts:
     def test_a_later_mention_takes_a_word(self) -> None:
         spans = words("left atrial enlargement", 0, 23)
         one, other = Mention("1", "", ((0, 23),)), Mention("2", "", ((5, 23),))
-        assert tags(spans, [one, other]) == (["B", "B", "I"], 2)
-        assert tags(spans, [other, one]) == (["B", "I", "I"], 1)
+        assert tags(spans, [one, other]) == ["B", "B", "I"]
+        assert tags(spans, [other, one]) == ["B", "I", "I"]
 
     @pytest.mark.parametrize("swapped", [False, True])
     def test_marks(self, swapped: bool) -> None:

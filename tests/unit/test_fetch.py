@@ -17,8 +17,8 @@ import pytest
 
 from harness.task import UserError
 from launch import prepare
-from tasks.corpora.addresses import APPLY, OFFERS, Offer
 from tasks.corpora.download import LOCK, download
+from tasks.published import CORPORA, Distribution
 
 NOW = (0.0, 0.0)  # two more attempts, without waiting
 
@@ -85,8 +85,8 @@ def server() -> Iterator[Server]:
     found.http.server_close()
 
 
-def offer(server: Server, **changes: str) -> Offer:
-    return Offer(**({"url": server.url, "file": "corpus.zip", "licence": "open"} | changes))  # type: ignore[arg-type]
+def offer(server: Server, **changes: str) -> Distribution:
+    return Distribution(**({"url": server.url, "file": "corpus.zip", "licence": "open"} | changes))  # type: ignore[arg-type]
 
 
 def complaint(call: Callable[[], object]) -> str:
@@ -221,7 +221,7 @@ def test_nobody_listens(server: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "corpus.zip", "http://[x/", "https://"])
 def test_what_is_no_address(tmp_path: Path, url: str) -> None:
-    complaint(lambda: download(Offer(url, "corpus.zip", "open"), tmp_path, ()))
+    complaint(lambda: download(Distribution(url, "corpus.zip", "open"), tmp_path, ()))
     assert not (tmp_path / "corpus.zip").exists()
 
 
@@ -234,9 +234,9 @@ class TestCommand:
         assert not server.requests and not (tmp_path / "raw").exists()
         assert prepare.main([*line, "--accept-license"]) == 0
         assert "no checksum is published" in capsys.readouterr().out
-        assert (tmp_path / "raw" / OFFERS["hoc"].file).read_bytes() == server.content
+        assert (tmp_path / "raw" / CORPORA["hoc"].download.file).read_bytes() == server.content
 
-    @pytest.mark.parametrize("corpus", APPLY)
+    @pytest.mark.parametrize("corpus", [name for name, corpus in CORPORA.items() if corpus.apply])
     def test_where_to_apply(self, tmp_path: Path, corpus: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert prepare.main(["fetch", corpus, "--out", str(tmp_path), "--accept-license"]) == 2
         assert "apply at https://" in capsys.readouterr().err

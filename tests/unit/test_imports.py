@@ -68,6 +68,12 @@ def test_tasks_know_the_contract_and_plain_files_alone() -> None:
     assert offences(of("tasks"), allowed) == []
 
 
+def test_only_preparing_imports_the_converters() -> None:
+    """A training run must not depend on what reads published corpora, nor wait for it."""
+    users = [name for name in SOURCES if not name.startswith("tasks/corpora/") and name != "launch/prepare.py"]
+    assert offences(users, lambda _, found: not f"{found}.".startswith("tasks.corpora.")) == []
+
+
 FLOORS = ("launch/reporting", "launch/jobs", "launch/run")  # each imports from those behind it, not from those before
 
 

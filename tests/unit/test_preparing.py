@@ -401,10 +401,10 @@ class TestXml:
 
 def prepare_quietly(source: Path, out: Path) -> None:
     from tasks import corpora
+    from tasks.corpora.corpus import Options
     from tasks.corpora.preparing import prepare as convert
-    from tasks.corpora.records import Options
 
-    convert(corpora.get("ddi2013"), source, out, Options())
+    convert(corpora.CORPORA["ddi2013"], source, out, Options())
 
 
 FAULTS: list[tuple[str, str, Callable[[str], str], str]] = [

@@ -1,0 +1,115 @@
+"""Annotated text: documents with mentions, offsets in characters; as sentences of tagged words, or as marked pairs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from tasks.corpora.corpus import Options, Row
+from tasks.corpora.sentences import Span, sentences
+
+__all__ = ["AnnotatedText", "Mention", "fitting", "marked", "tagged", "tags", "words"]
+
+# Letters and digits together, any other character alone, rules such as ____ and **** as one. A byte order mark in the
+# middle of a text is white space: at the start of a file it would be taken for the file's own.
+WORD = re.compile(r"[^\W_]+|([_*=~#.|-])\1+|[^\w\s\ufeff]|_")
+
+
+@dataclass(frozen=True)
+class Mention:
+    """A piece of text of some kind; several spans where it is disjoint, in the order of the text."""
+
+    id: str
+    kind: str
+    spans: tuple[Span, ...]
+
+    @property
+    def start(self) -> int:
+        """Its first character."""
+        return self.spans[0][0]
+
+    @property
+    def end(self) -> int:
+        """The character after its last."""
+        return max(end for _, end in self.spans)
+
+
+@dataclass(frozen=True)
+class AnnotatedText:
+    """One text with its mentions in the order of the file."""
+
+    id: str
+    text: str
+    mentions: tuple[Mention, ...]
+    title_end: int = 0  # the title, if any, is a sentence of its own
+
+    def sentences(self, splitter: str) -> list[Span]:
+        """None of them ends inside a mention, from the first to the last character of it."""
+        title = self.title_end
+        whole = [(mention.start - title, mention.end - title) for mention in self.mentions]
+        found = [(start + title, end + title) for start, end in sentences(self.text[title:], whole, splitter)]
+        return [(0, title), *found] if title else found
+
+
+def fitting(spans: Sequence[Span], length: int) -> tuple[Span, ...] | None:
+    """The spans in the order of the text, or None where one is empty or leaves a text of that length."""
+    ordered = tuple(sorted(set(spans)))
+    if not ordered or any(not 0 <= start < end <= length for start, end in ordered):
+        return None
+    return ordered
+
+
+def marked(text: str, start: int, end: int, one: Mention, other: Mention) -> str:
+    """The sentence text[start:end] with `@KIND$` in place of each mention, `@KIND-KIND$` where the two overlap.
+
+    As in BLUE, the first piece of a disjoint mention is replaced and the others stay.
+    """
+    first, second = sorted((one, other), key=lambda mention: mention.spans[0])
+    (a, b), (c, d) = first.spans[0], second.spans[0]
+    if c < b:
+        return f"{text[start:a]}@{one.kind}-{other.kind}${text[max(b, d) : end]}"
+    return f"{text[start:a]}@{first.kind}${text[b:c]}@{second.kind}${text[d:end]}"
+
+
+def words(text: str, start: int, end: int) -> list[Span]:
+    """The words of a part of the text: every character but white space is in exactly one of them."""
+    return [match.span() for match in WORD.finditer(text, start, end)]
+
+
+def tags(spans: Sequence[Span], mentions: Sequence[Mention]) -> list[str]:
+    """A tag for each word (spans in order, apart from each other).
+
+    As in BLUE: the first word of a mention is B, its other words I, also those after a gap of a disjoint one
+    (left/B atrium/I is/O dilated/I). A word has one tag: where mentions overlap, the later in the file wins, and
+    an earlier one whose first word it takes is no longer seen.
+    """
+    found = ["O"] * len(spans)
+    for mention in mentions:
+        tag = "B"
+        for number, (first, last) in enumerate(spans):
+            if any(first < end and last > start for start, end in mention.spans):
+                found[number] = tag
+                tag = "I"
+    return found
+
+
+def tagged(document: AnnotatedText, parts: Sequence[Span], task: str, kind: str, options: Options) -> Iterator[Row]:
+    """The sentences (`parts`) of a document as tagged words; mentions of other kinds than `kind` are O.
+
+    A line a word: the word, the document's id at the first word of a sentence, its offset, its tag.
+    """
+    mentions = [mention for mention in document.mentions if mention.kind == kind]
+    kept = 0
+    for start, end in parts:
+        spans = words(document.text, start, end)
+        inside = [mention for mention in mentions if mention.start < end and mention.end > start]
+        names = tags(spans, inside)
+        kept += names.count("B")
+        if spans:
+            ids = [document.id, *["-"] * (len(spans) - 1)]
+            texts = [document.text[first:last] for first, last in spans]
+            yield list(zip(texts, ids, (str(first) for first, _ in spans), names, strict=True))
+    if kept < len(mentions):
+        reason = "mentions whose first word a later one takes, or without a word"
+        options.left_out[task, reason] += len(mentions) - kept
