@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ LARGEST_SETTINGS = 1_000_000  # bytes of a file that users write
 MOST_DOTS = 300  # in a line: tomllib takes minutes over a key of thousands of dotted parts
 
 
-def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+def write(path: Path, content: str | bytes | Iterable[bytes], *, durable: bool = False) -> None:
     """A whole file or none: a reader never meets half of it, and of two writers each has a file of its own meanwhile.
 
     `durable`: it is on the disk, under its name, when this returns.
@@ -29,8 +30,9 @@ def write(path: Path, content: str | bytes, *, durable: bool = False) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)  # never one that is there, nor a link
     try:
+        whole = content.encode("utf-8") if isinstance(content, str) else content
         with open(handle, "wb") as file:
-            file.write(content.encode("utf-8") if isinstance(content, str) else content)
+            file.writelines([whole] if isinstance(whole, bytes) else whole)
             if durable:
                 file.flush()
                 os.fsync(handle)

@@ -16,10 +16,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.logs import Console
 from harness.terminal import guarded, visible
-from launch.reporting import collect, leaderboard, page, statistics, tables
-from launch.reporting.leaderboard import Leaderboard
-from launch.reporting.page import Report
-from launch.reporting.statistics import Test
+from launch.reporting import collect, leaderboard, statistics, tables
 
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
@@ -29,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return guarded(lambda: _main(argv))
 
 
-def _parser() -> Parser:
+def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
     parser.add_argument(
@@ -39,54 +36,41 @@ def _parser() -> Parser:
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
-    return parser
-
-
-def _main(argv: Sequence[str] | None) -> int:
-    given = _parser().parse_args(argv)
+    given = parser.parse_args(argv)
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
     board = leaderboard.build(found)
-    baseline = statistics.choose(board, given.baseline) if given.baseline else None
-    tests = statistics.compare(board, baseline) if baseline else []
-    name = baseline.label if baseline else ""
+    row = statistics.choose(board, given.baseline) if given.baseline else None
+    tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")
     # Written first: a reader of the terminal's part, such as head, may leave early.
-    written = _write(given.out, Report(found, board, tests, name, given.with_text)) if given.out else []
-    _show(board, tests, name)
-    for path in written:
-        print(path)
-    return 0
+    texts = {}
+    if given.out is not None:
+        from launch.reporting import page  # plotly takes half a second
 
-
-def _show(board: Leaderboard, tests: Sequence[Test], baseline: str) -> None:
+        texts = {
+            "leaderboard.md": tables.markdown(board, tests, baseline),
+            "leaderboard.tex": tables.latex(board, tests, baseline),
+            "leaderboard.csv": tables.comma_separated(board),
+            "leaderboard.json": tables.as_json(board, tests, baseline),
+            "report.html": page.build(found, board, tests, baseline, given.with_text),
+        }
+    for name, text in texts.items():
+        try:
+            files.write(given.out / name, visible(text))
+        except OSError as error:
+            wrong = f"--out {given.out}: cannot be written ({error.strerror}); name a folder of yours"
+            raise UserError(wrong) from error
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    if board.rows:
-        console.print(tables.terminal(board, console.width))
-    else:
-        console.print("No run counts for a leaderboard.")
+    console.print(tables.terminal(board, console.width) if board.rows else "No run counts for a leaderboard.")
     if tests:
         console.print(tables.tests_table(board, tests, baseline))
         console.print(Text(statistics.METHOD), soft_wrap=True)
     for note in tables.notes(board):
         console.print(Text(note), soft_wrap=True)
-
-
-def _write(folder: Path, report: Report) -> list[Path]:
-    board, tests, baseline = report.board, report.tests, report.baseline
-    texts = {
-        "leaderboard.md": tables.markdown(board, tests, baseline),
-        "leaderboard.tex": tables.latex(board, tests, baseline),
-        "leaderboard.csv": tables.comma_separated(board),
-        "leaderboard.json": tables.as_json(board, tests, baseline),
-        "report.html": page.build(report),
-    }
-    for name, text in texts.items():
-        try:
-            files.write(folder / name, visible(text))
-        except OSError as error:
-            raise UserError(f"--out {folder}: cannot be written ({error.strerror}); name a folder of yours") from error
-    return [folder / name for name in texts]
+    for name in texts:
+        print(given.out / name)
+    return 0
 
 
 if __name__ == "__main__":

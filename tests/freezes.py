@@ -61,7 +61,7 @@ def dawdle(rank: int) -> None:
     """Slow, but healthy: an evaluation as long as many steps, a slow disk, and wandb's upload on rank 0."""
     before("harness.evaluate.collate", lambda call: time.sleep(0.5))
     before("harness.ds.engine.Engine.save", lambda call: time.sleep(2 * SECONDS if rank == call % 2 else 0))
-    before("harness.tracking.MetricsFile.close", lambda call: time.sleep(2 * SECONDS if rank == 0 else 0))
+    before("harness.tracking.Tracker.close", lambda call: time.sleep(2 * SECONDS if rank == 0 else 0))
 
 
 def watched(folder: Path, model: Path, name: str) -> list[str]:

@@ -35,6 +35,8 @@ class Run:
     status: Status
     reason: str = ""  # why it is not finished
     task: str = ""  # the column it belongs to: the task's name, see `read_all`
+    title: str = ""  # what the task is called in tables
+    definition: Task | None = None  # None for a broken run
     model: str = ""  # name or path, as it was given
     variant: str = ""  # settings that differ from the recipe's, as `name=value`
     seed: int = 0
@@ -50,27 +52,9 @@ class Run:
         return self.config is not None and self.config.own_task is not None
 
     @property
-    def definition(self) -> Task:
-        """Its task. Not to be asked of a broken run."""
-        assert self.config is not None
-        return tasks.get(self.config.task, self.config.own_task)
-
-    @property
-    def title(self) -> str:
-        """What its task is called in tables."""
-        if self.config is None or self.config.own_task is None:
-            return tasks.TASKS[self.task].title if self.task in tasks.TASKS else self.task
-        return str(self.config.own_task.get("title", self.config.task)) + self.task.removeprefix(self.config.task)
-
-    @property
     def row(self) -> tuple[str, str]:
         """Runs of one row differ in task and seed alone."""
         return self.model, self.variant
-
-    @property
-    def is_counted(self) -> bool:
-        """Finished on real data, with a test score."""
-        return self.is_scored and self.data == "given"
 
     @property
     def is_scored(self) -> bool:
@@ -78,14 +62,19 @@ class Run:
         return self.status == "finished" and "test" in self.result["scores"]
 
     @property
-    def test_score(self) -> float | None:
-        """A fraction; None where test was not predicted."""
-        return self.score("test")
+    def is_counted(self) -> bool:
+        """Finished on real data, with a test score."""
+        return self.is_scored and self.data == "given"
 
     def score(self, split: str) -> float | None:
         """A fraction, of the reported weights; None where the split was not scored."""
         values = self.result.get("scores", {}).get(split)
         return None if values is None else float(values["score"])
+
+    @property
+    def test_score(self) -> float | None:
+        """A fraction; None where test was not predicted."""
+        return self.score("test")
 
     @property
     def device_hours(self) -> float | None:
@@ -101,12 +90,13 @@ def find(roots: Sequence[Path]) -> list[Run]:
     return read_all(run_status.find(roots))
 
 
-def answers_of(run: Run) -> Answers:
-    """What a finished run answered. Raises UserError."""
+def answers_of(run: Run) -> tuple[Task, Answers]:
+    """The task of a finished run, and what it answered on test. Raises UserError."""
+    assert run.definition is not None
     path = RunFolder(run.folder).prediction("test")
     if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
         raise UserError(f"{path}: is not a file")
-    return predictions.read(run.definition, path)
+    return run.definition, predictions.read(run.definition, path)
 
 
 def read_all(folders: Sequence[Path]) -> list[Run]:
@@ -118,50 +108,50 @@ def read_all(folders: Sequence[Path]) -> list[Run]:
     for found in run_status.read_all(folders):
         try:
             runs.append(_read(found))
-        except UserError as error:
-            runs.append(Run(found.folder, "broken", str(error)))
         except Exception as error:  # whatever it is, the other runs are to be reported
-            reason = f"{found.folder}: not a run's files ({type(error).__name__}: {error})"
-            runs.append(Run(found.folder, "broken", reason))
+            what = f"{found.folder}: not a run's files ({type(error).__name__}: {error})"
+            runs.append(Run(found.folder, "broken", str(error) if isinstance(error, UserError) else what))
     digests: dict[str, dict[Path, str]] = {}
     for run in runs:
         if run.config is not None and run.is_own:
             definition = json.dumps(run.config.own_task, sort_keys=True)
             digests.setdefault(run.task, {})[run.folder] = hashlib.sha256(definition.encode()).hexdigest()[:6]
-    return [
-        replace(run, task=f"{run.task}#{digests[run.task][run.folder]}")
-        if run.is_own and len(set(digests[run.task].values())) > 1
-        else run
-        for run in runs
-    ]
+    for number, run in enumerate(runs):
+        if run.is_own and len({*digests[run.task].values()}) > 1:
+            mark = f"#{digests[run.task][run.folder]}"
+            runs[number] = replace(run, task=run.task + mark, title=run.title + mark)
+    return runs
 
 
 def _read(found: RunStatus) -> Run:
     if found.status == "broken":
         raise UserError(found.reason)
     config = found.config or run_folder.stored_config(found.folder)  # raises: the settings of a running run
-    tasks.get(config.task, config.own_task)
+    task = tasks.get(config.task, config.own_task)
     metrics = run_status.read_metrics(RunFolder(found.folder).metrics)
-    result = found.result or {}
+    result, reason = found.result or {}, ""
     if found.result is None:
         epochs = metrics.epochs
-        reached = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
-        reason = next(iter(found.reason.splitlines()), "") or f"no result.json, {reached}; the same command goes on"
-        if found.status == "running":
-            reason = reached
+        reason = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
+        if found.status != "running":
+            said = next(iter(found.reason.splitlines()), "")
+            reason = said or f"no result.json, {reason}; the same command goes on"
     else:
-        reason = ""
         for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):
             if result[name] != expected:
                 path = RunFolder(found.folder).result
                 raise UserError(f"{path}: its {name} is {result[name]!r}, config.json says {expected!r}")
+    other = config.recipe not in (None, recipe_for(config.model_name_or_path))
+    parts = {"recipe": config.recipe} if other else {}
     return Run(
         folder=found.folder,
         status=found.status,
         reason=reason,
         task=config.task,
+        title=task.title,
+        definition=task,
         model=config.model_name_or_path,
-        variant=variant(config),
+        variant=", ".join(f"{name}={_text(value)}" for name, value in {**parts, **_differences(config)}.items()),
         seed=config.seed,
         data="sample" if config.data_dir is None or result.get("data") == "sample" else "given",
         config=config,
@@ -172,25 +162,12 @@ def _read(found: RunStatus) -> Run:
 
 
 # ---- settings
-def _differences(config: RunConfig, recipe: str | None) -> dict[str, Any]:
-    """Settings of the run that `launch/train.py --task T --model_name_or_path M` would not have had."""
-    given: dict[str, Any] = {
-        "task": config.task,
-        "model_name_or_path": config.model_name_or_path,
-        "output_dir": "unused",
-    }
-    given |= {"recipe": recipe, "data_dir": config.data_dir, "own_task": config.own_task}
-    usual = RunConfig(**settings.complete(given)).identity(inputs=True)
+def _differences(config: RunConfig) -> dict[str, Any]:
+    """Settings of the run that `launch/train.py --task T --model_name_or_path M --recipe R` would not have had."""
+    given = {name: getattr(config, name) for name in (*ROW_FIELDS, "own_task") if name != "seed"}
+    usual = RunConfig(**settings.complete({**given, "output_dir": "unused"})).identity(inputs=True)
     own = config.identity(inputs=True)
     return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
-
-
-def variant(config: RunConfig) -> str:
-    """What sets the run apart from its model's own recipe, as `name=value`; empty where nothing does."""
-    own = recipe_for(config.model_name_or_path)
-    parts = [] if config.recipe in (None, own) else [f"recipe={config.recipe}"]
-    parts += [f"{name}={_text(value)}" for name, value in _differences(config, config.recipe).items()]
-    return ", ".join(parts)
 
 
 def command(run: Run) -> str:
@@ -205,7 +182,7 @@ def command(run: Run) -> str:
     words += ["--data_dir", config.data_dir] if config.data_dir else []
     if not config.trained:
         words += [f"--{name}" for name in ("do_eval", "do_predict") if getattr(config, name)]
-    for name, value in _differences(config, config.recipe).items():
+    for name, value in _differences(config).items():
         if name == "trained":
             continue
         if isinstance(value, bool):

@@ -43,11 +43,10 @@ class Form:
         columns = ("sentence",) if len(first.texts) == 1 else ("sentence1", "sentence2")
         return cls(task, columns, first.label, all(MARKER.search(example.texts[0]) for example in examples))
 
-    @property
-    def wanted(self) -> str:
-        """In words, for errors."""
-        names = " ".join(self.columns)
-        return f"{names}, or index {names}" + (", or JSON with `sentences`" if self.task.family == "multilabel" else "")
+    def lines(self) -> tuple[str, str]:
+        """(tab separated, JSON) as its texts are written, for people."""
+        keys = ", ".join(f'"{column}": "..."' for column in ("index", *self.columns))
+        return f"[index <tab>] {' <tab> '.join(self.columns)}", f"{{{keys}}}"
 
 
 ANSWERS = {  # what a line of output holds beside its index, by family
@@ -56,31 +55,23 @@ ANSWERS = {  # what a line of output holds beside its index, by family
     "multilabel": "labels (and their names, where they are numbers), probabilities",
     "tagging": "mentions: start, end and spans in characters",
 }
+DOCUMENT = '{"index": "...", "sentences": ["...", "..."]}'
 
 
 def forms() -> str:
     """For --help: what a line of input and of output holds, task by task."""
-    kinds: dict[tuple[str, tuple[str, ...], bool], list[str]] = {}
+    kinds: dict[tuple[str, tuple[str, str], bool], list[str]] = {}
     for name, task in tasks.TASKS.items():
         form = Form.of(task)
-        kinds.setdefault((task.family, form.columns, form.is_marked), []).append(name)
+        kinds.setdefault((task.family, form.lines(), form.is_marked), []).append(name)
     lines = ["A line of the input, by the model's task; a header may name the columns in another order:"]
-    for (family, columns, is_marked), names in kinds.items():
-        keys = ", ".join(f'"{column}": "..."' for column in ("index", *columns))
+    for (family, (cells, keys), is_marked), names in kinds.items():
         marked = "; the two mentions are marked as in the training data, like @DRUG$" if is_marked else ""
-        lines += [
-            f"  {', '.join(names)}",
-            f"      in:  [index <tab>] {' <tab> '.join(columns)}, or {{{keys}}}{marked}",
-            *(
-                ['           or a document: {"index": "...", "sentences": ["...", "..."]}']
-                if family == "multilabel"
-                else []
-            ),
-            f"      out: {ANSWERS[family]}",
-        ]
-    return "\n".join(
-        [*lines, "  a custom task", "      in:  sentence, or sentence1 and sentence2, as its file has columns"]
-    )
+        lines += [f"  {', '.join(names)}", f"      in:  {cells}, or {keys}{marked}"]
+        lines += [f"           or a document: {DOCUMENT}"] if family == "multilabel" else []
+        lines += [f"      out: {ANSWERS[family]}"]
+    lines += ["  a custom task", "      in:  sentence, or sentence1 and sentence2, as its file has columns"]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -113,12 +104,21 @@ class Reader:
         self.number = 0
         self.is_json = False
         self.header: list[str] | None = None
+        self.wanted = f"{' '.join(form.columns)}, or index {' '.join(form.columns)}"
+        self.wanted += ", or JSON with `sentences`" if form.task.family == "multilabel" else ""
 
     def items(self, lines: Sequence[bytes]) -> Iterator[Item]:
         """Empty lines are skipped. Raises UserError naming file and line."""
         for line in lines:
             self.number += 1
-            text = self._decode(line)
+            if self.number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.startswith(LFS_POINTER):
+                    raise self._error("a Git LFS pointer, not the file", "run `git lfs pull` in its folder")
+            try:
+                text = line.removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise self._error(f"not UTF-8 (byte {error.start + 1})", "save it as UTF-8 text") from None
             if not text.strip():
                 continue
             if self.number == 1:
@@ -128,67 +128,54 @@ class Reader:
                     continue
             yield self._from_json(text) if self.is_json else self._from_cells(text.split("\t"))
 
-    def error(self, wrong: str, remedy: str) -> UserError:
+    def _error(self, wrong: str, remedy: str) -> UserError:
         return UserError(f"{self.name}:{self.number}: {wrong}; {remedy}")
-
-    def _decode(self, line: bytes) -> str:
-        if self.number == 1:
-            line = line.removeprefix(b"\xef\xbb\xbf")
-            if line.startswith(LFS_POINTER):
-                raise self.error("a Git LFS pointer, not the file", "run `git lfs pull` in its folder")
-        try:
-            return line.removesuffix(b"\r").decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise self.error(f"not UTF-8 (byte {error.start + 1})", "save it as UTF-8 text") from None
 
     def _from_json(self, text: str) -> Item:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise self.error(f"not JSON ({error})", "one object a line, as line 1 began") from None
+            raise self._error(f"not JSON ({error})", "one object a line, as line 1 began") from None
         if not isinstance(values, dict):
-            raise self.error("no JSON object", f"write {json.dumps(dict.fromkeys(self.form.columns, '...'))}")
+            raise self._error("no JSON object", f"write {self.form.lines()[1]}")
         index = values.get("index", self.number)
         if self.form.task.family == "multilabel" and "sentences" in values:
             sentences = values["sentences"]
             if not isinstance(sentences, list) or not sentences:
-                raise self.error("`sentences` is no list of texts", 'write {"index": ..., "sentences": ["...", "..."]}')
+                raise self._error("`sentences` is no list of texts", f"write {DOCUMENT}")
             examples = [self._example(f"{index}_s{n}", [text]) for n, text in enumerate(sentences)]
             return Item(index, examples, is_document=True)
-        missing = [name for name in self.form.columns if name not in values]
-        if missing:
-            found = ", ".join(map(str, values)) or "nothing"
-            raise self.error(f"no {missing[0]} among {found}", f"give {self.form.wanted}")
+        for name in self.form.columns:
+            if name not in values:
+                found = ", ".join(map(str, values)) or "nothing"
+                raise self._error(f"no {name} among {found}", f"give {self.wanted}")
         return self._item(index, [values[name] for name in self.form.columns])
 
     def _from_cells(self, cells: list[str]) -> Item:
         columns = self.form.columns
         if self.header is not None:
             if len(cells) != len(self.header):
-                raise self.error(f"{len(cells)} column(s), the header has {len(self.header)}", "use one tab a column")
+                raise self._error(f"{len(cells)} column(s), the header has {len(self.header)}", "use one tab a column")
             named = dict(zip(self.header, cells, strict=True))
             return self._item(named.get("index", self.number), [named[name] for name in columns])
         if len(cells) not in (len(columns), len(columns) + 1):
-            remedy = f"give {self.form.wanted} (tab separated), or a header with these names in line 1"
-            raise self.error(f"{len(cells)} column(s)", remedy)
+            remedy = f"give {self.wanted} (tab separated), or a header with these names in line 1"
+            raise self._error(f"{len(cells)} column(s)", remedy)
         return self._item(cells[0] if len(cells) > len(columns) else self.number, cells[-len(columns) :])
 
     def _item(self, index: Any, texts: list[Any]) -> Item:
         example = self._example(str(index), texts)
         if self.form.task.family != "tagging":
             return Item(index, [example])
-        text = example.texts[0]
-        found = list(WORD.finditer(text))
-        words = tuple(match.group() for match in found)
-        cut = Example(example.id, words, ("O",) * len(words))
-        return Item(index, [cut], spans=tuple(match.span() for match in found), text=text)
+        found = list(WORD.finditer(example.texts[0]))
+        words = Example(example.id, tuple(match.group() for match in found), ("O",) * len(found))
+        return Item(index, [words], spans=tuple(match.span() for match in found), text=example.texts[0])
 
     def _example(self, name: str, texts: list[Any]) -> Example:
         for column, text in zip(self.form.columns, texts, strict=True):
             if not isinstance(text, str) or not text.strip():
-                raise self.error(f"{column} is empty or no text", "give the text or remove the line")
+                raise self._error(f"{column} is empty or no text", "give the text or remove the line")
             if self.form.is_marked and not MARKER.search(text):
-                raise self.error(
-                    "no marked mention in the sentence", "mark the two as the training data does, like @DRUG$"
-                )
+                remedy = "mark the two as the training data does, like @DRUG$"
+                raise self._error("no marked mention in the sentence", remedy)
         return Example(name, tuple(texts), self.form.label, name.rpartition("_s")[0] or name)

@@ -1,235 +1,185 @@
-"""report.html: one file that needs no network. Tables are made here, charts drawn in the reader's browser.
+"""report.html: one file that needs no network. Tables and Plotly figures are made here, drawn in the reader's browser.
 
 A Content-Security-Policy in it forbids every connection, so that nothing of a report can leave the machine by it.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from plotly.io.json import to_json_plotly
+from plotly.offline import get_plotlyjs
+
 import tasks
 from harness import versions
-from launch.reporting import charts, collect, error_browser, statistics, tables
-from launch.reporting.charts import Answered
+from harness.errors import UserError
+from harness.task import Task
+from launch.reporting import charts, collect, leaderboard, statistics, tables
+from launch.reporting.charts import Answered, Part
 from launch.reporting.collect import Run
-from launch.reporting.leaderboard import Leaderboard, is_small_dev, row_labels
+from launch.reporting.leaderboard import Leaderboard, is_small_dev
 from launch.reporting.statistics import Test
+from launch.run import inputs
 from launch.run.settings import SAMPLE_BANNER
-from tasks import published
+from tasks import predictions, published
 from tasks.predictions import Answers
 
 ASSETS = Path(__file__).parent / "assets"
 SAMPLE = "SAMPLE DATA"
-CHARTS = (  # name, title, caption
-    ("score", "Dev score by epoch", "mean over seeds; the band is lowest to highest"),
-    ("loss", "Loss by epoch", "training dotted, dev solid"),
-    ("test", "Test score", "each dot a seed"),
-    ("classes", "Test F1 by class", "mean over seeds, bars of one standard deviation"),
-    ("confusion", "Confusion matrix", "test, summed over seeds"),
-    ("scatter", "Gold against predicted", "test, first seed"),
-    ("calibration", "Calibration", "test, all seeds; in brackets the mean distance from the diagonal"),
-    ("rate", "Throughput", "training examples a second, median of each run"),
-    ("hours", "Cost", "device hours of a run"),
-)
+MOST_ROWS = 2000  # examples of a task in the error browser
+MOST_CHARACTERS = 1_500_000  # of a task's answers in it: what keeps the page of 500 runs small
 
 
-@dataclass(frozen=True)
-class Report:
-    """Everything that a page is made of."""
+def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseline: str, with_text: bool) -> str:
+    """The whole page. `tests`: against the row that is called `baseline`; `with_text`: it may hold the examples' texts.
 
-    runs: Sequence[Run]
-    board: Leaderboard
-    tests: Sequence[Test] = ()
-    baseline: str = ""
-    with_text: bool = False
-
-
-def build(report: Report) -> str:
-    """The whole page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from plotly.offline import get_plotlyjs
-
-    names = _row_names(report.runs)
-    data = {"rows": list(names.values()), "tasks": _tasks(report, list(names))}
+    Runs on sample data stay apart, as rows of their own.
+    """
+    labels = leaderboard.row_labels(runs)
+    names = {(run.row, run.data): labels[run.row] for run in runs if run.model}
+    names = {key: f"{name} ({SAMPLE})" if key[1] == "sample" else name for key, name in names.items()}
+    rows = {key: number for number, key in enumerate(sorted(names, key=lambda key: names[key]))}
+    numbers = {label: rows[key, "given"] for key, label in labels.items() if (key, "given") in rows}
+    data = {
+        "rows": [names[key] for key in rows],
+        "colors": [charts.COLORS[number % len(charts.COLORS)] for number in rows.values()],
+        "themes": charts.themes(),
+        "board": charts.of_board(board, numbers),
+        "tasks": [*_tasks(runs, {key: (number, names[key]) for key, number in rows.items()}, with_text)],
+    }
+    finished = [run for run in runs if run.status == "finished"]
+    hours = sum(run.device_hours or 0.0 for run in finished)
+    cards = {
+        "runs finished": f"{len(finished)} / {len(runs)}",
+        "tasks": len({run.task for run in finished}),
+        "models": len({run.model for run in finished}),
+        "device hours": f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}",
+    }
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
-    environment.filters["score"] = lambda value: "" if value is None else f"{100 * value:.1f}"
-    return environment.get_template(
-        "page.html.j2"
-    ).render(
+    template = environment.get_template("page.html.j2")
+    modules = {"tables": tables, "charts": charts, "statistics": statistics, "published": published}
+    return template.render(
+        **modules,
         plotly=re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.I),
-        # It stands in a script element; NaN and infinity become null.
-        data=json.dumps(_finite(data), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        assets={
-            name: (ASSETS / name).read_text(encoding="utf-8")
-            for name in ("page.css", "tables.js", "charts.js", "browser.js")
-        },
-        board=_board(report),
-        columns=list(report.board.columns),
-        titles=report.board.columns,
-        charts=CHARTS,
-        tests=_tests(report),
-        baseline=report.baseline,
-        method=statistics.METHOD,
-        significant=tables.SIGNIFICANT,
-        marks=report.board.marks,
-        notes=tables.notes(report.board)[len(report.board.marks) :],  # the marks stand below the table
-        caption=tables.caption(report.board),
-        source=published.SOURCE,
-        runs=[_run(run) for run in report.runs],
-        statuses=sorted({run.status for run in report.runs}),
-        cards=_cards(report),
-        sample=SAMPLE_BANNER if any(run.data == "sample" for run in report.runs) else "",
-        with_text=report.with_text,
+        data=to_json_plotly(data, engine="json"),  # `<` becomes \u003c; NaN and infinity become null
+        assets={name: (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")},
+        board=board,
+        rows={"ours": board.rows, "published": leaderboard.PUBLISHED},
+        tests=[(test, *tables.test_cells(board, test)) for test in tests],
+        baseline=baseline,
+        notes=tables.notes(board)[len(board.marks) :],  # the marks stand below the table
+        runs=[(run, _remark(run), collect.command(run) if run.config is not None else "") for run in runs],
+        statuses=sorted({run.status for run in runs}),
+        cards=cards,
+        sample=SAMPLE_BANNER if any(run.data == "sample" for run in runs) else "",
+        with_text=with_text,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         commit=(versions.commit() or "unknown")[:12],
     )
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+def _remark(run: Run) -> str:
+    remarks = [run.reason, "tiny dev set" if is_small_dev(run) else ""]
+    remarks += ["dev was trained on" if run.result.get("dev_was_trained_on") else ""]
+    return "; ".join(filter(None, remarks))
 
 
-def _row_names(runs: Sequence[Run]) -> dict[tuple[tuple[str, str], str], str]:
-    """(row of the leaderboard, kind of data) -> name on the page, in order of name."""
-    labels = row_labels(runs)
-    names = {(run.row, run.data): labels[run.row] for run in runs if run.model}
-    named = {key: name + (f" ({SAMPLE})" if key[1] == "sample" else "") for key, name in names.items()}
-    return dict(sorted(named.items(), key=lambda item: item[1]))
-
-
-# ---- tasks
-def _tasks(report: Report, rows: list[tuple[tuple[str, str], str]]) -> list[dict[str, Any]]:
-    """One entry a task and kind of data; runs on sample data stay apart."""
-    found = []
-    known = {**tasks.TASKS, **{run.task: run.definition for run in report.runs if run.is_own}}
+def _tasks(
+    runs: Sequence[Run], rows: Mapping[tuple[tuple[str, str], str], tuple[int, str]], with_text: bool
+) -> Iterator[dict[str, Any]]:
+    """One entry a task and kind of data. `rows`: (row of the leaderboard, kind of data) -> its number and name here."""
+    known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.is_own and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():
-            mine = [run for run in report.runs if run.task == name and run.data == data]
+            mine = [run for run in runs if run.task == name and run.data == data]
             if not mine:
                 continue
-            kept: list[tuple[int, Answered]] = []
             parts = []
-            for number, row in enumerate(rows):
-                of_row = sorted((run for run in mine if (run.row, run.data) == row), key=lambda run: run.seed)
-                if of_row:
-                    answers = _answers(of_row)
-                    parts.append({"row": number, **charts.of_row(of_row, answers)})
-                    kept += [(number, one) for one in answers[:1]]
-            found.append(
-                {
-                    "name": name,
-                    "title": mine[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
-                    "family": task.family,
-                    "labels": task.labels,
-                    "names": task.label_titles or task.labels,
-                    "metric": next(
-                        (r.result["scores"]["test"]["metric"] for r in mine if r.test_score is not None), ""
-                    ),
-                    "rows": parts,
-                    "errors": error_browser.of_task(task, kept, report.with_text),
-                }
-            )
-    return found
-
-
-def _answers(runs: Sequence[Run]) -> list[Answered]:
-    """Test predictions of the finished runs. Only the first keeps its answers: all of them would fill the memory."""
-    found: list[Answered] = []
-    for run in runs:
-        if run.is_scored:
-            one = charts.answered(run)
-            found.append(replace(one, answers=Answers(run.folder, [], [], [])) if found else one)
-    return found
-
-
-# ---- tables
-def _board(report: Report) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    for row in report.board.rows:
-        cells: list[dict[str, Any] | None] = []
-        for column in report.board.columns:
-            found = tables.numbers(row, column)
-            value = row.value(column)
-            if found is None or value is None:
-                cells.append(None)
-                continue
-            best = report.board.is_best(column, value.mean)
-            cells.append({"text": found[0], "marks": found[1], "count": found[2], "value": value.mean, "best": best})
-        rows.append({"name": row.label, "kind": "ours", "seeds": len(row.seeds), "cells": cells})
-    for title, scores in published.ROWS.items():
-        means = [scores.get(column) for column in report.board.columns]
-        beside = [
-            None
-            if one is None
-            else {
-                "text": tables.beside(one),
-                "marks": "",
-                "count": "",
-                "value": one.mean / 100,
-                "best": False,
+            for key, (number, label) in rows.items():
+                of_row = sorted((run for run in mine if (run.row, run.data) == key), key=lambda run: run.seed)
+                scored = [run for run in of_row if run.is_scored]
+                answers = [charts.answered(run, is_kept=run is scored[0]) for run in scored]
+                parts += [Part(number, label, of_row, answers)] if of_row else []
+            metric = next((run.result["scores"]["test"]["metric"] for run in mine if run.test_score is not None), "?")
+            line = [f"{task.family}, scored by {metric}; {len({(run.row, run.seed) for run in mine})} runs"]
+            line += [f"{one.run.folder}: {one.remark}" for part in parts for one in part.answers if one.remark]
+            yield {
+                "title": mine[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
+                "line": ". ".join(line),
+                "family": task.family,
+                "labels": task.labels,
+                "names": task.label_titles or task.labels,
+                "rows": [part.row for part in parts],
+                "figures": charts.of_task(task, parts),
+                "errors": errors(task, [(part.row, one) for part in parts for one in part.answers[:1]], with_text),
             }
-            for one in means
-        ]
-        rows.append({"name": title, "kind": "published", "seeds": published.SEEDS, "cells": beside})
-    return rows
 
 
-def _tests(report: Report) -> list[dict[str, Any]]:
-    return [
-        {
-            "row": test.row,
-            "task": report.board.columns[test.task],
-            "difference": tables.difference(test),
-            "p": tables.p_value(test),
-            "value": test.difference,
-            "sort": test.p,
-            "remark": test.remark,
-        }
-        for test in report.tests
-    ]
+# ---- error browser
+def errors(task: Task, answered: Sequence[tuple[int, Answered]], with_text: bool) -> dict[str, Any]:
+    """Gold against predicted of one run a model: `answered` has (number of its row on the page, the run).
 
-
-def _run(run: Run) -> dict[str, Any]:
-    remarks = [run.reason] if run.reason else []
-    remarks += ["tiny dev set"] if is_small_dev(run) else []
-    remarks += ["dev was trained on"] if run.result.get("dev_was_trained_on") else []
+    Examples that every model gets right are left out. Without texts nothing of an example leaves its data folder but
+    its index and its labels; of a tagged sentence the tags.
+    """
+    usable = [(row, one.run, one.answers) for row, one in answered if one.answers is not None]
+    if not usable:
+        return {"models": [], "ids": [], "gold": [], "total": 0, "wrong": 0, "remarks": []}
+    _, first, answers = usable[0]
+    questions = [(example.id, example.label) for example in answers.examples]
+    gold = [_coded(task, label) for _, label in questions]
+    models: list[dict[str, Any]] = []
+    remarks = []
+    for row, run, found in usable:
+        if [(example.id, example.label) for example in found.examples] == questions:
+            coded = [_coded(task, prediction.value) for prediction in found.predictions]
+            models.append({"row": row, "seed": run.seed, "answers": coded})
+        else:
+            remarks.append(f"{run.folder}: predictions of other data than {first.folder}, not shown")
+    wrong = [i for i, label in enumerate(gold) if any(model["answers"][i] != label for model in models)]
+    if task.family == "similarity":
+        wrong = list(range(len(gold)))
+    width = max(1, sum(len(str(gold[i])) + 3 for i in wrong) // max(1, len(wrong)))
+    shown = wrong[: max(100, min(MOST_ROWS, MOST_CHARACTERS // (width * (1 + len(models)))))]
+    for model in models:
+        model["answers"] = [model["answers"][i] for i in shown]
+    texts = None
+    if with_text:
+        try:
+            texts = _texts(task, first, answers)
+        except UserError as error:
+            remarks.append(f"no texts: {error}")
     return {
-        "task": run.title,
-        "model": run.model.rstrip("/").rsplit("/", 1)[-1] or run.folder.name,
-        "variant": run.variant,
-        "seed": run.seed if run.task else None,
-        "status": run.status,
-        "is_sample": run.data == "sample",
-        "test": run.test_score,
-        "dev": run.score("dev"),
-        "epochs": run.epochs[-1]["epoch"] if run.epochs else None,
-        "rate": run.rates.get("examples"),
-        "hours": run.device_hours,
-        "precision": run.result.get("precision", ""),
-        "folder": str(run.folder),
-        "link": run.folder.absolute().as_uri(),
-        "command": collect.command(run) if run.config is not None else "",
-        "remark": "; ".join(remarks),
+        "models": models,
+        "ids": [questions[i][0] for i in shown],
+        "gold": [gold[i] for i in shown],
+        "texts": None if texts is None else [texts[i] for i in shown],
+        "total": len(gold),
+        "wrong": len(wrong),
+        "remarks": remarks,
     }
 
 
-def _cards(report: Report) -> list[tuple[str, str]]:
-    finished = [run for run in report.runs if run.status == "finished"]
-    hours = sum(run.device_hours or 0.0 for run in finished)
-    return [
-        (f"{len(finished)} / {len(report.runs)}", "runs finished"),
-        (str(len({run.task for run in finished})), "tasks"),
-        (str(len({run.model for run in finished})), "models"),
-        (f"{hours:.1f}" if hours >= 1 else f"{hours:.2f}", "device hours"),
-    ]
+def _coded(task: Task, value: Any) -> Any:
+    """Short: number of the label, tags as one string, labels as a string of 0 and 1, a score with three decimals."""
+    if task.family == "multiclass":
+        return task.labels.index(value)
+    if task.family == "similarity":
+        return round(float(value), 3) if value == value else None
+    return "".join(map(str, value))
+
+
+def _texts(task: Task, run: Run, answers: Answers) -> list[Sequence[str]]:
+    """The texts of each example, or the words of each sentence. Raises UserError where they are not to be had."""
+    assert run.config is not None, "a finished run has its settings"
+    place = inputs.find_data(run.config)[0]
+    examples = task.read(Path(place), "test")
+    predictions.check(task, answers, examples, place / task.filenames["test"])
+    if task.family == "tagging":
+        examples = predictions.whole_sentences(examples)
+    return [example.texts for example in examples]

@@ -6,7 +6,7 @@ random, and p is the share of exchanges after which the scores lie at least as f
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 import tasks
 from harness.config import nearest
 from harness.errors import UserError, first_line
-from launch.reporting.collect import Run, answers_of
-from launch.reporting.leaderboard import Cell, Leaderboard, Row
+from launch.reporting.collect import answers_of
+from launch.reporting.leaderboard import Leaderboard, Row
 from tasks.units import Units, units
 
 RESAMPLES = 9999
@@ -44,9 +44,8 @@ class Test:
 def choose(board: Leaderboard, name: str) -> Row:
     """The row of that label, or the only one whose label begins so. Raises UserError that lists the labels."""
     labels = [row.label for row in board.rows]
-    fitting = [row for row in board.rows if row.label == name] or [
-        row for row in board.rows if row.label.lower().startswith(name.lower())
-    ]
+    fitting = [row for row in board.rows if row.label.lower().startswith(name.lower())]
+    fitting = [row for row in fitting if row.label == name] or fitting
     if len(fitting) == 1:
         return fitting[0]
     what = "fits several rows" if fitting else "no such row"
@@ -56,46 +55,32 @@ def choose(board: Leaderboard, name: str) -> Row:
 
 def compare(board: Leaderboard, baseline: Row) -> list[Test]:
     """Every other row against the baseline, task by task."""
-    return [
-        test
-        for task in (*tasks.TASKS, *board.own)
-        if task in baseline.cells
-        for test in _compare_on(task, board, baseline.cells[task])
-    ]
-
-
-def _compare_on(task: str, board: Leaderboard, baseline: Cell) -> Iterator[Test]:
-    known: dict[int, Units] = {}
-    for row in board.rows:
-        cell = row.cells.get(task)
-        if cell is None or cell is baseline:
-            continue
-        seeds = sorted(set(cell.runs) & set(baseline.runs))
-        try:
-            known |= {seed: _units(baseline.runs[seed]) for seed in seeds if seed not in known}
-            pairs = [(_units(cell.runs[seed]), known[seed]) for seed in seeds]
-            yield _test(row.label, task, seeds, pairs)
-        except UserError as error:
-            yield Test(row.label, task, None, None, seeds, f"not tested: {error}")
-        except Exception as error:  # whatever is wrong with the predictions of one, the others are tested
-            yield Test(row.label, task, None, None, seeds, f"not tested: {type(error).__name__}: {first_line(error)}")
-
-
-def _units(run: Run) -> Units:
-    return units(run.definition, answers_of(run))
-
-
-def _test(label: str, task: str, seeds: Sequence[int], pairs: Sequence[tuple[Units, Units]]) -> Test:
-    if not pairs:
-        return Test(label, task, None, None, (), "not tested: no seed that both have")
-    first = pairs[0][0]
-    if any(one.gold != first.gold for pair in pairs for one in pair):
-        return Test(label, task, None, None, seeds, "not tested: predictions of different data")
-    ours = np.concatenate([pair[0].values for pair in pairs], axis=1)
-    theirs = np.concatenate([pair[1].values for pair in pairs], axis=1)
-    difference, p = randomise(ours, theirs, first)
-    count = len(first.gold)
-    return Test(label, task, difference, p, seeds, f"{count} {first.name}s, mean over {len(seeds)} seed(s)")
+    tests = []
+    for task in (*tasks.TASKS, *board.own):
+        known: dict[int, Units] = {}  # of the baseline, by seed
+        for row in board.rows:
+            if row is baseline or task not in row.cells or task not in baseline.cells:
+                continue
+            runs, of_baseline = row.cells[task].runs, baseline.cells[task].runs
+            seeds = sorted(set(runs) & set(of_baseline))
+            difference = p = None
+            try:
+                if not seeds:
+                    raise UserError("no seed that both have")
+                for seed in seeds:
+                    known[seed] = known.get(seed) or units(*answers_of(of_baseline[seed]))
+                ours, theirs = [units(*answers_of(runs[seed])) for seed in seeds], [known[seed] for seed in seeds]
+                if any(one.gold != ours[0].gold for one in (*ours, *theirs)):
+                    raise UserError("predictions of different data")
+                values = [np.concatenate([one.values for one in side], axis=1) for side in (ours, theirs)]
+                difference, p = randomise(values[0], values[1], ours[0])
+                remark = f"{len(ours[0].gold)} {ours[0].name}s, mean over {len(seeds)} seed(s)"
+            except UserError as error:
+                remark = f"not tested: {error}"
+            except Exception as error:  # whatever is wrong with the predictions of one, the others are tested
+                remark = f"not tested: {type(error).__name__}: {first_line(error)}"
+            tests.append(Test(row.label, task, difference, p, seeds, remark))
+    return tests
 
 
 def randomise(ours: np.ndarray, theirs: np.ndarray, form: Units) -> tuple[float, float]:

@@ -9,9 +9,6 @@ from harness import tracking
 from harness.config import RunConfig
 from harness.tracking import TrackerIdentity
 from launch.reporting import collect, leaderboard, tables
-from launch.reporting.leaderboard import Leaderboard
-
-TABLE = "leaderboard"
 
 
 def save(configs: Sequence[RunConfig], home: Path) -> str | None:
@@ -40,29 +37,10 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
         "runs": len(configs),
     }
     built = tracking.build(home, is_main=True, mode=first.wandb_mode, config=suite, identity=identity)
-    columns, rows = as_table(board)
-    built.table(TABLE, columns, rows)
-    built.summary(means(board))
+    ours, _ = tables.lines(board, tables.Form(str, nothing=""))  # mean (standard deviation) times 100, with its marks
+    columns = ["model", "seeds", *board.columns.values()]
+    built.table("leaderboard", columns, [[label, int(seeds), *cells] for label, seeds, *cells in ours])
+    # <row>/<task or total> -> mean test score, a fraction
+    built.summary({f"{row.label}/{column}": found.mean for row in board.rows for column, found in row.cells.items()})
     line = built.close("finished")
     return f"To upload the suite's leaderboard: {line}" if line else None
-
-
-def as_table(board: Leaderboard) -> tuple[list[str], list[list[str | float]]]:
-    """(columns, rows) as in leaderboard.md: mean (standard deviation) times 100, with its marks."""
-    columns = ["model", "seeds", *board.columns.values()]
-    rows: list[list[str | float]] = []
-    for row in board.rows:
-        found = [tables.numbers(row, column) for column in board.columns]
-        cells = ["" if parts is None else f"{parts[0]} {parts[1]}".rstrip() + parts[2] for parts in found]
-        rows.append([row.label, len(row.seeds), *cells])
-    return columns, rows
-
-
-def means(board: Leaderboard) -> dict[str, float]:
-    """`<row>/<task or total>` -> mean test score, a fraction."""
-    return {
-        f"{row.label}/{column}": found.mean
-        for row in board.rows
-        for column, found in (*row.cells.items(), ("total", row.total))
-        if found is not None
-    }

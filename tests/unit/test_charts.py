@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_up_runs import made_up
 
 import tasks
-from launch.reporting import charts, collect, error_browser
+from launch.reporting import charts, collect, page
 
 
 def test_curves_are_mean_and_range_by_epoch(tmp_path: Path) -> None:
@@ -16,16 +17,18 @@ def test_curves_are_mean_and_range_by_epoch(tmp_path: Path) -> None:
     for run, scores in zip(runs, ((0.5, 0.7), (0.6, 0.9)), strict=True):
         rows = [{"epoch": float(i), "dev_score": score} for i, score in enumerate(scores, 1)]
         object.__setattr__(run, "epochs", rows)
-    assert charts.curves(runs) == {
-        "dev_score": {"epoch": [1.0, 2.0], "mean": [0.55, 0.8], "low": [0.5, 0.7], "high": [0.6, 0.9], "n": [2, 2]}
-    }
+    part = charts.Part(0, "encoder-a", runs, [])
+    low, high, mean = charts.curves(part, "dev_score")
+    assert [list(line.y) for line in (low, high, mean)] == [[50, 70], [60, 90], [55, 80]]
+    assert list(mean.x) == [1, 2] and list(mean.customdata) == [2, 2]
+    assert charts.curves(part, "dev_loss") == []
 
 
 def test_calibration() -> None:
-    one, other = charts.Bin(3, 2.7, 3.0), charts.Bin(1, 0.5, 0.0)
-    found = charts.calibration([[one, None], [charts.Bin(1, 0.9, 0.0), other]])
-    assert found is not None and found["claimed"] == [0.9, 0.5] and found["true"] == [0.75, 0.0]
-    assert found["count"] == [4, 1] and found["error"] == pytest.approx((4 * 0.15 + 1 * 0.5) / 5)
+    one, other = [3, 2.7, 3.0], [1, 0.5, 0.0]
+    count, claimed, true, error = charts.calibration([np.array([one, [0, 0, 0]]), np.array([[1, 0.9, 0.0], other])])
+    assert claimed == [0.9, 0.5] and true == [0.75, 0.0]
+    assert count == [4, 1] and error == pytest.approx((4 * 0.15 + 1 * 0.5) / 5)
 
 
 def test_predictions_that_do_not_give_the_score_are_named(tmp_path: Path) -> None:
@@ -36,7 +39,7 @@ def test_predictions_that_do_not_give_the_score_are_named(tmp_path: Path) -> Non
 
 def test_many_models_leave_room_for_fewer_examples(tmp_path: Path) -> None:
     one = charts.answered(collect.read_all([made_up(tmp_path / "a", "clefe", rows=100, skill=0.1)])[0])
-    few = error_browser.of_task(tasks.get("clefe"), [(0, one)], with_text=False)
-    many = error_browser.of_task(tasks.get("clefe"), [(row, one) for row in range(4000)], with_text=False)
+    few = page.errors(tasks.get("clefe"), [(0, one)], with_text=False)
+    many = page.errors(tasks.get("clefe"), [(row, one) for row in range(4000)], with_text=False)
     assert len(few["ids"]) == few["wrong"] and len(many["ids"]) <= 100
     assert all(len(model["answers"]) == len(many["ids"]) for model in many["models"])
