@@ -9,7 +9,6 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -55,17 +54,14 @@ GROUPS = {"wandb": f"{', '.join(WANDB_VARIABLES.values())}, WANDB_DISABLED count
 OLD_MODES = {"dryrun": "offline", "run": "online"}  # wandb still takes these for its WANDB_MODE
 
 
-@dataclass(frozen=True)
-class Help:
-    """What --help says beside the settings: values that are known elsewhere, by setting, and the text at its end."""
+def parse(
+    argv: Sequence[str], complete: Complete, known: Mapping[str, Sequence[str]] | None = None, examples: str = ""
+) -> tuple[RunConfig, list[str]]:
+    """(settings, notes about retired flags). Raises UserError that lists every fault, a line each.
 
-    values: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    examples: str = ""
-
-
-def parse(argv: Sequence[str], complete: Complete, texts: Help | None = None) -> tuple[RunConfig, list[str]]:
-    """(settings, notes about retired flags). Raises UserError that lists every fault, a line each."""
-    parsed, unknown = build_parser(texts or Help()).parse_known_args(list(argv))
+    For --help: `known` values of settings that are listed elsewhere, and `examples` at its end.
+    """
+    parsed, unknown = build_parser(known or {}, examples).parse_known_args(list(argv))
     flags, faults = vars(parsed), unknown_flags(unknown, known_names())
     if "use_tokenizer_config" in flags:
         flags.pop("do_lower_case", None)
@@ -105,7 +101,7 @@ class Parser(argparse.ArgumentParser):
         return options
 
 
-def build_parser(texts: Help) -> argparse.ArgumentParser:
+def build_parser(known: Mapping[str, Sequence[str]], examples: str) -> argparse.ArgumentParser:
     """All flags as text; types are checked afterwards, together with those of the file."""
     parser = Parser(
         allow_abbrev=False,
@@ -113,7 +109,7 @@ def build_parser(texts: Help) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="%(prog)s --task T | --task_file F [--name value ...]",
         description="Fine-tune one encoder on one task. --task alone fills the rest from the task's published recipe.",
-        epilog=texts.examples,
+        epilog=examples,
     )
     group: Any = parser
     for setting in settings().values():
@@ -121,7 +117,7 @@ def build_parser(texts: Help) -> argparse.ArgumentParser:
             group = parser.add_argument_group(setting.metadata["group"], GROUPS.get(setting.metadata["group"]))
         names = [f"--{setting.name}"] + [f"--{alias}" for alias, name in ALIASES.items() if name == setting.name]
         shown = setting.metadata["help"]
-        if choices := setting.metadata["choices"] or texts.values.get(setting.name):
+        if choices := setting.metadata["choices"] or known.get(setting.name):
             shown += f" ({' | '.join(choices)})"
         if setting.default is True:
             shown += " [on]"
@@ -243,4 +239,4 @@ def convert(values: Mapping[str, Any], where: str, faults: list[str]) -> dict[st
 
 
 def _shown(value: Any) -> str:
-    return " ".join(shown(value, str).split())
+    return " ".join((value if isinstance(value, str) else shown(value, str)).split())

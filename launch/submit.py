@@ -23,7 +23,7 @@ from launch.jobs import commands, local, resources, slurm, suites
 from launch.jobs.resources import Request
 from launch.jobs.slurm import TrainJob
 from launch.jobs.suites import Plan, Suite
-from launch.run import inputs, result, settings
+from launch.run import inputs, result
 
 
 @terminal.safely()
@@ -81,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
 def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig]]:
     """Where, and which runs. Raises UserError that lists the faults of both and, where only the place is at fault, what
     the runs lack."""
-    _, unknown = flags.build_parser(settings.HELP).parse_known_args(list(rest))
+    _, unknown = flags.build_parser({}, "").parse_known_args(list(rest))
     Faults(flags.unknown_flags(unknown, [*vars(options), *flags.known_names()])).refuse()
     faults = Faults()
     where, configs = None, None

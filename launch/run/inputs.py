@@ -16,7 +16,7 @@ from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 import tasks
 from harness import files, pretrained, records, run_folder, tracking, versions
@@ -28,7 +28,6 @@ from harness.model_folder import HEAD_FILE
 from harness.pretrained import JSON_FILES, VOCABULARIES, WEIGHTS, Source
 from harness.run_folder import RunFolder
 from harness.task import SPLITS, Example, Task
-from harness.validation import checked
 from tasks import published, readers
 
 if TYPE_CHECKING:
@@ -42,9 +41,8 @@ Digest = Callable[[Path], str]
 
 
 class _Record(BaseModel):
-    """What a later start relies on; other keys are kept as they are."""
+    """What a later start relies on."""
 
-    model_config = ConfigDict(strict=True)
     version: Literal[1] = Field(alias="schema")
     data: dict[str, str]  # split -> SHA-256
     tokenizer: dict[str, str]  # file name, or COMMIT, -> SHA-256, or the commit
@@ -334,14 +332,14 @@ def recorded(folder: RunFolder) -> dict[str, Any] | None:
     if not os.path.lexists(path):
         return None
     try:
-        found: dict[str, Any] = records.read(path, TypeAdapter(dict[str, Any]))
-        checked(lambda: _Record(**found), f"{path}: ")
+        records.read(path, TypeAdapter(_Record))
     except UserError as error:
-        why = str(error).splitlines()[0].removeprefix(f"{path}: ")
+        why = str(error).removeprefix(f"{path}: ")
         raise UserError(
             f"{path}:1: not a run's fingerprint ({why}); name another --output_dir, or remove the file to go on "
             "without knowing whether the inputs are those of the first start"
         ) from error
+    found: dict[str, Any] = files.read_json(path)  # other keys and their order as well
     return found
 
 

@@ -32,7 +32,6 @@ examples:
       settings from a file, one of them changed, on two devices
 Many runs, or a SLURM cluster: python launch/submit.py --help
 """
-HELP = flags.Help({"task": tuple(tasks.TASKS), "recipe": tuple(published.RECIPES)}, EXAMPLES)
 
 
 def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
@@ -45,7 +44,8 @@ def parse(argv: Sequence[str]) -> tuple[RunConfig, list[str]]:
             notes.append(f"--task {given['task']}: taken as {filled['task']}")
         return filled
 
-    config, retired = flags.parse(argv, complete_with_notes, HELP)
+    known = {"task": tuple(tasks.TASKS), "recipe": tuple(published.RECIPES)}
+    config, retired = flags.parse(argv, complete_with_notes, known, EXAMPLES)
     return config, notes + retired
 
 

@@ -252,7 +252,7 @@ class TestHelp:
     def text(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
         monkeypatch.setenv("COLUMNS", "200")
         with pytest.raises(SystemExit):
-            flags.parse(["--help"], recipe, flags.Help({"task": ("t1", "t2")}, "examples:\n  one\n"))
+            flags.parse(["--help"], recipe, {"task": ("t1", "t2")}, "examples:\n  one\n")
         return capsys.readouterr().out
 
     def test_groups(self, text: str) -> None:
@@ -426,6 +426,9 @@ class TestFaults:
                 "--precision fp61: must be one of auto, fp16, bf16, fp32; did you mean fp16?",
             ),
             ("--task t --train_splits train,test", "--train_splits train,test: must be one of train, dev"),
+            ("--task t --learning_rate 0", "--learning_rate 0: must be above 0"),
+            ("--task t --seed 4294967296", "--seed 4294967296: must be below 4294967296"),
+            ("--task t --result_prefix ../x", "--result_prefix ../x: must be the start of a file name"),
             ("--task t --max_seq_length 7", "--max_seq_length 7: must be at least 8"),
             ("--task t --per_gpu_train_batch_size 0", "--per_gpu_train_batch_size 0: must be at least 1"),
             ("--task t --do_train=yes", "argument --do_train"),
