@@ -52,7 +52,7 @@ def document(rng: random.Random, number: int) -> str:
 
 def split_only(folder: Path) -> None:
     """The sentence splitter on all abstracts."""
-    from tasks.corpora.sentences import sentences
+    from tasks.corpora.text import sentences
 
     for path in sorted(folder.glob("*.txt")):
         with open(path, encoding="utf-8") as file:
@@ -65,7 +65,7 @@ def measure(what: str, folder: Path) -> None:
     """Do one thing in this process and print seconds of processor time and the peak of memory over the start."""
     # What is imported on first use belongs to the start.
     from launch import prepare
-    from tasks.corpora.sentences import sentences
+    from tasks.corpora.text import sentences
 
     sentences("One. Two.")
     before = resource.getrusage(resource.RUSAGE_SELF)

@@ -30,7 +30,7 @@ from tasks.checks import Finding, Survey
 from tasks.corpora.corpus import Options
 from tasks.corpora.download import distribution, download
 from tasks.corpora.preparing import MANIFEST, is_whole, prepare, read_manifest
-from tasks.corpora.sentences import SPLITTERS
+from tasks.corpora.text import SPLITTERS
 from tasks.readers import NoExamples
 
 EXIT_FINE, EXIT_SERIOUS = 0, 1

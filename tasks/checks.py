@@ -26,6 +26,12 @@ MOST_ODD = 0.01  # of rows with characters that no text should have
 LEAST_WORDS = 8  # headings and stock phrases may come again, in tasks of single sentences of a document
 MOST_IDS = 5  # named in a finding
 MARK = re.compile(r"@[A-Za-z_]+(-[A-Za-z_]+)?\$")
+REMARKS = {
+    "again": "rows are there twice or more, with the same label",
+    "overlapping": "rows of two mentions that overlap",
+    "disjoint": "times a mention goes on after a gap (I after O)",
+    "headless": "examples start inside a mention (I)",
+}
 ODD = ("Cc", "Cs", "Co", "Cn")  # control, half of a pair, private use, not assigned
 
 
@@ -44,13 +50,10 @@ class _Split:
     labels: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)  # name of the character -> rows
     odd_rows: int = 0
-    again: int = 0  # rows whose text and label are in the split already
     contradicted: list[str] = field(default_factory=list)  # ids of rows whose text has another label already
     shared: dict[str, list[str]] = field(default_factory=dict)  # earlier split -> ids of rows whose text it has
     unmarked: list[str] = field(default_factory=list)
-    overlapping: int = 0
-    disjoint: int = 0
-    headless: int = 0
+    remarks: Counter[str] = field(default_factory=Counter)  # of REMARKS
 
 
 class Survey:
@@ -88,14 +91,14 @@ class Survey:
                 found.labels.update(labels or ["none"])
             elif self.task.family == "tagging":
                 found.labels.update(example.label)
-                found.disjoint += sum(pair == ("O", "I") for pair in pairwise(example.label))
-                found.headless += example.label[0] == "I"
+                found.remarks["disjoint"] += sum(pair == ("O", "I") for pair in pairwise(example.label))
+                found.remarks["headless"] += example.label[0] == "I"
             else:
                 found.labels[example.label] += 1
             if self.task.name in tasks.SUITES["blue-re"]:  # its sentences have two marked mentions
                 marks = list(MARK.finditer(example.texts[0]))
                 joint = any(mark[1] for mark in marks)
-                found.overlapping += joint
+                found.remarks["overlapping"] += joint
                 if len(marks) < 2 and not joint:
                     found.unmarked.append(example.id)
 
@@ -128,7 +131,7 @@ class Survey:
         if first != split:
             found.shared.setdefault(first, []).append(example.id)
         elif first_label == label:
-            found.again += 1
+            found.remarks["again"] += 1
         if first_label != label:
             found.contradicted.append(example.id)
 
@@ -157,8 +160,6 @@ class Survey:
         for first, ids in found.shared.items():
             share = len(ids) / found.rows
             yield share > MOST_SHARED, f"{len(ids)} rows ({share:.1%}) have a text of {first}, e.g. {_named(ids)}"
-        if found.again:
-            yield False, f"{found.again} rows are there twice or more, with the same label"
         if ids := found.contradicted:
             text = f"{len(ids)} rows have a text that another label has too, e.g. {_named(ids)}"
             yield len(ids) / found.rows > MOST_CONTRADICTED, text
@@ -167,12 +168,9 @@ class Survey:
             yield found.odd_rows > MOST_ODD * found.rows, f"{found.odd_rows} rows hold odd characters ({kinds})"
         if ids := found.unmarked:
             yield True, f"{len(ids)} rows without two marked mentions, e.g. {_named(ids)}"
-        if found.overlapping:
-            yield False, f"{found.overlapping} rows of two mentions that overlap"
-        if found.disjoint:
-            yield False, f"{found.disjoint} times a mention goes on after a gap (I after O)"
-        if found.headless:
-            yield False, f"{found.headless} examples start inside a mention (I)"
+        for what, text in REMARKS.items():
+            if count := found.remarks[what]:
+                yield False, f"{count} {text}"
 
 
 def _near(splits: Sequence[str], one: Mapping[str, int], other: Mapping[str, int], tolerance: float) -> bool:

@@ -12,9 +12,9 @@ from itertools import groupby
 from typing import Any
 
 from harness.task import SPLITS
-from tasks.corpora.annotated import AnnotatedText, Mention, fitting, tagged
 from tasks.corpora.corpus import Corpus, Document, Options, clean
 from tasks.corpora.sources import Line, Source, SourceFile
+from tasks.corpora.text import AnnotatedText, Mention, fitting, tagged
 
 KINDS = {"bc5cdr_disease": "Disease", "bc5cdr_chem": "Chemical"}
 PASSAGE = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)

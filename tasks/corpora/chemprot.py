@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
 import tasks
-from tasks.corpora.annotated import AnnotatedText, Mention, fitting, marked
 from tasks.corpora.corpus import Corpus, Document, Options, Row, clean
 from tasks.corpora.sources import Source, SourceFile
+from tasks.corpora.text import AnnotatedText, Mention, fitting, marked
 
 TASK = "chemprot"
 LABELS = tasks.get(TASK).labels

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from tasks.corpora.annotated import AnnotatedText, Mention, fitting, tagged
 from tasks.corpora.corpus import Corpus, Document, Options, Row
 from tasks.corpora.sources import Source, SourceFile
+from tasks.corpora.text import AnnotatedText, Mention, fitting, tagged
 
 TASK, KIND = "clefe", "Disease_Disorder"
 HIDDEN = re.compile(r"\[\*\*.*?\*\*\]")  # a name or a date that was taken out of the note

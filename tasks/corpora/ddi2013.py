@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import tasks
-from tasks.corpora.annotated import Mention, fitting, marked
 from tasks.corpora.corpus import Corpus, Document, Options, Row, clean
-from tasks.corpora.sentences import Span
 from tasks.corpora.sources import Source, SourceFile
+from tasks.corpora.text import Mention, Span, fitting, marked
 
 TASK = "ddi2013"
 LABELS = tasks.get(TASK).labels

@@ -58,15 +58,12 @@ def download(wanted: Distribution, folder: Path, waits: Sequence[float] = WAITS)
     SHA-256 the published one, or that of the first download (in downloads.json), and an archive can be opened.
     Raises UserError; what has arrived stays in the .part file, and the same call goes on from there.
     """
-    target, part, version = (
-        folder / wanted.file,
-        folder / f".{wanted.file}.part",
-        folder / f".{wanted.file}.part.version",
-    )
+    target, part = folder / wanted.file, folder / f".{wanted.file}.part"
+    version = part.with_name(part.name + ".version")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = _locked(folder)
-        known = wanted.sha256 or before.get(wanted.file, {}).get("sha256")
+        recorded = _locked(folder).get(wanted.file, {}).get("sha256")
+        known = wanted.sha256 or recorded
         if target.exists():
             if known is None or files.sha256(target) != known:
                 wrong = "was not downloaded here" if known is None else "is another file (SHA-256 differs)"
@@ -80,11 +77,11 @@ def download(wanted: Distribution, folder: Path, waits: Sequence[float] = WAITS)
             part.unlink()
             version.unlink(missing_ok=True)
             raise
-        if before.get(wanted.file, {}).get("sha256") != digest:
+        if recorded != digest:
             against = "the published SHA-256" if wanted.sha256 else "nothing: first download, no SHA-256 published"
             entry = {"address": wanted.url, "bytes": part.stat().st_size, "sha256": digest}
             entry |= {"checked_against": against, "licence": wanted.licence}
-            files.write(folder / LOCK, json.dumps(before | {wanted.file: entry}, indent=2) + "\n")
+            files.write(folder / LOCK, json.dumps(_locked(folder) | {wanted.file: entry}, indent=2) + "\n")
         os.replace(part, target)
         version.unlink(missing_ok=True)
         return target, False

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import tasks
-from tasks.corpora.annotated import Mention, marked
 from tasks.corpora.corpus import Corpus, Document, Options, Row, clean
 from tasks.corpora.sources import Line, Source, SourceFile
+from tasks.corpora.text import Mention, marked
 
 TASK = "i2b2_2010"
 LABELS = tasks.get(TASK).labels

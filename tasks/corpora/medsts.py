@@ -10,6 +10,7 @@ from tasks.readers import is_number
 
 TASK = "medsts"
 LOWEST, HIGHEST = 0, 5
+REMEDY = "put the published file there, unchanged; its columns are sentence1, sentence2, score, with tabs between them"
 SCORE_NAMES = ("gs", "gold", "score", "sim")  # what the file of test scores is called, if there is one
 
 
@@ -32,19 +33,19 @@ def _pairs(source: Source, split: str) -> Iterator[tuple[str, str, str]]:
         raise source.error(f"{len(pairs)} files of {split} pairs, {len(scores)} of scores")
     lines = list(pairs[0].lines())
     values = list(scores[0].lines()) if scores else lines
-    score_column = f"and no score, it lies in {scores[0].path.name}" if scores else "score"
-    remedy = f"put the published file there, unchanged; its columns are sentence1, sentence2, {score_column}"
     if not lines:
-        raise pairs[0].error("no pairs in it", 1, remedy)
+        raise pairs[0].error("no pairs in it", 1, REMEDY)
+    width, why = (2, f", since the scores lie in {scores[0].path.name}") if scores else (3, "")
     for number, (line, value) in enumerate(zip(lines, values, strict=False)):
-        cells = line.text.lower().split("\t")
-        if number == 0 and len(cells) == 3 and cells[2].strip() in ("score", "similarity"):
+        cells = line.text.split("\t")
+        if number == 0 and not scores and len(cells) == 3 and cells[2].strip().lower() in ("score", "similarity"):
             continue
-        one, other, *rest = line.cells(2 if scores else 3, remedy)
-        score = (rest[0] if rest else value.text).strip()
+        if len(cells) != width:
+            raise line.error(f"{len(cells)} columns, {width} expected{why}", REMEDY)
+        score = (value.text if scores else cells[2]).strip()
         if not is_number(score) or not LOWEST <= float(score) <= HIGHEST:
-            raise value.error(f"the score is no number from {LOWEST} to {HIGHEST}", remedy)
-        yield clean(one), clean(other), score
+            raise value.error(f"the score is no number from {LOWEST} to {HIGHEST}", REMEDY)
+        yield clean(cells[0]), clean(cells[1]), score
     if len(lines) != len(values):
         raise scores[0].error("not as many scores as there are pairs", remedy="give the scores of this file of pairs")
 

@@ -19,8 +19,8 @@ import tasks
 from harness.files import private, sha256
 from harness.task import UserError
 from tasks.corpora.corpus import Corpus, Options, Row, with_splits
-from tasks.corpora.sentences import splitter_version
 from tasks.corpora.sources import Source
+from tasks.corpora.text import splitter_version
 
 __all__ = ["MANIFEST", "Prepared", "is_whole", "prepare", "read_manifest"]
 
@@ -35,13 +35,13 @@ class Prepared:
     task: str
     folder: Path
     manifest: Mapping[str, Any]
-    was_there: bool  # the folder held the same already, and was left alone
+    was_there: bool  # the folder held the same already, and was kept
 
 
 def prepare(corpus: Corpus, path: Path, out: Path, options: Options) -> list[Prepared]:
     """Convert a source to `out/<task>` for each task of the corpus.
 
-    A folder that holds the same data, made here, is left alone; any other that is there already is an error. Files
+    A folder that holds the same data, made here, is kept; any other that is there already is an error. Files
     are for their owner alone. Raises UserError; then nothing new is under a task's name.
     """
     names = corpus.published.tasks
@@ -53,13 +53,10 @@ def prepare(corpus: Corpus, path: Path, out: Path, options: Options) -> list[Pre
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Beside the final folders, so that a rename suffices; and gone again, whatever happens.
             with tempfile.TemporaryDirectory(prefix=".preparing-", dir=out) as aside:
-                written = _write_all(corpus, source, Path(aside), options)
-                manifests = {task: _manifest(task, written[task], source, options) for task in names}
+                manifests = _write_all(corpus, source, Path(aside), options)
                 was_there = {task: _holds(out / task, manifests[task]) for task in names}
                 for task in names:
                     if not was_there[task]:
-                        with open(Path(aside, task, MANIFEST), "w", encoding="utf-8", opener=private) as stream:
-                            stream.write(json.dumps(manifests[task], indent=2) + "\n")
                         os.rename(Path(aside, task), out / task)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror}); name a folder of yours") from None
@@ -109,7 +106,7 @@ def _labels(row: Row) -> list[str]:
 
 
 def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) -> dict[str, dict[str, Any]]:
-    """Write the splits of each task to `aside/<task>`; task -> split -> what the manifest says of its file."""
+    """Write the splits of each task and its manifest to `aside/<task>`; task -> manifest."""
     files: dict[tuple[str, str], _SplitFile] = defaultdict(_SplitFile)
     for split, document in with_splits(corpus, source, options):
         for task, rows in document.rows.items():
@@ -119,9 +116,9 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
                 except ValueError as error:
                     wrong = f"{error} in document {document.name[:40]!a} ({split})"
                     raise source.error(wrong, "put the published file of that document there") from None
-    described: dict[str, dict[str, Any]] = {}
+    manifests = {}
     for task in corpus.published.tasks:
-        described[task] = {}
+        splits = {}
         (aside / task).mkdir(mode=0o700)
         for split, name in tasks.get(task).filenames.items():
             file = files[task, split]
@@ -130,7 +127,7 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
             content = b"".join(file.parts)
             with open(aside / task / name, "xb", opener=private) as stream:
                 stream.write(content)
-            described[task][split] = {
+            splits[split] = {
                 "file": name,
                 "sha256": hashlib.sha256(content).hexdigest(),
                 "chosen": options.rules[split],
@@ -138,7 +135,10 @@ def _write_all(corpus: Corpus, source: Source, aside: Path, options: Options) ->
                 **({"sentences": file.rows, "words": file.words} if file.words else {"rows": file.rows}),
                 "labels": dict(sorted(file.labels.items())),
             }
-    return described
+        manifests[task] = _manifest(task, splits, source, options)
+        with open(aside / task / MANIFEST, "x", encoding="utf-8", opener=private) as text:
+            text.write(json.dumps(manifests[task], indent=2) + "\n")
+    return manifests
 
 
 def _manifest(task: str, splits: Mapping[str, Any], source: Source, options: Options) -> dict[str, Any]:

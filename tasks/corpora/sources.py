@@ -39,11 +39,11 @@ class Line:
         """The error to raise about this line."""
         return self.file.error(wrong, self.number, remedy)
 
-    def cells(self, count: int, remedy: str = UNCHANGED) -> list[str]:
+    def cells(self, count: int) -> list[str]:
         """Its tab separated columns. Raises UserError where there are more or fewer."""
         cells = self.text.split("\t")
         if len(cells) != count:
-            raise self.error(f"{len(cells)} columns, {count} expected", remedy)
+            raise self.error(f"{len(cells)} columns, {count} expected")
         return cells
 
     def offset(self, value: str) -> int:

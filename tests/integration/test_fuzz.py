@@ -20,10 +20,9 @@ import tasks
 from harness.task import SPLITS, UserError
 from tasks import corpora
 from tasks.checks import quick
-from tasks.corpora.annotated import words
 from tasks.corpora.corpus import Options
 from tasks.corpora.preparing import prepare
-from tasks.corpora.sentences import sentences
+from tasks.corpora.text import sentences, words
 
 QUICK, BIG = 12, 150  # damaged copies of each source, and of each task's file
 LONGEST = 10.0  # seconds of processor time for one case: more is a hang

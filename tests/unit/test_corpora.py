@@ -13,10 +13,9 @@ from corpora_sources import CLINICAL, DISORDERS, PUBTATOR, SOURCES, clefe, clefe
 import tasks
 from harness.task import SPLITS, Example, UserError
 from tasks import corpora, published
-from tasks.corpora.annotated import Mention, marked, tags, words
 from tasks.corpora.corpus import Options, assign
 from tasks.corpora.preparing import prepare
-from tasks.corpora.sentences import sentences
+from tasks.corpora.text import Mention, marked, sentences, tags, words
 
 
 def convert(source: str, folder: Path, **options: object) -> dict[str, Path]:

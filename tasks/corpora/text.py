@@ -1,16 +1,36 @@
-"""Annotated text: documents with mentions, offsets in characters; as sentences of tagged words, or as marked pairs."""
+"""Annotated text, offsets in characters: its sentences, its words with tags, and pairs of marked mentions.
+
+The one place that knows a sentence splitter. The default, syntok, is rule based, keeps offsets and takes time in
+proportion to the text. A boundary that it proposes counts only where the published data has one too: after `.`, `?` or
+`!`, before a capital letter or a digit, and outside every mention.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from itertools import pairwise
+from typing import Any
 
+from harness.task import UserError
 from tasks.corpora.corpus import Options, Row
-from tasks.corpora.sentences import Span, sentences
 
-__all__ = ["AnnotatedText", "Mention", "fitting", "marked", "tagged", "tags", "words"]
+__all__ = [
+    "SPLITTERS", "AnnotatedText", "Mention", "Span", "fitting", "marked", "sentences", "splitter_version", "tagged",
+    "tags", "words",
+]  # fmt: skip
 
+Span = tuple[int, int]  # first character, character after the last
+
+CLOSED = re.compile(r"[.?!][\"'\u201d\u2019)\]}]*\s*\Z")  # quotes and brackets may close after the full stop
+OPENED = re.compile(r"[\"'\u201c\u2018(\[{]*(\w)")
+BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*")
+MODEL = "en_core_web_sm"  # of spaCy
+NEAR = 12  # characters before a boundary that CLOSED looks at
 # Letters and digits together, any other character alone, rules such as ____ and **** as one. A byte order mark in the
 # middle of a text is white space: at the start of a file it would be taken for the file's own.
 WORD = re.compile(r"[^\W_]+|([_*=~#.|-])\1+|[^\w\s\ufeff]|_")
@@ -113,3 +133,73 @@ def tagged(document: AnnotatedText, parts: Sequence[Span], task: str, kind: str,
     if kept < len(mentions):
         reason = "mentions whose first word a later one takes, or without a word"
         options.left_out[task, reason] += len(mentions) - kept
+
+
+def sentences(text: str, whole: Sequence[Span] = (), splitter: str = "rules") -> list[Span]:
+    """The sentences of a text in order, without the white space around them; together they hold every other character.
+
+    Args:
+        whole: spans that no sentence may end in, such as mentions; in any order, overlapping or not.
+        splitter: a name in SPLITTERS.
+
+    Raises UserError where the splitter is not installed.
+    """
+    starts = sorted({0, *SPLITTERS[splitter](text), *(match.end() for match in BLANK_LINE.finditer(text))})
+    for start, end in whole:
+        del starts[bisect_right(starts, start) : bisect_left(starts, end)]
+    found = []
+    for start, end in pairwise([*starts, len(text)]):
+        part = text[start:end]
+        if part.strip():
+            found.append((start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())))
+    return found
+
+
+def _rules(text: str) -> Iterator[int]:
+    from syntok import segmenter
+
+    for sentence in segmenter.split(iter(_tokenizer().split(text))):
+        start = sentence[0].offset
+        first = OPENED.match(text, start)
+        opens = first is not None and (first[1].isupper() or first[1].isdigit())
+        if opens and CLOSED.search(text[max(0, start - NEAR) : start]):
+            yield start
+
+
+@cache
+def _tokenizer() -> Any:
+    from syntok.tokenizer import Tokenizer
+
+    # Contractions would be replaced by other words, and offsets would be lost.
+    return Tokenizer(emit_hyphen_or_underscore_sep=True, replace_not_contraction=False)
+
+
+def _spacy(text: str) -> Iterator[int]:
+    try:
+        document = _pipeline()(text)
+    except ValueError:  # spaCy's limit is a million characters
+        raise UserError(f"--splitter spacy: a text of {len(text)} characters is too long for it; use rules") from None
+    for sentence in document.sents:
+        yield sentence.start_char
+
+
+@cache
+def _pipeline() -> Any:
+    try:
+        import spacy
+
+        return spacy.load(MODEL)
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"--splitter spacy: spaCy with {MODEL} is not installed; install both, or leave the flag out"
+        ) from error
+
+
+SPLITTERS: dict[str, Callable[[str], Iterator[int]]] = {"rules": _rules, "spacy": _spacy}
+
+
+def splitter_version(splitter: str) -> str:
+    """The library behind a splitter with its version, for manifests."""
+    if splitter == "rules":
+        return f"syntok {metadata.version('syntok')}"
+    return f"spacy {metadata.version('spacy')}, {MODEL} {_pipeline().meta['version']}"
