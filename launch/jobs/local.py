@@ -206,8 +206,9 @@ class LogBoard(Board):
 class Worker:
     """A process that takes runs one after another; started when it gets its first one, and again after it has died."""
 
-    def __init__(self, device: str | None, name: str, threads: int | None, code: Path) -> None:
-        self.name, self.code = name, code
+    def __init__(self, device: str | None, threads: int | None, code: Path) -> None:
+        """`device`: a value of CUDA_VISIBLE_DEVICES, "" to train on the CPU; None where there is nothing else."""
+        self.name = f"GPU {device}" if device else "CPU"
         gone = {*LAUNCHER_VARIABLES, *STEP_VARIABLES}
         self.environment = {key: value for key, value in os.environ.items() if key not in gone}
         path = os.environ.get("PYTHONPATH")
@@ -372,10 +373,7 @@ def run(
 
 
 def _workers(request: Request, runs_to_do: int, code: Path) -> list[Worker]:
-    """One for each run that may go on at once: by turns on the devices, with its share of the CPUs.
-
-    A device is a value of CUDA_VISIBLE_DEVICES: "" to train on the CPU, None where there is nothing else.
-    """
+    """One for each run that may go on at once: by turns on the devices, with its share of the CPUs."""
     devices: list[str | None] = [None]
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if request.gpus_per_node == 0:
@@ -388,8 +386,7 @@ def _workers(request: Request, runs_to_do: int, code: Path) -> list[Worker]:
         devices = [str(number) for number in range(torch.cuda.device_count())] or devices
     count = min(request.jobs or request.runs_per_gpu * len(devices), runs_to_do)
     threads = max(1, len(os.sched_getaffinity(0)) // count) if count > 1 else None
-    turns = [devices[number % len(devices)] for number in range(count)]
-    return [Worker(device, f"GPU {device}" if device else "CPU", threads, code) for device in turns]
+    return [Worker(devices[number % len(devices)], threads, code) for number in range(count)]
 
 
 def serve() -> None:

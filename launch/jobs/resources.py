@@ -135,8 +135,9 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
     profile = Profile() if options.profile is None else Profile.read(Path(options.profile).expanduser())
     cluster = options.cluster
     if cluster == "auto":  # slurm where its commands have nodes behind them
-        nodes = shutil.which("sbatch") and answer("sinfo", "--noheader", seconds=30)
-        cluster = "slurm" if printing or (nodes and nodes.strip()) else "local"
+        cluster = "slurm"
+        if not printing and not (shutil.which("sbatch") and (answer("sinfo", "--noheader", seconds=30) or "").strip()):
+            cluster = "local"
     if cluster in ("local", "debug") and not printing and (options.nodes, tasks) != (1, 1):
         raise UserError(
             f"--cluster {cluster}: gives each run one process on one device; for {options.nodes * tasks} on this "
