@@ -136,7 +136,8 @@ def of_board(board: Leaderboard, numbers: Mapping[str, int]) -> go.Figure:
         deviations = [100 * ((one and one.std) or 0.0) for one in found]
         trace.error_y = {"array": deviations, "thickness": 1, "width": 3, "color": color}
         traces.append(trace)
-        lowest = min(lowest, *(y - d for y, d in zip(trace.y, deviations, strict=True) if y is not None))
+        ends = [y - deviation for y, deviation in zip(trace.y, deviations, strict=True) if y is not None]
+        lowest = min([lowest, *ends])
     layout = {"yaxis_range": [max(0, 10 * math.floor((lowest - 2) / 10)), 101], "scattermode": "group"}
     return _figure("Test score by task", traces, "test score", scattergap=0.4, **layout)
 

@@ -25,7 +25,7 @@ function openAddressed() {
     by(tab.getAttribute("aria-controls")).hidden = tab !== opened;
   }
   if (opened.id === "tab-leaderboard") draw("board", data.board);
-  if (opened.id === "tab-tasks" && data.tasks.length) drawTask();
+  if (opened.id === "tab-tasks") drawTask();
 }
 tabs.forEach((tab, place) => {
   tab.addEventListener("click", () => { location.hash = `/${tab.getAttribute("aria-controls")}`; });
@@ -92,7 +92,7 @@ function draw(name, figure, isShown = () => true) { // isShown: whether the trac
 }
 
 function drawTask() {
-  const { rows, figures, line } = task();
+  const { rows, figures, line } = task() || { rows: [], figures: {}, line: "No runs to show." };
   if (!chosen.has(task())) chosen.set(task(), new Set(rows.slice(0, SHOWN_FIRST)));
   const shown = chosen.get(task()), counts = figures.confusion ? figures.confusion.data : [];
   by("task-line").textContent = line;
