@@ -419,12 +419,10 @@ def _sorted_out(run: Path, top: str) -> Iterator[tuple[Path, bool]]:
     if not (run / top).is_dir() or (run / top).is_symlink():
         return
     ours = _rule(run, top)
-    for place, folders, names in os.walk(run / top):
-        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        for name in (*names, *links):
-            path = Path(place) / name
+    for path in list((run / top).rglob("*")):  # whoever asks may remove it
+        if path.is_symlink() or not path.is_dir():
             inner = path.relative_to(run / top)
-            meant = inner.with_name(files.unfinished(name) or name)
+            meant = inner.with_name(files.unfinished(path.name) or path.name)
             yield path, ours(str(inner)) or ours(str(meant))
 
 
