@@ -145,12 +145,12 @@ class Task:
     """One dataset: a family of tasks is a subclass, whose methods are the contract; the fields describe the dataset."""
 
     family: ClassVar[str]  # similarity | tagging | multiclass | multilabel
+    per_word: ClassVar[bool] = False
 
     name: str
     title: str  # what papers call it
     filenames: Mapping[str, str]  # split -> file name in the data folder
-    read: Callable[[Path, str], list[Example]]
-    """(data folder, split) -> examples in file order. Raises UserError naming file:line, value and remedy."""
+    layout: Callable[[str], Any]  # split -> how its file is written, for the family's reader
     score_key: str  # which of Report.values is the score
     labels: tuple[str, ...] = ()  # in the order of the logits; () for a score
     label_titles: tuple[str, ...] = ()  # what the labels stand for, where their names do not say it
@@ -158,8 +158,27 @@ class Task:
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on
     disjoint: bool = False  # tagging: an I behind an O is one more part of the mention that the last B opened
 
+    def read(self, data_dir: Path, split: str) -> list[Example]:
+        """Examples in file order. Raises UserError naming file:line, value and remedy."""
+        raise NotImplementedError
+
     @property
     def head(self) -> Head:
+        """Its own methods `loss` and `decode`."""
+        return self
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.labels) or 1  # a score
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See Head. Of families that say no other: cross entropy; labels [n] of class numbers."""
+        from torch.nn.functional import cross_entropy
+
+        return cross_entropy(logits.float(), labels.long(), reduction="sum")
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """See Head."""
         raise NotImplementedError
 
     def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
@@ -174,10 +193,16 @@ class Task:
         """Once over a whole split, in file order."""
         raise NotImplementedError
 
+    def text(self, label: Any) -> str:
+        """A label as `rows` writes it."""
+        return str(label)
+
     def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
         """The lines of predictions/<split>.tsv, header first, without line ends: `index gold prediction`, tab
         separated; in tagging `token gold prediction` with an empty line between sentences."""
-        raise NotImplementedError
+        pairs = zip(examples, predictions, strict=True)
+        rows = [f"{one.id}\t{self.text(one.label)}\t{self.text(other.value)}" for one, other in pairs]
+        return ["index\tgold\tprediction", *rows]
 
     def files(
         self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report

@@ -21,14 +21,13 @@ from harness.logs import Console
 from harness.task import SPLITS, Task
 from harness.terminal import guarded
 from launch.run import settings
-from launch.run.settings import SAMPLE_BANNER
 from tasks import predictions
 
 PIPE_WIDTH = 100  # columns of the table where stderr is no terminal
 
 
 def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "test") -> dict[str, Any]:
-    """The figures of result.json's `scores`, but for what needs probabilities (loss, ROC AUC). Fractions.
+    """The metrics of result.json's `scores`, but for what needs probabilities (loss, ROC AUC). Fractions.
 
     Without `data_dir` the file's own gold column counts; with it the split's data file, which it must agree with.
     Raises UserError naming file and line.
@@ -37,9 +36,8 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
     if data_dir is not None:
         answers = predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
     elif not answers.has_gold:
-        raise UserError(
-            f"{path}:1: has no gold column; name the task's folder by --data_dir (and --split where it is not test)"
-        )
+        remedy = "name the task's folder by --data_dir (and --split where it is not test)"
+        raise UserError(f"{path}:1: has no gold column; {remedy}")
     report = task.metric(answers.examples, answers.predictions)
     is_sample = data_dir is not None and tasks.is_sample(task.name, data_dir)
     return {
@@ -47,10 +45,10 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
         "metric": report.metric,
         "task": task.name,
         **report.values,
-        "per_class": {label: dict(figures) for label, figures in report.per_class.items()},
+        "per_class": {label: dict(metrics) for label, metrics in report.per_class.items()},
         "warnings": list(report.warnings),
         "gold": "the predictions file" if data_dir is None else str(data_dir / task.filenames[split]),
-        **({"note": SAMPLE_BANNER} if is_sample else {}),
+        **({"note": settings.SAMPLE_BANNER} if is_sample else {}),
     }
 
 
@@ -63,7 +61,7 @@ def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--task", metavar="T", help="task name, one of the ten")
-    which.add_argument("--task_file", metavar="FILE", help="TOML file that defines a task of your own")
+    which.add_argument("--task_file", metavar="FILE", help="TOML file that defines a custom task")
     parser.add_argument(
         "--predictions",
         required=True,
@@ -87,20 +85,20 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def show(found: Mapping[str, Any], titles: Sequence[str]) -> None:
-    """For people, on stderr: score and figures times 100, and how each class was found; `titles` of the classes."""
+    """For people, on stderr: score and metrics times 100, and how each class was found; `titles` of the classes."""
     console = Console(stderr=True, width=None if sys.stderr.isatty() else PIPE_WIDTH, highlight=False)
-    console.print(f"{found['task']}: {found['metric']} {100 * found['score']:.2f}", style="bold", markup=False)
+    console.print(f"{found['task']}: {found['metric']} {100 * found['score']:.2f}", style="bold")
     if found["per_class"]:
         table = Table(box=None)
         for name in ("", "precision", "recall", "F1", "support"):
             table.add_column(name, justify="right" if name else "left")
-        for number, (label, figures) in enumerate(found["per_class"].items()):
+        for number, (label, metrics) in enumerate(found["per_class"].items()):
             title = f"{label} {titles[number]}" if titles else label
-            shares = (f"{100 * figures[name]:.2f}" for name in ("precision", "recall", "f1"))
-            table.add_row(Text(title), *shares, str(figures["support"]))
+            shares = (f"{100 * metrics[name]:.2f}" for name in ("precision", "recall", "f1"))
+            table.add_row(Text(title), *shares, str(metrics["support"]))
         console.print(table)
     for warning in (*found["warnings"], *([found["note"]] if "note" in found else [])):
-        console.print(f"WARNING: {warning}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"WARNING: {warning}", style="yellow", soft_wrap=True)
 
 
 if __name__ == "__main__":

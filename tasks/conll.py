@@ -20,18 +20,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.task import Example, UserError
+from harness.task import UserError
 from tasks.readers import Row, read_rows, shown
 
 LONGEST_SENTENCE = 30  # words; the published scores are of sentences cut to this
 BEGINNING, GOING_ON, LAST = "BSUW", "IELM", "ESLUW"
 SCHEMES = {"auto": BEGINNING + GOING_ON, "IOB1": "BI", "IOB2": "BI", "BIOES": "BIESMW", "BILOU": "BILU", "IO": "I"}
 TYPED = re.compile(rf"[{BEGINNING}{GOING_ON}]-(\S+)")
-DOCUMENT = re.compile(r"-DOCSTART-(\s|$)")  # stands before each document in files made after CoNLL 2003
+DOCUMENT = r"-DOCSTART-(\s|$)"  # stands before each document in files made after CoNLL 2003
 HASHES = re.compile(r"#+ ?[A-Za-z_]*")  # how a line that is a comment begins
 A_FEW = 5  # lines that tell what a file's lines are like
 
@@ -70,7 +70,7 @@ class Evidence:
     """What a file's tags say about its scheme."""
 
     letters: set[str] = field(default_factory=set)
-    begun: int = 0  # mentions that begin with B (S, U, W) after O or at the start of a sentence: IOB1 has none
+    b_starts: int = 0  # mentions that begin with B (S, U, W) after O or at the start of a sentence: IOB1 has none
     headless: int = 0  # I's (E, L, M) without a mention to go on with
     first_headless: int = 0  # its line
 
@@ -80,7 +80,7 @@ class Evidence:
         for tag, line in zip(tags, lines, strict=True):
             self.letters.add(tag.letter)
             if tag.letter in BEGINNING:
-                self.begun += before.letter == "O"
+                self.b_starts += before.letter == "O"
             elif tag.letter != "O" and not tag.continues(before):
                 self.headless += 1
                 self.first_headless = self.first_headless or line
@@ -89,12 +89,12 @@ class Evidence:
     @property
     def is_iob1(self) -> bool:
         """Mentions begin with I, and none with B but where it touches another one. In IOB2 the first has a B."""
-        return self.headless > 0 and not self.begun
+        return self.headless > 0 and not self.b_starts
 
     @property
     def is_mixed(self) -> bool:
         """Mentions begin with B, yet some I has none to go on with."""
-        return self.headless > 0 and self.begun > 0
+        return self.headless > 0 and self.b_starts > 0
 
     def scheme(self) -> str:
         """Its name, for people."""
@@ -192,37 +192,20 @@ BLUE = Form(0, 3, ("token", "document", "offset", "tag"))
 NONE: Mapping[Path, Form] = {}
 
 
-def read_sentences(path: Path, split: str, form: Form = BLUE, others: Mapping[Path, Form] = NONE) -> list[Example]:
-    """Sentences of words and tags B, I and O, whatever the file's scheme.
+def tagged_sentences(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str], list[Tag]]]:
+    """The words and the tags of each sentence; the tags are added to `evidence`.
 
-    A sentence of more than `form.longest` words becomes several examples of one group, see `cut`. `others` are the
-    files of the task's other splits: in all of them an I after O means the same. Raises UserError for a
-    header, a missing column, an empty word, an unknown tag and files of schemes that contradict each other.
+    Raises UserError for a header, a missing column, an empty word and an unknown tag.
     """
-    evidence = Evidence()
-    sentences = _tagged(path, form, evidence)
-    if not sentences:
-        raise Row(path, 1).error("no examples, only empty lines and comments", "get the file again")
-    i_begins = recognise(path, form, evidence, others)
-    examples: list[Example] = []
-    for number, (words, marked) in enumerate(sentences):
-        group = f"{split}-{number}"
-        tags = plain_tags(marked, i_begins)
-        pieces = cut(tags, form.longest)
-        for count, (start, end) in enumerate(pieces):
-            name = group if len(pieces) == 1 else f"{group}.{count}"
-            examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
-    return examples
-
-
-def _tagged(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str], list[Tag]]]:
-    """The words and the tags of each sentence; `evidence` gets to know the tags. Raises UserError."""
-    rows = [row for row in read_rows(path) if not _is_skipped(row, form)]
+    skipped = re.compile(DOCUMENT if form.comment is None else f"{DOCUMENT}|{re.escape(form.comment)}")
+    rows = [row for row in read_rows(path) if skipped.match(row.cells[0]) is None]
     if not form.is_custom:
-        form = _as_published([row for row in rows if not row.is_blank][:A_FEW], form)
+        form = _as_published(rows, form)
     if form.blanks:
         rows = [replace(row, cells=tuple(" ".join(row.cells).split())) for row in rows]
     lines = [row for row in rows if not row.is_blank]
+    if not lines:
+        raise Row(path, 1).error("no examples, only empty lines and comments", "get the file again")
     for row in lines:
         _check(row, form, lines)
     sentences = []
@@ -235,17 +218,10 @@ def _tagged(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str],
     return sentences
 
 
-def _is_skipped(row: Row, form: Form) -> bool:
-    is_comment = form.comment is not None and row.cells[0].startswith(form.comment)
-    return is_comment or DOCUMENT.match(row.cells[0]) is not None
-
-
-def _as_published(lines: Sequence[Row], form: Form) -> Form:
-    """BLUE's four columns, or the word and its tag alone, as other repositories publish the same files.
-
-    `lines`: the first ones. Of two that differ, the first may be a header, so that the later one counts.
-    """
-    cells = [row.cells for row in reversed(lines)]
+def _as_published(rows: Sequence[Row], form: Form) -> Form:
+    """BLUE's four columns, or the word and its tag alone, as other repositories publish the same files."""
+    cells = [row.cells for row in islice((row for row in rows if not row.is_blank), A_FEW)]
+    cells.reverse()  # of two that differ, the first may be a header
     widths = Counter((len(one), len(one[0].split()) if len(one) == 1 else 0) for one in cells)
     by_tabs, by_blanks = widths.most_common(1)[0][0] if widths else (0, 0)
     if 2 in (by_tabs, by_blanks):
@@ -296,14 +272,11 @@ def recognise(path: Path, form: Form, evidence: Evidence, others: Mapping[Path, 
         _check_others(path, evidence, others)
     scheme = evidence.scheme()
     if evidence.is_mixed:
-        logger.warning(
+        said = (
             "tags    %s: %d tags I after O or another type, where mentions begin with B; the first in %s:%d. Each is "
-            'a part of the mention before, as BLUE counts disjoint ones (scheme = "IOB1": begins a mention)',
-            path.name,
-            evidence.headless,
-            path,
-            evidence.first_headless,
+            'a part of the mention before, as BLUE counts disjoint ones (scheme = "IOB1": begins a mention)'
         )
+        logger.warning(said, path.name, evidence.headless, path, evidence.first_headless)
     if evidence.is_iob1:  # a guess, if a safe one
         logger.warning("tags    %s in %s: read as IOB2, an I after O begins a mention", scheme, path.name)
     elif scheme != "IOB2":
@@ -316,7 +289,7 @@ def _check_others(path: Path, evidence: Evidence, others: Mapping[Path, Form]) -
     for other, form in others.items():
         theirs = Evidence()
         try:
-            _tagged(other, form, theirs)
+            tagged_sentences(other, form, theirs)
         except UserError:  # raised again where that file is read
             continue
         if (evidence.is_iob1 and theirs.is_mixed) or (evidence.is_mixed and theirs.is_iob1):

@@ -22,7 +22,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,12 +31,16 @@ from pydantic_core import PydanticCustomError
 
 from harness import validation
 from harness.files import MOST_DOTS, settings_text
-from harness.task import SPLITS, Example, Task, UserError
+from harness.task import SPLITS, Task, UserError
 from harness.validation import fault, faults_below, near, one_of, shown
-from tasks import conll, multiclass, multilabel, similarity, tagging
+from tasks import conll
 from tasks.metrics import TAGS
+from tasks.multiclass import MulticlassTask
+from tasks.multilabel import MultilabelTask
 from tasks.published import COMMON
-from tasks.readers import PLAIN_FILENAMES, Layout, locate
+from tasks.readers import PLAIN_FILENAMES, Layout
+from tasks.similarity import SimilarityTask
+from tasks.tagging import TaggingTask
 
 SHIPPED = Path(__file__).parent / "definitions"
 # Names that no custom task may have: the shipped ones, what the original called two of them, a column of the report.
@@ -49,59 +53,17 @@ MOST_WORDS, MOST_COLUMNS = 10_000, 1000
 SEPARATORS = ("tab", "blanks")
 
 
-@dataclass(frozen=True)
-class Family:
-    """What the definition of a task of a family may say."""
-
-    task: type[Task]
-    metrics: Mapping[str, str]  # name in the file -> key in Report.values
-    texts: Sequence[tuple[str, ...]]  # columns of the texts: one of these
-    target: str  # column of what is to be predicted
-    formats: Mapping[str, tuple[str, ...]]  # in place of columns: name -> columns of its texts
-    keys: tuple[str, ...]  # beside COMMON_KEYS
-    least_labels: int = 0  # 0: they may be left out
-    defaults: Mapping[str, Any] = field(default_factory=lambda: {"header": True})  # title and files have theirs
-
-
-COMMON_KEYS = ("name", "title", "family", "metric", "files", "format", "columns", "train_splits", "recipe")
-SENTENCE, PAIR = ("sentence",), ("sentence1", "sentence2")
+# What a definition may say stands in the class of its family. metrics: name in the file -> key in Report.values; texts:
+# columns of the texts, one of these; target: column of what is to be predicted; formats: in place of columns, name ->
+# columns of its texts; keys: beside COMMON_KEYS; defaults: of those keys; least_labels: 0 where they may be left out.
+Family = type[SimilarityTask] | type[TaggingTask] | type[MulticlassTask] | type[MultilabelTask]
 FAMILIES: Mapping[str, Family] = {
-    "similarity": Family(
-        task=similarity.SimilarityTask,
-        metrics={"Pearson": "pearson"},
-        texts=(PAIR,),
-        target="score",
-        formats={"blue-pairs": PAIR},
-        keys=("header",),
-    ),
-    "tagging": Family(
-        task=tagging.TaggingTask,
-        metrics={"mention F1": "f1"},
-        texts=(("word",),),
-        target="tag",
-        formats={"blue-words": ("word",)},
-        keys=("labels", "ignored", "collapse_types", "scheme", "separator", "comment", "longest_sentence", "disjoint"),
-        defaults={"labels": [], "ignored": [], "separator": "tab", "longest_sentence": conll.LONGEST_SENTENCE},
-    ),
-    "multiclass": Family(
-        task=multiclass.MulticlassTask,
-        metrics={"accuracy": "accuracy", "micro F1": "micro_f1", "macro F1": "macro_f1"},
-        texts=(SENTENCE, PAIR),
-        target="label",
-        formats={"blue-relations": SENTENCE, "blue-pairs": PAIR},
-        least_labels=2,
-        keys=("labels", "label_titles", "negative", "header"),
-    ),
-    "multilabel": Family(
-        task=multilabel.MultilabelTask,
-        metrics={"example-based F1": "f1", "micro F1": "micro_f1"},
-        texts=(SENTENCE,),
-        target="labels",
-        formats={"blue-documents": SENTENCE},
-        least_labels=1,
-        keys=("labels", "label_titles", "header"),
-    ),
+    "similarity": SimilarityTask,
+    "tagging": TaggingTask,
+    "multiclass": MulticlassTask,
+    "multilabel": MultilabelTask,
 }
+COMMON_KEYS = ("name", "title", "family", "metric", "files", "format", "columns", "train_splits", "recipe")
 # Said by a format, so that a definition with one cannot have them.
 OF_A_FORMAT = ("columns", "header", "separator", "scheme")
 # Left out of a checked definition where they say this: runs that began before there was such a key are the same.
@@ -360,47 +322,34 @@ class Definition(BaseModel):
         found = {"name": self.name, "title": self.name, **self.model_dump(exclude_none=True)}
         return {key: value for key, value in found.items() if OMITTED.get(key) != value}
 
-    def form(self, split: str) -> conll.Form:
-        """Tagging: how a split's file is written."""
+    def layout(self, split: str) -> Layout | conll.Form:
+        """How a split's file is written."""
+        columns = {} if self.format else _columns_of(self.columns, split)
+        if self.family != "tagging":
+            headers = {one: _has_header(self.header, one) for one in self.files}
+            return Layout(split, columns, headers, FAMILIES[self.family].target, self.format)
         form = conll.BLUE
         if not self.format:
-            columns, scheme = _columns_of(self.columns, split), self.scheme or "auto"
             word, tag, blanks = columns["word"] - 1, columns["tag"] - 1, self.separator == "blanks"
-            form = conll.Form(word, tag, blanks=blanks, plain=not self.labels, scheme=scheme)
+            form = conll.Form(word, tag, blanks=blanks, plain=not self.labels, scheme=self.scheme or "auto")
         kinds, ignored = tuple(self.labels or ()), tuple(self.ignored or ())
         longest = self.longest_sentence or conll.LONGEST_SENTENCE
         return replace(form, comment=self.comment, kinds=kinds, ignored=ignored, longest=longest)
 
-    def read(self, data_dir: Path, split: str) -> list[Example]:
-        """Task.read of the task."""
-        path, labels = locate(data_dir, split, self.files), tuple(self.labels or ())
-        if self.family == "tagging":
-            others = {data_dir / name: self.form(other) for other, name in self.files.items() if other != split}
-            return conll.read_sentences(path, split, self.form(split), others)
-        headers = {one: _has_header(self.header, one) for one in self.files}
-        columns = {} if self.format else _columns_of(self.columns, split)
-        layout = Layout(split, columns, headers, FAMILIES[self.family].target, self.format)
-        if self.family == "similarity":
-            return similarity.read(path, layout)
-        if self.family == "multiclass":
-            return multiclass.read(path, layout, labels)
-        return multilabel.read(path, layout, labels)
-
     def task(self) -> Task:
         """The task that is defined."""
-        family, is_tagging = FAMILIES[self.family], self.family == "tagging"
-        return family.task(
+        family = FAMILIES[self.family]
+        return family(
             name=self.name,
             title=self.title or self.name,
             filenames=self.files,
-            read=self.read,
+            layout=self.layout,
             score_key=family.metrics[self.metric],
-            labels=TAGS if is_tagging else tuple(self.labels or ()),
+            labels=TAGS if self.family == "tagging" else tuple(self.labels or ()),
             label_titles=tuple(self.label_titles or ()),
             negative=self.negative,
             train_splits=tuple(self.train_splits or ("train",)),
             disjoint=bool(self.disjoint),
-            **({"form": self.form("test")} if is_tagging else {}),
         )
 
 
@@ -490,7 +439,7 @@ def _toml(value: Any) -> str:
 def text_columns(definition: Mapping[str, Any]) -> tuple[str, ...]:
     """What the task's examples are made of: sentence, or sentence1 and sentence2."""
     if definition["family"] == "tagging":
-        return SENTENCE
+        return ("sentence",)
     family = FAMILIES[definition["family"]]
     if "format" in definition:
         return family.formats[definition["format"]]

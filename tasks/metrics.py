@@ -5,8 +5,8 @@ A ratio over nothing is 0, never nan.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -111,14 +111,6 @@ def key_value_lines(values: Mapping[str, float | int]) -> str:
 def results_file(split: str, values: Mapping[str, float | int]) -> dict[str, str]:
     """The original file of a split's scores: its name -> its text."""
     return {"eval_results.txt" if split == "dev" else f"{split}_results.txt": key_value_lines(values)}
-
-
-def index_rows(
-    examples: Sequence[Example], predictions: Sequence[Prediction], text: Callable[[Any], str] = str
-) -> list[str]:
-    """`index gold prediction`, tab separated; `text` writes a label."""
-    pairs = zip(examples, predictions, strict=True)
-    return ["index\tgold\tprediction", *(f"{one.id}\t{text(one.label)}\t{text(other.value)}" for one, other in pairs)]
 
 
 def mentions(tags: Iterable[str]) -> set[tuple[int, ...]]:

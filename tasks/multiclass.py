@@ -4,81 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from harness.task import Encoded, Example, Prediction, Report, Task
+from harness.task import Encoded, Example, Prediction, Report
 from tasks.encoding import encode
-from tasks.metrics import (
-    Counts,
-    accuracy,
-    check_lengths,
-    confusion,
-    index_rows,
-    macro_f1,
-    ratio,
-    results_file,
-)
-from tasks.readers import Layout, read_columns
-
-if TYPE_CHECKING:
-    import torch  # slow to import: flags are checked before
-
-NAMES = {"accuracy": "accuracy", "micro_f1": "micro F1", "macro_f1": "macro F1"}  # of what may be the score
-
-
-def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
-    """One sentence or a pair, and a label, in file order. Raises UserError naming file and line.
-
-    One index may occur twice: ChemProt has pairs with two labels.
-    """
-    lower = {label.lower() for label in labels}
-    rows = read_columns(path, layout, is_value=lambda cell: cell.strip().lower() in lower)
-    return [
-        Example(row.text(0, "index"), tuple(row.text(n) for n in range(1, len(row.cells) - 1)), row.label(-1, labels))
-        for row in rows
-    ]
+from tasks.metrics import Counts, accuracy, check_lengths, confusion, macro_f1, ratio, results_file
+from tasks.readers import Row, TableTask
 
 
 @dataclass(frozen=True)
-class MulticlassHead:
-    """One output a class, softmax over them."""
-
-    labels: tuple[str, ...]
-    per_word: bool = False
-
-    @property
-    def num_outputs(self) -> int:
-        return len(self.labels)
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of cross entropies; logits [n, classes], labels [n] of class numbers."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits.float(), labels.long(), reduction="sum")
-
-    def decode(self, logits: np.ndarray) -> Prediction:
-        """The most probable class and the probability of each; logits [classes]."""
-        shifted = np.exp(logits.astype(np.float64) - np.max(logits))
-        return Prediction(self.labels[int(np.argmax(logits))], tuple((shifted / shifted.sum()).tolist()))
-
-
-@dataclass(frozen=True)
-class MulticlassTask(Task):
-    """The label of an example is its class by name."""
+class MulticlassTask(TableTask):
+    """The label of an example is its class by name. One index may occur twice: ChemProt has pairs with two labels."""
 
     family = "multiclass"
+    metrics: ClassVar = {"accuracy": "accuracy", "micro F1": "micro_f1", "macro F1": "macro_f1"}
+    texts = (("sentence",), ("sentence1", "sentence2"))
+    target = "label"
+    formats: ClassVar = {"blue-relations": ("sentence",), "blue-pairs": ("sentence1", "sentence2")}
+    keys = ("labels", "label_titles", "negative", "header")
+    defaults: ClassVar = {"header": True}
+    least_labels = 2
 
-    @property
-    def head(self) -> MulticlassHead:
-        return MulticlassHead(self.labels)
+    def is_label(self, cell: str) -> bool:
+        return cell.strip().lower() in map(str.lower, self.labels)
+
+    def label_of(self, row: Row, column: int) -> str:
+        return row.label(column, self.labels)
 
     def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
         """Token ids of the sentences; the label is its number in `self.labels`."""
         number = {label: index for index, label in enumerate(self.labels)}
         return encode(examples, tokenizer, max_seq_length, [number[example.label] for example in examples])
+
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """The most probable class and the probability of each; logits [classes]."""
+        shifted = np.exp(logits.astype(np.float64) - np.max(logits))
+        return Prediction(self.labels[int(np.argmax(logits))], tuple((shifted / shifted.sum()).tolist()))
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Accuracy, and micro and macro F1 over all classes but `negative`; `score_key` is the one that counts.
@@ -101,11 +64,9 @@ class MulticlassTask(Task):
             "num": len(examples),
         }
         per_class = {label: entry.metrics() for label, entry in counts.items()}
-        name = NAMES[self.score_key] + ("" if self.negative is None else f" without {self.negative}")
+        (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
+        name += "" if self.negative is None else f" without {self.negative}"
         return Report(values[self.score_key], name, values, per_class, chart)
-
-    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
-        return index_rows(examples, predictions, str)
 
     def files(
         self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
@@ -126,10 +87,9 @@ class MulticlassTask(Task):
 
     def dev_row(self, report: Report) -> dict[str, float | int]:
         """The columns of dev_results.txt."""
-        values = report.values
-        row = {key: values[key] for key in ("TP", "FP", "FN")}
-        row |= {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["micro_f1"]}
-        return row | {"Acc": values["accuracy"]} if self.negative is None else row
+        names = {"TP": "TP", "FP": "FP", "FN": "FN", "Prec": "precision", "Rec": "recall", "FB1": "micro_f1"}
+        names |= {"Acc": "accuracy"} if self.negative is None else {}
+        return {column: report.values[name] for column, name in names.items()}
 
 
 def classification_report(counts: dict[str, Counts], negative: str | None) -> str:

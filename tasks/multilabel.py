@@ -6,92 +6,19 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.task import Confusion, Encoded, Example, Prediction, Report, Task
+from harness.task import Confusion, Encoded, Example, Prediction, Report
 from tasks.encoding import encode
-from tasks.metrics import (
-    Counts,
-    check_lengths,
-    harmonic_mean,
-    index_rows,
-    key_value_lines,
-    macro_f1,
-    ratio,
-    results_file,
-)
-from tasks.readers import SENTENCE_INDEX, Layout, Row, read_columns, shown
+from tasks.metrics import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_file
+from tasks.readers import SENTENCE_INDEX, Row, TableTask, locate, read_columns, shown
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
-NAMES = {"f1": "example-based F1 on documents", "micro_f1": "micro F1 on documents"}  # of what may be the score
 THRESHOLD = 0.5  # a label is predicted where its probability is greater, not equal
-
-
-def read(path: Path, layout: Layout, labels: Sequence[str]) -> list[Example]:
-    """A sentence and its labels, in file order: their names with commas, in BLUE's format `0_0,1_1,...` for all labels.
-
-    Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself, but
-    in BLUE's format. Raises UserError naming file and line, also for an index that occurs twice.
-    """
-    is_blue, pattern = layout.format is not None, flag_pattern(labels)
-
-    def is_value(cell: str) -> bool:
-        names = _label_names(cell)
-        return pattern.fullmatch(cell) is not None if is_blue else bool(names) and set(names) <= set(labels)
-
-    line_of: dict[str, int] = {}
-    examples = []
-    for row in read_columns(path, layout, is_value):
-        if is_blue:
-            values = flags(row, -1, labels)
-            document = document_of(row)
-            index = row.cells[0]
-        else:
-            names = _label_names(row.cells[-1])
-            if unknown := [name for name in names if name not in labels]:
-                remedy = f"use names of {', '.join(labels)}, commas between them"
-                raise row.error(f"unknown label {shown(unknown[0])}", remedy)
-            values = tuple(int(label in names) for label in labels)
-            index = row.text(0, "index")
-            found = SENTENCE_INDEX.fullmatch(index)
-            document, index = (found.group(1), index) if found else (index, f"{index}_s0")
-        if index in line_of:
-            wrong = f"index {shown(index)} is already in line {line_of[index]}"
-            raise row.error(wrong, "give each sentence its own index")
-        line_of[index] = row.number
-        examples.append(Example(index, (row.text(1),), values, document))
-    return examples
-
-
-def document_of(row: Row) -> str:
-    """The document of a row, whose first cell is `<document>_s<number>`. Raises UserError."""
-    found = SENTENCE_INDEX.fullmatch(row.text(0, "index"))
-    if found is None:
-        wrong = f"index {shown(row.cells[0])} not of the form <document>_s<number>"
-        raise row.error(wrong, "write it like 10027919_s0")
-    return found.group(1)
-
-
-def flag_pattern(labels: Sequence[str]) -> re.Pattern[str]:
-    """Matches a cell `0_0,1_1,...`; its groups are the flags."""
-    return re.compile(",".join(f"{re.escape(label)}_([01])" for label in labels))
-
-
-def flags(row: Row, column: int, labels: Sequence[str]) -> tuple[int, ...]:
-    """The labels of a cell `0_0,1_1,...`. Raises UserError."""
-    found = flag_pattern(labels).fullmatch(row.cells[column])
-    if found is None:
-        wrong = f"labels {shown(row.cells[column])} not of the form {label_text([0] * len(labels), labels)}"
-        raise row.error(wrong, "list all labels in this order, each with _0 or _1")
-    return tuple(int(value) for value in found.groups())
-
-
-def _label_names(cell: str) -> list[str]:
-    return [name.strip() for name in cell.split(",") if name.strip()]
 
 
 def label_text(values: Sequence[int], labels: Sequence[str]) -> str:
@@ -99,12 +26,80 @@ def label_text(values: Sequence[int], labels: Sequence[str]) -> str:
     return ",".join(f"{label}_{value}" for label, value in zip(labels, values, strict=True))
 
 
-@dataclass(frozen=True)
-class MultilabelHead:
-    """One output a label, a sigmoid on each."""
+def _label_names(cell: str) -> list[str]:
+    return [name.strip() for name in cell.split(",") if name.strip()]
 
-    num_outputs: int
-    per_word: bool = False
+
+@dataclass(frozen=True)
+class MultilabelTask(TableTask):
+    """The label of an example is 0 or 1 for each label of the task."""
+
+    family = "multilabel"
+    metrics: ClassVar = {"example-based F1": "f1", "micro F1": "micro_f1"}
+    texts = (("sentence",),)
+    target = "labels"
+    formats: ClassVar = {"blue-documents": ("sentence",)}
+    keys = ("labels", "label_titles", "header")
+    defaults: ClassVar = {"header": True}
+    least_labels = 1
+
+    def read(self, data_dir: Path, split: str) -> list[Example]:
+        """A sentence and its labels: their names with commas, in BLUE's format `0_0,1_1,...` for all labels.
+
+        Rows of the indices `<document>_s<n>` belong to one document; any other index gets `_s0`, a document by itself,
+        but in BLUE's format. Raises UserError also for an index that occurs twice.
+        """
+        layout = self.layout(split)
+        is_blue = layout.format is not None
+
+        def is_names(cell: str) -> bool:
+            return bool(names := _label_names(cell)) and set(names) <= set(self.labels)
+
+        line_of: dict[str, int] = {}
+        examples = []
+        path = locate(data_dir, split, self.filenames)
+        for row in read_columns(path, layout, self.is_label if is_blue else is_names):
+            if is_blue:
+                values, document, index = self.label_of(row, -1), self.group_of(row), row.cells[0]
+            else:
+                names = _label_names(row.cells[-1])
+                if unknown := [name for name in names if name not in self.labels]:
+                    remedy = f"use names of {', '.join(self.labels)}, commas between them"
+                    raise row.error(f"unknown label {shown(unknown[0])}", remedy)
+                values, index = tuple(int(label in names) for label in self.labels), row.text(0, "index")
+                found = SENTENCE_INDEX.fullmatch(index)
+                document, index = (found.group(1), index) if found else (index, f"{index}_s0")
+            if index in line_of:
+                wrong = f"index {shown(index)} is already in line {line_of[index]}"
+                raise row.error(wrong, "give each sentence its own index")
+            line_of[index] = row.number
+            examples.append(Example(index, (row.text(1),), values, document))
+        return examples
+
+    def _flags(self, cell: str) -> re.Match[str] | None:
+        """A cell `0_0,1_1,...`; the groups are the flags."""
+        return re.fullmatch(",".join(f"{re.escape(label)}_([01])" for label in self.labels), cell)
+
+    def is_label(self, cell: str) -> bool:
+        return self._flags(cell) is not None
+
+    def label_of(self, row: Row, column: int) -> tuple[int, ...]:
+        found = self._flags(row.cells[column])
+        if found is None:
+            wrong = f"labels {shown(row.cells[column])} not of the form {self.text([0] * len(self.labels))}"
+            raise row.error(wrong, "list all labels in this order, each with _0 or _1")
+        return tuple(map(int, found.groups()))
+
+    def group_of(self, row: Row) -> str:
+        found = SENTENCE_INDEX.fullmatch(row.text(0, "index"))
+        if found is None:
+            wrong = f"index {shown(row.cells[0])} not of the form <document>_s<number>"
+            raise row.error(wrong, "write it like 10027919_s0")
+        return found.group(1)
+
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
+        return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Binary cross entropy: the mean over the labels of each example, summed over examples; both [n, labels]."""
@@ -119,21 +114,6 @@ class MultilabelHead:
         small = np.exp(-np.abs(wide))  # at most 1: exp of a large positive number would overflow
         scores = np.where(wide >= 0, 1.0, small) / (1.0 + small)
         return Prediction(tuple(int(score > THRESHOLD) for score in scores), tuple(scores.tolist()))
-
-
-@dataclass(frozen=True)
-class MultilabelTask(Task):
-    """The label of an example is 0 or 1 for each label of the task."""
-
-    family = "multilabel"
-
-    @property
-    def head(self) -> MultilabelHead:
-        return MultilabelHead(len(self.labels))
-
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-        """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
-        return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Example-based F1 on documents, or micro F1 on them, as `score_key` says.
@@ -177,11 +157,11 @@ class MultilabelTask(Task):
         }
         table = tuple((entry.tp, entry.fp, entry.fn, entry.tn) for entry in counts)
         chart = Confusion(self.labels, ("TP", "FP", "FN", "TN"), table)
-        return Report(values[self.score_key], NAMES[self.score_key], values, per_class, chart, warnings)
+        (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
+        return Report(values[self.score_key], f"{name} on documents", values, per_class, chart, warnings)
 
-    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
-        """Labels as `0_0,1_1,...`."""
-        return index_rows(examples, predictions, lambda values: label_text(values, self.labels))
+    def text(self, label: Sequence[int]) -> str:
+        return label_text(label, self.labels)
 
     def files(
         self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
@@ -222,12 +202,12 @@ def _by_document(examples: Sequence[Example], values: np.ndarray) -> np.ndarray:
 
 def _example_based(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
     """Mean precision and mean recall over the rows."""
-    precisions, recalls = [], []
-    for hits, wanted, given in zip((gold & predicted).sum(1), gold.sum(1), predicted.sum(1), strict=True):
-        both_empty = float(wanted == 0 and given == 0)
-        precisions.append(float(hits / given) if given else both_empty)
-        recalls.append(float(hits / wanted) if wanted else both_empty)
-    return ratio(sum(precisions), len(precisions)), ratio(sum(recalls), len(recalls))
+    hits, wanted, given = (gold & predicted).sum(1), gold.sum(1), predicted.sum(1)
+    both_empty = ((wanted == 0) & (given == 0)).astype(np.float64)
+    precision, recall = (
+        np.divide(hits, count, out=both_empty.copy(), where=count > 0).tolist() for count in (given, wanted)
+    )
+    return ratio(sum(precision), len(gold)), ratio(sum(recall), len(gold))
 
 
 def _column_counts(gold: np.ndarray, predicted: np.ndarray) -> list[Counts]:

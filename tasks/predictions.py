@@ -1,4 +1,4 @@
-"""predictions/<split>.tsv read back: what every family's `rows` writes, whoever wrote it.
+"""predictions/<split>.tsv read back: what every family's `rows` writes, whoever wrote it, and what adds to its score.
 
 The gold column may be absent. Each row is then read with its prediction in that column's place, until `check` puts the
 gold standard there.
@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from harness.task import Example, Prediction, Task, UserError
 from tasks.conll import Evidence, plain_tags, recognise
-from tasks.multilabel import document_of, flag_pattern, flags
-from tasks.readers import LONGEST_HEADER_CELL, Row, is_number, read_rows, shown
-from tasks.tagging import TaggingTask
+from tasks.metrics import mentions
+from tasks.readers import LONGEST_HEADER_CELL, Row, TableTask, read_table, shown
+from tasks.tagging import whole_sentences
 
 logger = logging.getLogger("harness.tasks")
 
@@ -39,24 +40,17 @@ class Answers:
 
 def read(task: Task, path: Path) -> Answers:
     """Raises UserError naming file, line, value and remedy."""
-    if isinstance(task, TaggingTask):
+    if not isinstance(task, TableTask):
         return _read_tags(task, path)
-    predicted: list[Any]
-    if task.family == "similarity":
-        rows, has_gold = _table(path, HEADER, lambda row: is_number(row.cells[-1]) or row.cells[-1] in NOT_FINITE)
-        predicted = [float(row.cells[2]) if row.cells[2] in NOT_FINITE else row.score(2) for row in rows]
-        gold = [row.score(1) for row in rows] if has_gold else predicted
-        examples = [Example(row.text(0, "index"), (), score) for row, score in zip(rows, gold, strict=True)]
-    elif task.family == "multiclass":
-        rows, has_gold = _table(path, HEADER, lambda row: row.cells[-1] in task.labels)
-        examples = [Example(row.text(0, "index"), (), row.label(1, task.labels)) for row in rows]
-        predicted = [row.label(2, task.labels) for row in rows]
-    else:
-        pattern = flag_pattern(task.labels)
-        rows, has_gold = _table(path, HEADER, lambda row: pattern.fullmatch(row.cells[-1]) is not None)
-        examples = [Example(row.cells[0], (), flags(row, 1, task.labels), document_of(row)) for row in rows]
-        predicted = [flags(row, 2, task.labels) for row in rows]
-    return Answers(path, examples, [Prediction(value) for value in predicted], [row.number for row in rows], has_gold)
+    rows, has_gold = _table(path, HEADER, lambda row: task.is_label(row.cells[-1]))
+    gold = [task.label_of(row, 1) for row in rows] if has_gold else []
+    finite = [task.family != "similarity" or row.cells[2] not in NOT_FINITE for row in rows]
+    values = [task.label_of(row, 2) if one else float(row.cells[2]) for row, one in zip(rows, finite, strict=True)]
+    examples = [
+        Example(row.text(0, "index"), (), one, task.group_of(row))
+        for row, one in zip(rows, gold or values, strict=True)
+    ]
+    return Answers(path, examples, [Prediction(value) for value in values], [row.number for row in rows], has_gold)
 
 
 def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -> tuple[list[Row], bool]:
@@ -64,19 +58,14 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
 
     In tagging, where blank lines separate sentences, such a row has one empty cell.
     """
-    rows = read_rows(path)
-    while len(rows) > 1 and rows[-1].is_blank:
-        rows.pop()
-    if all(_is_quoted(cell) for cell in rows[0].cells):
-        rows = [replace(row, cells=tuple(map(_unquoted, row.cells))) for row in rows]
-    first, *rest = rows
+    first, *rest = read_table(path)
     width, short, is_tagging = len(first.cells), (names[0], names[2]), names == WORD_HEADER
     forms = f"'{' '.join(names)}' or, scored with --data_dir, '{' '.join(short)}' (tab separated)"
     if width not in (2, 3):
         raise first.error(f"{width} column(s) in the header", f"write {forms}")
     if is_data(first) or max(map(len, first.cells)) > LONGEST_HEADER_CELL:
         raise first.error("the header is missing, this line is data", f"put a first line {forms}")
-    if not rest:
+    if all(row.is_blank for row in rest):
         raise first.error("no examples after the header", "write a row for each example")
     given, wanted = [cell.strip().lower() for cell in first.cells], names if width == 3 else short
     places = [given.index(name) for name in wanted] if sorted(given) == sorted(wanted) else list(range(width))
@@ -96,17 +85,10 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
     return chosen, width == 3
 
 
-def _is_quoted(cell: str) -> bool:
-    return len(cell) > 1 and cell[0] == cell[-1] == '"'
-
-
-def _unquoted(cell: str) -> str:
-    return cell[1:-1].replace('""', '"') if _is_quoted(cell) else cell
-
-
-def _read_tags(task: TaggingTask, path: Path) -> Answers:
+def _read_tags(task: Task, path: Path) -> Answers:
     """Both columns are of one scheme, the gold column's: a model's I after O is no sign of another one."""
-    form = replace(task.form, plain=True)  # as our own files are; other people's have the data's tags
+    its = task.layout("test")
+    form = replace(its, plain=True)  # as our own files are; other people's have the data's tags
     if form.is_custom:
         form = replace(form, scheme="auto")
     headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]))
@@ -120,13 +102,10 @@ def _read_tags(task: TaggingTask, path: Path) -> Answers:
         lines = [row.number for row in sentence]
         evidence.add(tags, lines)
         theirs.add(others, lines)
-    i_begins = recognise(path, task.form, evidence)
-    if theirs.is_iob1 and evidence.begun:
-        logger.warning(
-            "%s: mentions begin with I in the predictions, with B in gold; an I before any B counts for nothing: "
-            "write both columns in one scheme",
-            path,
-        )
+    i_begins = recognise(path, its, evidence)
+    if theirs.is_iob1 and evidence.b_starts:
+        said = "mentions begin with I in the predictions, with B in gold; an I before any B counts for nothing"
+        logger.warning("%s: %s: write both columns in one scheme", path, said)
     examples = [
         Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins)))
         for number, (texts, tags) in enumerate(zip(words, gold, strict=True))
@@ -141,80 +120,173 @@ def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -
     Raises UserError at the first row that is not the gold standard's by id, words or label. `source` is the file that
     `gold` was read from, named in the message.
     """
+
+    def mismatch(line: int, what: str) -> UserError:
+        return UserError(f"{answers.path}:{line}: {what}; give one row for each example of {source}")
+
     is_tagging = task.family == "tagging"
     wanted = whole_sentences(gold) if is_tagging else list(gold)
     if not is_tagging and len({example.id for example in wanted}) == len(wanted):
-        answers = _in_order(answers, wanted, source)
-    compare = _word_mismatch if is_tagging else _row_mismatch
+        answers = _in_order(answers, wanted, source, mismatch)
     for line, ours, theirs in zip(answers.lines, answers.examples, wanted, strict=False):
-        found = compare(ours, theirs, answers.has_gold)
-        if found is not None:
-            raise _mismatch(answers.path, source, line + found[0], found[1])
+        if is_tagging:
+            _check_words(line, ours, theirs, answers.has_gold, mismatch)
+        elif ours.id != theirs.id:
+            raise mismatch(line, f"index {shown(ours.id)} where gold has {shown(theirs.id)}")
+        elif answers.has_gold and ours.label != theirs.label:
+            raise mismatch(line, f"gold label of {shown(ours.id)} differs from the gold file's")
     if len(answers.examples) != len(wanted):
         ends = f"the file ends after {len(answers.examples)} {'sentences' if is_tagging else 'rows'}"
-        raise _mismatch(answers.path, source, answers.lines[-1], f"{ends}, gold has {len(wanted)}")
+        raise mismatch(answers.lines[-1], f"{ends}, gold has {len(wanted)}")
     return replace(answers, examples=wanted, has_gold=True)
 
 
-def _in_order(answers: Answers, wanted: Sequence[Example], source: Path) -> Answers:
+Mismatch = Callable[[int, str], UserError]  # (line, what is wrong) -> the error to raise
+
+
+def _in_order(answers: Answers, wanted: Sequence[Example], source: Path, mismatch: Mismatch) -> Answers:
     """The answers in the gold standard's order, by their indices. Raises UserError where they are not the same."""
     known = {example.id for example in wanted}
     row_of: dict[str, int] = {}
     for number, (line, example) in enumerate(zip(answers.lines, answers.examples, strict=True)):
-        name = example.id if example.id in known else _unquoted(example.id)
-        if name not in known:
-            what = f"index {shown(example.id)} is none of gold's (there it is {shown(wanted[0].id)} in the first row)"
-            raise _mismatch(answers.path, source, line, what)
-        if name in row_of:
-            what = f"index {shown(name)} is already in line {answers.lines[row_of[name]]}"
-            raise _mismatch(answers.path, source, line, what)
-        row_of[name] = number
-    missing = [example.id for example in wanted if example.id not in row_of]
-    if missing:
+        if example.id not in known:
+            first = f"(there it is {shown(wanted[0].id)} in the first row)"
+            raise mismatch(line, f"index {shown(example.id)} is none of gold's {first}")
+        if example.id in row_of:
+            raise mismatch(line, f"index {shown(example.id)} is already in line {answers.lines[row_of[example.id]]}")
+        row_of[example.id] = number
+    if missing := [example.id for example in wanted if example.id not in row_of]:
         more = f" and for {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise UserError(
-            f"{answers.path}: no row for index {shown(missing[0])}{more}; give one row for each example of {source}"
-        )
+        remedy = f"give one row for each example of {source}"
+        raise UserError(f"{answers.path}: no row for index {shown(missing[0])}{more}; {remedy}")
     order = [row_of[example.id] for example in wanted]
-    return replace(
-        answers,
-        examples=[replace(answers.examples[row], id=example.id) for row, example in zip(order, wanted, strict=True)],
-        predictions=[answers.predictions[row] for row in order],
-        lines=[answers.lines[row] for row in order],
-    )
+    examples, predictions = [answers.examples[row] for row in order], [answers.predictions[row] for row in order]
+    return replace(answers, examples=examples, predictions=predictions, lines=[answers.lines[row] for row in order])
 
 
-def _mismatch(path: Path, source: Path, line: int, what: str) -> UserError:
-    return UserError(f"{path}:{line}: {what}; give one row for each example of {source}")
-
-
-def _row_mismatch(ours: Example, theirs: Example, has_gold: bool) -> tuple[int, str] | None:
-    if ours.id != theirs.id:
-        return 0, f"index {shown(ours.id)} where gold has {shown(theirs.id)}"
-    if has_gold and ours.label != theirs.label:
-        return 0, f"gold label of {shown(ours.id)} differs from the gold file's"
-    return None
-
-
-def _word_mismatch(ours: Example, theirs: Example, has_gold: bool) -> tuple[int, str] | None:
+def _check_words(line: int, ours: Example, theirs: Example, has_gold: bool, mismatch: Mismatch) -> None:
     """Words are compared as `rows` writes them, with _ for white space."""
     pairs = zip(ours.texts, theirs.texts, ours.label, theirs.label, strict=False)
-    for number, (word, gold_word, tag, gold_tag) in enumerate(pairs):
-        if "_".join(gold_word.split()) not in (word, _unquoted(word)):  # in quotes: as pandas writes a token ".
-            return number, f"token {shown(word)} where gold has {shown(gold_word)}"
+    for at, (word, gold_word, tag, gold_tag) in enumerate(pairs, start=line):
+        if "_".join(gold_word.split()) != word:
+            raise mismatch(at, f"token {shown(word)} where gold has {shown(gold_word)}")
         if has_gold and tag != gold_tag:
-            return number, f"gold tag {tag} where the gold file has {gold_tag}"
-    if len(ours.texts) != len(theirs.texts):
-        end = min(len(ours.texts), len(theirs.texts))
-        return end, f"a sentence of {len(ours.texts)} words, gold has {len(theirs.texts)}"
-    return None
+            raise mismatch(at, f"gold tag {tag} where the gold file has {gold_tag}")
+    lengths = len(ours.texts), len(theirs.texts)
+    if lengths[0] != lengths[1]:
+        raise mismatch(line + min(lengths), f"a sentence of {lengths[0]} words, gold has {lengths[1]}")
 
 
-def whole_sentences(examples: Sequence[Example]) -> list[Example]:
-    """The pieces of a cut sentence joined again."""
-    whole = []
-    for name, pieces in groupby(examples, key=lambda example: example.group or example.id):
-        parts = list(pieces)
-        words = tuple(word for part in parts for word in part.texts)
-        whole.append(Example(name, words, tuple(tag for part in parts for tag in part.label)))
-    return whole
+Score = Callable[[np.ndarray], np.ndarray]
+"""Sums over units [..., k] -> scores [...]."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """`score(values.sum(0))` is the task's primary metric."""
+
+    name: str  # what a unit is: example | document | sentence
+    gold: list[object]  # of each unit: equal where two systems answered the same questions
+    values: np.ndarray  # [units, k] float64
+    score: Score
+
+
+def units(task: Task, answers: Answers) -> Units:
+    """The units of one system's answers."""
+    return FAMILIES[task.family](task, answers)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.asarray(np.divide(above, below, out=np.zeros_like(below), where=below > 0))
+
+
+def _f1(sums: np.ndarray) -> np.ndarray:
+    """From sums of true positives, false positives and false negatives."""
+    hits, wrong, missed = np.moveaxis(sums, -1, 0)
+    return _ratio(2 * hits, 2 * hits + wrong + missed)
+
+
+def _labelled(answers: Answers) -> list[object]:
+    return [(example.id, example.label) for example in answers.examples]
+
+
+def _classes(task: Task, answers: Answers) -> Units:
+    """Counts without the negative class. Where no class is negative, their F1 is the accuracy.
+
+    For macro F1, the mean over the classes that occur, those of each class apart.
+    """
+    place = {label: number for number, label in enumerate(task.labels)}
+    counts = np.zeros((len(answers.examples), len(task.labels), 3))
+    for row, example, prediction in zip(counts, answers.examples, answers.predictions, strict=True):
+        if example.label == prediction.value:
+            row[place[example.label], 0] = 1
+        else:
+            row[place[prediction.value], 1] = row[place[example.label], 2] = 1
+    counts = counts[:, [number for label, number in place.items() if label != task.negative]]
+    if task.score_key != "macro_f1":
+        return Units("example", _labelled(answers), counts.sum(1), _f1)
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        by_class = sums.reshape(*sums.shape[:-1], -1, 3)
+        return _ratio(_f1(by_class).sum(-1), (by_class.sum(-1) > 0).sum(-1).astype(np.float64))
+
+    return Units("example", _labelled(answers), counts.reshape(len(counts), -1), score)
+
+
+def _documents(task: Task, answers: Answers) -> Units:
+    """Precision and recall of each document, or its counts for micro F1.
+
+    The rows of a document lie together in the file, or are brought together here.
+    """
+    names = ("TP", "FP", "FN") if task.score_key == "micro_f1" else ("precision", "recall")
+    together: dict[str, list[int]] = {}
+    for number, example in enumerate(answers.examples):
+        together.setdefault(example.group, []).append(number)
+    rows, gold = [], []
+    for document, numbers in together.items():
+        examples = [answers.examples[number] for number in numbers]
+        report = task.metric(examples, [answers.predictions[number] for number in numbers])
+        rows.append(tuple(report.values[name] for name in names))
+        gold.append((document, tuple(example.label for example in examples)))
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        precision, recall = np.moveaxis(sums, -1, 0) / len(together)
+        return _ratio(2 * precision * recall, precision + recall)
+
+    of_sums = _f1 if task.score_key == "micro_f1" else score
+    return Units("document", list(gold), np.array(rows, dtype=np.float64), of_sums)
+
+
+def _sentences(task: Task, answers: Answers) -> Units:
+    """Counts of mentions, each counted in the sentence where it begins."""
+    ends = np.cumsum([len(example.label) for example in answers.examples])
+    gold = mentions(chain.from_iterable(example.label for example in answers.examples))
+    predicted = mentions(chain.from_iterable(prediction.value for prediction in answers.predictions))
+    values = np.zeros((len(answers.examples), 3))
+    for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
+        starts = [mention[0] for mention in group]
+        np.add.at(values[:, column], np.searchsorted(ends, starts, side="right"), 1)
+    return Units("sentence", [(example.texts, example.label) for example in answers.examples], values, _f1)
+
+
+def _pairs(task: Task, answers: Answers) -> Units:
+    """Gold, prediction, their squares and their product."""
+    gold = np.array([example.label for example in answers.examples], dtype=np.float64)
+    predicted = np.array([prediction.value for prediction in answers.predictions], dtype=np.float64)
+    count, middle = len(gold), gold.mean()
+    x, y = gold - middle, predicted - middle  # a correlation does not change, and less is lost to rounding
+
+    def score(sums: np.ndarray) -> np.ndarray:
+        sx, sy, sxx, syy, sxy = np.moveaxis(sums, -1, 0)
+        spread = np.clip(count * sxx - sx**2, 0, None) * np.clip(count * syy - sy**2, 0, None)
+        return _ratio(count * sxy - sx * sy, np.sqrt(spread))
+
+    return Units("example", _labelled(answers), np.stack([x, y, x * x, y * y, x * y], axis=1), score)
+
+
+FAMILIES: dict[str, Callable[[Task, Answers], Units]] = {
+    "similarity": _pairs,
+    "tagging": _sentences,
+    "multilabel": _documents,
+    "multiclass": _classes,
+}

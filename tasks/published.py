@@ -85,19 +85,14 @@ _SCORES, _SIZES = (_file("published.toml")[name] for name in ("scores", "sizes")
 SOURCE: str = _SCORES["source"]
 SEEDS: int = _SCORES["seeds"]
 # Title of the encoder -> task, and "total" -> score.
-ROWS: Mapping[str, Mapping[str, Mean]] = {
-    title: {task: Mean(*score) for task, score in row.items()} for title, row in _SCORES["rows"].items()
-}
+ROWS = TypeAdapter(dict[str, dict[str, Mean]]).validate_python(_SCORES["rows"])
 SIZES: Mapping[str, tuple[Size, ...]] = {
     task: tuple(Size(what, **size) for what, size in sizes.items()) for task, sizes in _SIZES.items()
 }
 _RECIPES = _file("recipes.toml")
 COMMON: Mapping[str, float | int | bool] = _RECIPES["common"]  # settings of all tasks and encoders
 LIKE: Mapping[str, str] = _RECIPES["like"]  # family of a custom task -> the task whose settings are taken
-RECIPES: Mapping[str, Recipe] = {
-    name: Recipe(**{**recipe, "settings": {task: Setting(**one) for task, one in recipe["settings"].items()}})
-    for name, recipe in _RECIPES["recipes"].items()
-}
+RECIPES = TypeAdapter(dict[str, Recipe]).validate_python(_RECIPES["recipes"])
 
 
 def recipe_for(model_name: str) -> str:

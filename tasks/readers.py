@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-from harness.task import UserError
+from harness.task import Example, Task, UserError
 
 PLAIN_FILENAMES: Mapping[str, str] = {"train": "train.tsv", "dev": "dev.tsv", "test": "test.tsv"}
 
@@ -90,7 +91,7 @@ class Row:
 
     @property
     def is_blank(self) -> bool:
-        return not any(cell.strip() for cell in self.cells)
+        return not "".join(self.cells).strip()
 
     def error(self, wrong: str, remedy: str, kind: type[UserError] = UserError) -> UserError:
         """The error to raise about this line."""
@@ -227,7 +228,7 @@ def _text(path: Path) -> str:
     return text
 
 
-def _table(path: Path) -> list[Row]:
+def read_table(path: Path) -> list[Row]:
     """The lines of a table up to the last one with something in it; quotes are gone where the whole file is quoted."""
     text = _text(path)
     unquoted = _unquoted(text)
@@ -324,7 +325,7 @@ def read_columns(path: Path, layout: Layout, is_value: Callable[[str], bool]) ->
     header that is not as the layout says, a column that is not there, a line with another number of columns, an empty
     line that is not at the end, and a file without examples.
     """
-    rows = _table(path)
+    rows = read_table(path)
     if layout.format is not None:
         form = FORMATS[layout.format]
         has_header = _recognise_header(rows, form, layout.target, is_value)
@@ -337,9 +338,12 @@ def read_columns(path: Path, layout: Layout, is_value: Callable[[str], bool]) ->
         places = [_place(rows[0], layout.split, what, column) for what, column in layout.columns.items()]
     if has_header and len(rows) == 1:
         raise rows[0].error("no examples after the header", NO_EXAMPLES, NoExamples)
-    body = rows[has_header:]
-    if layout.format is None:
-        _check_target(body, layout.split, places[-1], is_value)
+    body, target = rows[has_header:], places[-1]
+    has_target = layout.format is not None or any(is_value(row.cells[target]) for row in body)
+    if not has_target and (fitting := " or ".join(map(str, _value_columns(body, is_value)))):
+        wrong = f"column {target + 1} holds no label or score in any row, column {fitting} does"
+        remedy = f"set the numbers right, for this file alone under [columns.{layout.split}] of the task file"
+        raise body[0].error(wrong, remedy)
     chosen = []
     for count, row in enumerate(body):
         index = () if has_index else (f"{layout.split}-{count}",)
@@ -391,15 +395,6 @@ def _value_columns(rows: Sequence[Row], is_value: Callable[[str], bool]) -> list
     """The numbers, from 1, of the columns that hold a label or score in every row."""
     columns = zip(*(row.cells for row in rows), strict=True)
     return [number for number, column in enumerate(columns, start=1) if all(map(is_value, column))]
-
-
-def _check_target(body: Sequence[Row], split: str, place: int, is_value: Callable[[str], bool]) -> None:
-    """Raises UserError where the column of labels or scores has none, and another column nothing else."""
-    if not any(is_value(row.cells[place]) for row in body) and (fitting := _value_columns(body, is_value)):
-        found = " or ".join(map(str, fitting))
-        wrong = f"column {place + 1} holds no label or score in any row, column {found} does"
-        remedy = f"set the numbers right, for this file alone under [columns.{split}] of the task file"
-        raise body[0].error(wrong, remedy)
 
 
 def _place(first: Row, split: str, what: str, column: str | int) -> int:
@@ -459,3 +454,26 @@ def _has_names(first: Row) -> bool:
 
 def _one_line(path: Path) -> str:
     return str(path).replace("\n", "\\n").replace("\r", "\\r")
+
+
+class TableTask(Task):
+    """A task whose files are tables: what its families have in common."""
+
+    def read(self, data_dir: Path, split: str) -> list[Example]:
+        rows = read_columns(locate(data_dir, split, self.filenames), self.layout(split), self.is_label)
+        return [
+            Example(row.text(0, "index"), tuple(map(row.text, range(1, len(row.cells) - 1))), self.label_of(row, -1))
+            for row in rows
+        ]
+
+    def is_label(self, cell: str) -> bool:
+        """Whether a cell is meant as a label, though perhaps not as `label_of` has it."""
+        raise NotImplementedError
+
+    def label_of(self, row: Row, column: int) -> Any:
+        """The label in a column. Raises UserError."""
+        raise NotImplementedError
+
+    def group_of(self, row: Row) -> str:
+        """Example.group, by the index in the first column. Raises UserError."""
+        return ""

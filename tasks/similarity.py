@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.task import Encoded, Example, Prediction, Report, Scatter, Task
+from harness.task import Encoded, Example, Prediction, Report, Scatter
 from tasks.encoding import encode
-from tasks.metrics import check_lengths, index_rows, results_file
-from tasks.readers import Layout, is_number, read_columns
+from tasks.metrics import check_lengths, results_file
+from tasks.readers import Row, TableTask, is_number
 
 if TYPE_CHECKING:
     import torch  # slow to import: flags are checked before
 
 
-def read(path: Path, layout: Layout) -> list[Example]:
-    """Pairs and their scores, in file order. Raises UserError naming file and line."""
-    rows = read_columns(path, layout, is_value=_is_score)
-    return [Example(row.text(0, "index"), (row.text(1), row.text(2)), row.score(3)) for row in rows]
-
-
-def _is_score(cell: str) -> bool:
-    value = cell.strip().lower().lstrip("+-")
-    return is_number(value.replace(",", ".")) or value in ("nan", "inf", "infinity")
-
-
 @dataclass(frozen=True)
-class SimilarityHead:
-    """One output, read as the score itself."""
+class SimilarityTask(TableTask):
+    """The label of an example is its score."""
 
-    num_outputs: int = 1
-    per_word: bool = False
+    family = "similarity"
+    metrics: ClassVar = {"Pearson": "pearson"}
+    texts = (("sentence1", "sentence2"),)
+    target = "score"
+    formats: ClassVar = {"blue-pairs": ("sentence1", "sentence2")}
+    keys = ("header",)
+    defaults: ClassVar = {"header": True}
+    least_labels = 0
+
+    def is_label(self, cell: str) -> bool:
+        value = cell.strip().lower().lstrip("+-")
+        return is_number(value.replace(",", ".")) or value in ("nan", "inf", "infinity")
+
+    def label_of(self, row: Row, column: int) -> float:
+        return row.score(column)
+
+    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+        """Token ids of the pairs; the label is the score itself."""
+        return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of squared errors; logits [n, 1], labels [n]."""
@@ -43,21 +48,6 @@ class SimilarityHead:
     def decode(self, logits: np.ndarray) -> Prediction:
         """The score, not clamped to the range of the annotation."""
         return Prediction(float(logits[0]))
-
-
-@dataclass(frozen=True)
-class SimilarityTask(Task):
-    """The label of an example is its score."""
-
-    family = "similarity"
-
-    @property
-    def head(self) -> SimilarityHead:
-        return SimilarityHead()
-
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-        """Token ids of the pairs; the label is the score itself."""
-        return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Pearson's r, and beside it Spearman's rho and the errors in units of the score.
@@ -75,8 +65,8 @@ class SimilarityTask(Task):
         chart = Scatter(tuple(gold.tolist()), tuple(predicted.tolist()))
         return Report(pearson, "Pearson", values, {}, chart, (warning,) if warning else ())
 
-    def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
-        return index_rows(examples, predictions, _text)
+    def text(self, label: float) -> str:
+        return repr(float(label))  # reads back to the same float
 
     def files(
         self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
@@ -85,7 +75,7 @@ class SimilarityTask(Task):
         written = results_file(split, {"pearson": report.values["pearson"], "num": report.values["num"]})
         if split == "test":
             pairs = zip(examples, predictions, strict=True)
-            lines = [f"{_text(example.label)}\t{_text(prediction.value)}\n" for example, prediction in pairs]
+            lines = [f"{self.text(example.label)}\t{self.text(prediction.value)}\n" for example, prediction in pairs]
             written["test_predictions.txt"] = "".join(lines)
         return written
 
@@ -111,7 +101,3 @@ def _correlations(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float
     if not np.isfinite(pearson) or not np.isfinite(spearman):
         return 0.0, 0.0, "the correlation cannot be computed in float64: Pearson and Spearman set to 0"
     return float(pearson), float(spearman), ""
-
-
-def _text(score: float) -> str:
-    return repr(float(score))  # reads back to the same float

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 
 from harness.task import Encoded, Example, Prediction, Report, Task, UserError
-from tasks.conll import BLUE, Form
+from tasks.conll import LONGEST_SENTENCE, Evidence, cut, plain_tags, recognise, tagged_sentences
 from tasks.metrics import (
     TAGS,
     Counts,
@@ -22,27 +23,7 @@ from tasks.metrics import (
     results_file,
     strict_mentions,
 )
-
-if TYPE_CHECKING:
-    import torch  # slow to import: flags are checked before
-
-
-@dataclass(frozen=True)
-class TaggingHead:
-    """One output a tag for each scored word, softmax over the tags."""
-
-    num_outputs: int = len(TAGS)
-    per_word: bool = True
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of cross entropies over scored words; logits [words, tags], labels [words] of tag numbers."""
-        from torch.nn.functional import cross_entropy
-
-        return cross_entropy(logits.float(), labels.long(), reduction="sum")
-
-    def decode(self, logits: np.ndarray) -> Prediction:
-        """The most probable tag of each scored word; logits [scored words, tags]."""
-        return Prediction(tuple(TAGS[index] for index in np.argmax(logits, axis=-1)))
+from tasks.readers import locate
 
 
 @dataclass(frozen=True)
@@ -50,12 +31,33 @@ class TaggingTask(Task):
     """The label of an example is a tag for each word; labels of the task are the tags."""
 
     family = "tagging"
+    per_word = True
+    metrics: ClassVar = {"mention F1": "f1"}
+    texts = (("word",),)
+    target = "tag"
+    formats: ClassVar = {"blue-words": ("word",)}
+    keys = ("labels", "ignored", "collapse_types", "scheme", "separator", "comment", "longest_sentence", "disjoint")
+    defaults: ClassVar = {"labels": [], "ignored": [], "separator": "tab", "longest_sentence": LONGEST_SENTENCE}
+    least_labels = 0
 
-    form: Form = BLUE  # how its files, and other people's predictions, spell tags
+    def read(self, data_dir: Path, split: str) -> list[Example]:
+        """Sentences of words and tags B, I and O, whatever the file's scheme.
 
-    @property
-    def head(self) -> TaggingHead:
-        return TaggingHead()
+        A sentence that is too long becomes several examples of one group, see `cut`. Raises UserError, also where the
+        files of the task's splits contradict each other.
+        """
+        path, form, evidence = locate(data_dir, split, self.filenames), self.layout(split), Evidence()
+        sentences = tagged_sentences(path, form, evidence)
+        others = {data_dir / name: self.layout(other) for other, name in self.filenames.items() if other != split}
+        i_begins = recognise(path, form, evidence, others)
+        examples: list[Example] = []
+        for number, (words, marked) in enumerate(sentences):
+            group, tags = f"{split}-{number}", plain_tags(marked, i_begins)
+            pieces = cut(tags, form.longest)
+            for count, (start, end) in enumerate(pieces):
+                name = group if len(pieces) == 1 else f"{group}.{count}"
+                examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
+        return examples
 
     def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
         """Token ids of the words, and where the first subword token of each word is.
@@ -89,6 +91,10 @@ class TaggingTask(Task):
             labels.append([number[example.label[word]] for word in first_token])
         return Encoded(tokens["input_ids"], tokens.get("token_type_ids"), labels, positions, words)
 
+    def decode(self, logits: np.ndarray) -> Prediction:
+        """The most probable tag of each scored word; logits [scored words, tags]."""
+        return Prediction(tuple(TAGS[index] for index in np.argmax(logits, axis=-1)))
+
     def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
         """Tags for all words of the example: O for those that the model did not see, so that gold is never cut."""
         tags = ["O"] * len(example.texts)
@@ -99,18 +105,12 @@ class TaggingTask(Task):
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Mention F1 (see `mentions`), and beside it strict IOB2 mentions and metrics over single tags."""
         check_lengths(examples, predictions)
-        gold: list[list[str]] = []  # of each sentence, the pieces of a cut one joined again
-        predicted: list[list[str]] = []
-        for sentence in _sentences(examples, predictions):
-            gold.append([])
-            predicted.append([])
-            for example, prediction in sentence:
-                lengths = len(example.texts), len(example.label), len(prediction.value)
-                if len(set(lengths)) > 1:
-                    wrong = f"{lengths[0]} words, {lengths[1]} labels, {lengths[2]} predictions"
-                    raise UserError(f"example {example.id}: {wrong}; give one of each a word")
-                gold[-1].extend(example.label)
-                predicted[-1].extend(prediction.value)
+        for example, prediction in zip(examples, predictions, strict=True):
+            lengths = len(example.texts), len(example.label), len(prediction.value)
+            if len(set(lengths)) > 1:
+                wrong = f"{lengths[0]} words, {lengths[1]} labels, {lengths[2]} predictions"
+                raise UserError(f"example {example.id}: {wrong}; give one of each a word")
+        gold, predicted = ([one.label for one in part] for part in _sentences(examples, predictions))
         gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
         found = _compare(mentions(gold_tags), mentions(predicted_tags))
         strict = _compare(strict_mentions(gold), strict_mentions(predicted))
@@ -157,9 +157,8 @@ class TaggingTask(Task):
 
     def dev_row(self, report: Report) -> dict[str, float | int]:
         """The columns of dev_results.txt."""
-        values = report.values
-        counts = {key: values[key] for key in ("TP", "FP", "FN")}
-        return counts | {"Prec": values["precision"], "Rec": values["recall"], "FB1": values["f1"]}
+        names = {"TP": "TP", "FP": "FP", "FN": "FN", "Prec": "precision", "Rec": "recall", "FB1": "f1"}
+        return {column: report.values[name] for column, name in names.items()}
 
 
 def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
@@ -167,22 +166,26 @@ def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
     return Counts(hits, len(predicted) - hits, len(gold) - hits)
 
 
-def _sentences(
-    examples: Sequence[Example], predictions: Sequence[Prediction]
-) -> Iterator[Iterator[tuple[Example, Prediction]]]:
-    """The pieces of each sentence, with their predictions."""
-    pairs = zip(examples, predictions, strict=True)
-    for _, sentence in groupby(pairs, key=lambda pair: pair[0].group or pair[0].id):
-        yield sentence
+def whole_sentences(examples: Sequence[Example]) -> list[Example]:
+    """The pieces of a cut sentence joined again."""
+    whole = []
+    for name, pieces in groupby(examples, key=lambda example: example.group or example.id):
+        parts = list(pieces)
+        words = tuple(word for part in parts for word in part.texts)
+        whole.append(Example(name, words, tuple(tag for part in parts for tag in part.label)))
+    return whole
+
+
+def _sentences(examples: Sequence[Example], predictions: Sequence[Prediction]) -> tuple[list[Example], list[Example]]:
+    """Whole sentences with their gold tags, and with those predicted."""
+    predicted = [replace(one, label=other.value) for one, other in zip(examples, predictions, strict=True)]
+    return whole_sentences(examples), whole_sentences(predicted)
 
 
 def _word_lines(examples: Sequence[Example], predictions: Sequence[Prediction], separator: str) -> list[str]:
     """A line a word, an empty line after each sentence; white space inside a word (in no published file) becomes _."""
     lines: list[str] = []
-    for sentence in _sentences(examples, predictions):
-        for example, prediction in sentence:
-            words = ["_".join(word.split()) for word in example.texts]
-            cells = zip(words, example.label, prediction.value, strict=True)
-            lines.extend(separator.join(line) for line in cells)
-        lines.append("")
+    for gold, predicted in zip(*_sentences(examples, predictions), strict=True):
+        words = ("_".join(word.split()) for word in gold.texts)
+        lines += [separator.join(cells) for cells in zip(words, gold.label, predicted.label, strict=True)] + [""]
     return lines

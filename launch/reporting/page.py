@@ -28,6 +28,7 @@ from launch.run import inputs
 from launch.run.settings import SAMPLE_BANNER
 from tasks import predictions, published
 from tasks.predictions import Answers
+from tasks.tagging import whole_sentences
 
 ASSETS = Path(__file__).parent / "assets"
 SAMPLE = "SAMPLE DATA"
@@ -181,5 +182,5 @@ def _texts(task: Task, run: Run, answers: Answers) -> list[Sequence[str]]:
     examples = task.read(Path(place), "test")
     predictions.check(task, answers, examples, place / task.filenames["test"])
     if task.family == "tagging":
-        examples = predictions.whole_sentences(examples)
+        examples = whole_sentences(examples)
     return [example.texts for example in examples]

@@ -17,7 +17,7 @@ from harness.config import nearest
 from harness.errors import UserError, first_line
 from launch.reporting.collect import answers_of
 from launch.reporting.leaderboard import Leaderboard, Row
-from tasks.units import Units, units
+from tasks.predictions import Units, units
 
 RESAMPLES = 9999
 SEED = 0

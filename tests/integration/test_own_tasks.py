@@ -29,8 +29,7 @@ from launch.jobs.suites import Suite
 from launch.reporting import collect, leaderboard
 from launch.run import inputs, settings
 from tasks import definition as definitions
-from tasks.predictions import Answers
-from tasks.units import units
+from tasks.predictions import Answers, units
 
 MULTICLASS = FILES["multiclass"][0]
 

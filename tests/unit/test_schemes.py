@@ -198,7 +198,7 @@ def test_what_begins_with_b_stays_as_it_is(sentences: list[list[str]]) -> None:
     evidence = Evidence()
     for tags in sentences:
         evidence.add([Tag(tag) for tag in tags], range(len(tags)))
-    if evidence.begun or not evidence.headless:
+    if evidence.b_starts or not evidence.headless:
         assert [plain_tags([Tag(tag) for tag in tags], evidence.is_iob1) for tags in sentences] == sentences
 
 

@@ -12,8 +12,7 @@ import tasks
 from harness.errors import UserError
 from harness.task import Example, Prediction
 from launch.reporting import collect, leaderboard, statistics
-from tasks.predictions import Answers
-from tasks.units import Units, units
+from tasks.predictions import Answers, Units, units
 
 
 def answers(task: str, examples: list[Example], predictions: list[Prediction]) -> Units:
