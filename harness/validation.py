@@ -96,13 +96,13 @@ def faults(error: ValidationError, hint: Callable[[str], str] = lambda key: "") 
     for place, (value, wrong) in what_is_wrong(error).items():
         # The name of a table's key that is itself at fault ends in "[key]".
         parts = [part for part in place if part not in (*UNION_MEMBERS, "[key]")]
+        parts = [part if isinstance(part, int) or part.isprintable() else repr(part) for part in parts]
         key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")
-        key = visible(" ".join(key.split()))
         key = f"{key[:LONGEST_KEY]}..." if len(key) > LONGEST_KEY else key
-        if not key or wrong.startswith(("is ", "holds ")):  # a sentence of its own, without the value
-            lines.append(f"{key} {wrong}".strip())
-        elif value is WHOLE:
+        if value is WHOLE and key:
             lines.append(f"{key}: {wrong}")
+        elif not key or wrong.startswith(("is ", "holds ")):  # a sentence of its own, without the value
+            lines.append(f"{key} {wrong}".strip())
         elif wrong == NO_KEY:
             lines.append(f"{key}: {wrong}{hint(key)}")
         else:

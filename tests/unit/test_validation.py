@@ -46,7 +46,7 @@ def said(**values: Any) -> list[str]:
         ({"count": [[1], [2]]}, "count = (a list of 2): must be a whole number"),
         ({"count": "1\n\x1b" + 100 * "x"}, f"count = '1\\n\\x1b{52 * 'x'}...: must be a whole number"),
         ({"kind": 10**5000}, "kind = (a huge number): must be 'one' or 'two'"),
-        ({"a\n\x1bb": 1}, "a \\u001bb: no such key"),
+        ({"a\n\x1bb": 1}, "'a\\n\\x1bb': no such key"),
     ],
 )
 def test_each_fault_is_a_line(values: dict[str, Any], message: str) -> None:
