@@ -134,7 +134,7 @@ class Training:
         self.state.train_seconds += self._lap_began - before
 
     def _collect(self) -> None:
-        """The pending losses as numbers, meaned over ranks: the one place where the loop waits for the device."""
+        """The pending losses as numbers, averaged over ranks: the one place where the loop waits for the device."""
         if not self._pending:
             return
         losses = torch.stack(self._pending).float()

@@ -104,19 +104,6 @@ def read(name: str) -> DeepSpeedConfig:
     return found
 
 
-def _read_json(name: str) -> dict[str, Any]:
-    path = Path(name)
-    if path.suffix != ".json":
-        path = CONFIGS / f"{name}.json"
-        known = sorted(p.stem for p in CONFIGS.glob("*.json"))
-        if not path.is_file():
-            raise UserError(
-                f"--ds_config {name}: not in ds_configs/{nearest(name, known)}; "
-                f"there are {', '.join(known)}, or name a .json file"
-            )
-    return read_settings(path, "--ds_config", "see ds_configs/ for examples")
-
-
 def resolve(config: RunConfig, world: World) -> DeepSpeedConfig:
     """That of --ds_config, or the default for --precision and world size.
 

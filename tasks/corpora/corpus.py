@@ -24,7 +24,7 @@ class Options:
     dev_ids: frozenset[str] | None = None  # published ids of the dev split; None: drawn by `seed`
     test_ids: frozenset[str] | None = None  # the same of the test split, for corpora without a published one
     seed: int = 12
-    splitter: str = "rules"  # a name in sentences.SPLITTERS
+    splitter: str = "rules"  # a name in text.SPLITTERS
     left_out: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)  # (task, reason) -> how many
     corrected: Counter[tuple[str, str]] = field(default_factory=Counter, compare=False)  # the same
     rules: dict[str, str] = field(default_factory=dict, compare=False)  # split -> how it came about, for the manifest
