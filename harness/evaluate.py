@@ -59,40 +59,51 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
     """Predict the split and score it. Collective; every rank computes the same from the gathered logits."""
     started = time.perf_counter()
     with watchdog.phase("evaluation"):
-        logits = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
-        predictions = [
-            task.align(example, task.head.decode(rows), () if split.encoded.words is None else split.encoded.words[i])
-            for i, (example, rows) in enumerate(zip(split.examples, logits, strict=True))
-        ]
+        rows = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
+        predictions = decode(task, split.examples, split.encoded, rows)
         watchdog.beat()
         report = task.metric(split.examples, predictions)
     order = range(len(split.encoded))
-    rows = np.concatenate(logits) if split.encoded.positions is not None else np.stack(logits)
-    loss = float(task.head.loss(torch.from_numpy(rows), labels_of(split.encoded, order)))
+    joined = np.concatenate(rows) if split.encoded.positions is not None else np.stack(rows)
+    loss = float(task.head.loss(torch.from_numpy(joined), labels_of(split.encoded, order)))
     loss /= max(1, sum(split.encoded.units(i) for i in order))  # 0 where the split has no scored word
     return Evaluation(split.name, report, loss, predictions, time.perf_counter() - started)
 
 
 def predict(forward: Forward, encoded: Encoded, size: int, world: World, pad_id: int) -> list[np.ndarray]:
-    """Logits of each example, in order: float32 [outputs], in tagging [scored words, outputs]. Collective."""
+    """Logits of each example, in order. Collective."""
+    answers: dict[int, np.ndarray] = {}
+    for part in gather(logits(forward, encoded, evaluation_batches(encoded, size, world.rank, world.size), pad_id)):
+        answers.update(part)
+    assert sorted(answers) == list(range(len(encoded))), "every example must have been predicted"
+    return [answers[i] for i in range(len(encoded))]
+
+
+def logits(
+    forward: Forward, encoded: Encoded, batches: Sequence[tuple[int, ...]], pad_id: int
+) -> dict[int, np.ndarray]:
+    """Of each example in the batches, by its number: float32 [outputs], in tagging [scored words, outputs]."""
     # Logits stay on the device until the last pass has begun: fetched one by one, it would idle between them.
     passes: list[tuple[tuple[int, ...], tuple[int, ...], torch.Tensor]] = []
     # Not inference_mode: what ZeRO-3 gathers within it stays, and cannot be trained on after a step that overflowed.
     with torch.no_grad():
-        for chosen in evaluation_batches(encoded, size, world.rank, world.size):
+        for chosen in batches:
             batch = collate(encoded, chosen, pad_id)
             passes.append((chosen, batch.units, forward(batch)))
             watchdog.beat()
-    mine: dict[int, np.ndarray] = {}
-    for chosen, units, logits in passes:
-        rows, ends = logits.float().cpu().numpy(), np.cumsum(units)
+    found: dict[int, np.ndarray] = {}
+    for chosen, units, output in passes:
+        rows, ends = output.float().cpu().numpy(), np.cumsum(units)
         for example, begin, end in zip(chosen, ends - np.asarray(units), ends, strict=True):
-            mine[example] = rows[begin:end] if encoded.positions is not None else rows[begin]
-    answers: dict[int, np.ndarray] = {}
-    for part in gather(mine):
-        answers.update(part)
-    assert sorted(answers) == list(range(len(encoded))), "every example must have been predicted"
-    return [answers[i] for i in range(len(encoded))]
+            found[example] = rows[begin:end] if encoded.positions is not None else rows[begin]
+    return found
+
+
+def decode(task: Task, examples: Sequence[Example], encoded: Encoded, rows: Sequence[np.ndarray]) -> list[Prediction]:
+    """The prediction of each whole example from its logits."""
+    words = [()] * len(examples) if encoded.words is None else encoded.words
+    whole = zip(examples, rows, words, strict=True)
+    return [task.align(example, task.head.decode(own), scored) for example, own, scored in whole]
 
 
 def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:

@@ -1,4 +1,4 @@
-"""New text for launch/predict.py: lines of a file or a pipe to examples, in the form that the task was trained on."""
+"""Answers of a fine-tuned model for new text: lines of a file or a pipe to examples, and their predictions to JSON."""
 
 from __future__ import annotations
 
@@ -6,49 +6,24 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+import torch
+
 import tasks
+from harness import evaluate
 from harness.errors import UserError
 from harness.files import LFS_POINTER
-from harness.task import Example, Task
+from harness.model import Loaded
+from harness.task import Encoded, Example, Prediction, Task
 from tasks import definition
+from tasks.metrics import shown_mentions
 
 MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
 READ_AT_ONCE = 1 << 16  # bytes; from a pipe: what has arrived
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a task reads."""
-
-    task: Task
-    columns: tuple[str, ...]  # of its texts: sentence, or sentence1 and sentence2
-    label: Any  # any label of the right form: features want one, predictions do not depend on it
-    is_marked: bool  # its sentences mark mentions as MARKER
-
-    @classmethod
-    def of(cls, task: Task, own_task: Mapping[str, Any] | None = None) -> Form:
-        """From the task's sample data, or from the definition of a custom task."""
-        if own_task is not None:
-            several = {"similarity": 0.0, "multilabel": (0,) * len(task.labels)}
-            label = task.labels[0] if task.family == "multiclass" else several.get(task.family)
-            return cls(task, definition.text_columns(own_task), label, False)
-        examples = task.read(tasks.sample_dir(task.name), "test")
-        if task.family == "tagging":
-            return cls(task, ("sentence",), None, False)
-        first = examples[0]
-        columns = ("sentence",) if len(first.texts) == 1 else ("sentence1", "sentence2")
-        return cls(task, columns, first.label, all(MARKER.search(example.texts[0]) for example in examples))
-
-    def lines(self) -> tuple[str, str]:
-        """(tab separated, JSON) as its texts are written, for people."""
-        keys = ", ".join(f'"{column}": "..."' for column in ("index", *self.columns))
-        return f"[index <tab>] {' <tab> '.join(self.columns)}", f"{{{keys}}}"
-
-
 ANSWERS = {  # what a line of output holds beside its index, by family
     "similarity": "score",
     "multiclass": "label, probabilities",
@@ -56,22 +31,6 @@ ANSWERS = {  # what a line of output holds beside its index, by family
     "tagging": "mentions: start, end and spans in characters",
 }
 DOCUMENT = '{"index": "...", "sentences": ["...", "..."]}'
-
-
-def forms() -> str:
-    """For --help: what a line of input and of output holds, task by task."""
-    kinds: dict[tuple[str, tuple[str, str], bool], list[str]] = {}
-    for name, task in tasks.TASKS.items():
-        form = Form.of(task)
-        kinds.setdefault((task.family, form.lines(), form.is_marked), []).append(name)
-    lines = ["A line of the input, by the model's task; a header may name the columns in another order:"]
-    for (family, (cells, keys), is_marked), names in kinds.items():
-        marked = "; the two mentions are marked as in the training data, like @DRUG$" if is_marked else ""
-        lines += [f"  {', '.join(names)}", f"      in:  {cells}, or {keys}{marked}"]
-        lines += [f"           or a document: {DOCUMENT}"] if family == "multilabel" else []
-        lines += [f"      out: {ANSWERS[family]}"]
-    lines += ["  a custom task", "      in:  sentence, or sentence1 and sentence2, as its file has columns"]
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -97,15 +56,27 @@ def line_blocks(source: int) -> Iterator[list[bytes]]:
 
 
 class Reader:
-    """Lines to items. Line 1 decides: JSON or tab separated, and then with a header or without one."""
+    """Lines to items, in the form that a task was trained on.
 
-    def __init__(self, form: Form, name: str) -> None:
-        self.form, self.name = form, name
-        self.number = 0
-        self.is_json = False
-        self.header: list[str] | None = None
-        self.wanted = f"{' '.join(form.columns)}, or index {' '.join(form.columns)}"
-        self.wanted += ", or JSON with `sentences`" if form.task.family == "multilabel" else ""
+    Line 1 decides: JSON or tab separated, and then with a header or without one.
+    """
+
+    def __init__(self, task: Task, own_task: Mapping[str, Any] | None = None, name: str = "") -> None:
+        """The task's sample data says what a line holds, or the definition of a custom task. `name`: of the file."""
+        self.task, self.name, self.number = task, name, 0
+        self.is_json, self.header = False, list[str]()
+        self.columns: tuple[str, ...]  # of the texts: sentence, or sentence1 and sentence2
+        self.is_marked = False  # each sentence marks mentions as MARKER
+        if own_task is not None:
+            self.columns = definition.text_columns(own_task)
+        else:
+            examples = task.read(tasks.sample_dir(task.name), "test")
+            is_pair = task.family != "tagging" and len(examples[0].texts) == 2
+            self.columns = ("sentence1", "sentence2") if is_pair else ("sentence",)
+            self.is_marked = all(MARKER.search(example.texts[0]) for example in examples)
+        self.as_json = json.dumps(dict.fromkeys(("index", *self.columns), "..."))
+        self.wanted = f"{' '.join(self.columns)}, or index {' '.join(self.columns)}"
+        self.wanted += ", or JSON with `sentences`" if task.family == "multilabel" else ""
 
     def items(self, lines: Sequence[bytes]) -> Iterator[Item]:
         """Empty lines are skipped. Raises UserError naming file and line."""
@@ -123,59 +94,163 @@ class Reader:
                 continue
             if self.number == 1:
                 self.is_json = text.lstrip().startswith("{")
-                if not self.is_json and set(self.form.columns) <= set(text.lower().split("\t")):
+                if not self.is_json and set(self.columns) <= set(text.lower().split("\t")):
                     self.header = text.lower().split("\t")
                     continue
-            yield self._from_json(text) if self.is_json else self._from_cells(text.split("\t"))
+            yield self._item(self._object(text) if self.is_json else self._columns(text.split("\t")))
 
     def _error(self, wrong: str, remedy: str) -> UserError:
         return UserError(f"{self.name}:{self.number}: {wrong}; {remedy}")
 
-    def _from_json(self, text: str) -> Item:
+    def _object(self, text: str) -> dict[str, Any]:
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise self._error(f"not JSON ({error})", "one object a line, as line 1 began") from None
         if not isinstance(values, dict):
-            raise self._error("no JSON object", f"write {self.form.lines()[1]}")
-        index = values.get("index", self.number)
-        if self.form.task.family == "multilabel" and "sentences" in values:
+            raise self._error("no JSON object", f"write {self.as_json}")
+        return values
+
+    def _columns(self, cells: list[str]) -> dict[str, Any]:
+        names = self.header or ["index", *self.columns][-len(cells) :]
+        if self.header and len(cells) != len(names):
+            raise self._error(f"{len(cells)} column(s), the header has {len(names)}", "use one tab a column")
+        if len(cells) != len(names) or len(cells) < len(self.columns):
+            remedy = f"give {self.wanted} (tab separated), or a header with these names in line 1"
+            raise self._error(f"{len(cells)} column(s)", remedy)
+        return dict(zip(names, cells, strict=True))
+
+    def _item(self, values: Mapping[str, Any]) -> Item:
+        index, family = values.get("index", self.number), self.task.family
+        if family == "multilabel" and self.is_json and "sentences" in values:
             sentences = values["sentences"]
             if not isinstance(sentences, list) or not sentences:
                 raise self._error("`sentences` is no list of texts", f"write {DOCUMENT}")
-            examples = [self._example(f"{index}_s{n}", [text]) for n, text in enumerate(sentences)]
-            return Item(index, examples, is_document=True)
-        for name in self.form.columns:
-            if name not in values:
-                found = ", ".join(map(str, values)) or "nothing"
-                raise self._error(f"no {name} among {found}", f"give {self.wanted}")
-        return self._item(index, [values[name] for name in self.form.columns])
-
-    def _from_cells(self, cells: list[str]) -> Item:
-        columns = self.form.columns
-        if self.header is not None:
-            if len(cells) != len(self.header):
-                raise self._error(f"{len(cells)} column(s), the header has {len(self.header)}", "use one tab a column")
-            named = dict(zip(self.header, cells, strict=True))
-            return self._item(named.get("index", self.number), [named[name] for name in columns])
-        if len(cells) not in (len(columns), len(columns) + 1):
-            remedy = f"give {self.wanted} (tab separated), or a header with these names in line 1"
-            raise self._error(f"{len(cells)} column(s)", remedy)
-        return self._item(cells[0] if len(cells) > len(columns) else self.number, cells[-len(columns) :])
-
-    def _item(self, index: Any, texts: list[Any]) -> Item:
-        example = self._example(str(index), texts)
-        if self.form.task.family != "tagging":
+            return Item(index, [self._example(f"{index}_s{n}", [text]) for n, text in enumerate(sentences)], True)
+        if missing := [name for name in self.columns if name not in values]:
+            raise self._error(
+                f"no {missing[0]} among {', '.join(map(str, values)) or 'nothing'}", f"give {self.wanted}"
+            )
+        example = self._example(str(index), [values[name] for name in self.columns])
+        if family != "tagging":
             return Item(index, [example])
-        found = list(WORD.finditer(example.texts[0]))
-        words = Example(example.id, tuple(match.group() for match in found), ("O",) * len(found))
-        return Item(index, [words], spans=tuple(match.span() for match in found), text=example.texts[0])
+        text = example.texts[0]
+        words = list(WORD.finditer(text))
+        example = replace(example, texts=tuple(word.group() for word in words), label=("O",) * len(words))
+        return Item(index, [example], spans=tuple(word.span() for word in words), text=text)
 
     def _example(self, name: str, texts: list[Any]) -> Example:
-        for column, text in zip(self.form.columns, texts, strict=True):
+        for column, text in zip(self.columns, texts, strict=True):
             if not isinstance(text, str) or not text.strip():
                 raise self._error(f"{column} is empty or no text", "give the text or remove the line")
-            if self.form.is_marked and not MARKER.search(text):
+            if self.is_marked and not MARKER.search(text):
                 remedy = "mark the two as the training data does, like @DRUG$"
                 raise self._error("no marked mention in the sentence", remedy)
-        return Example(name, tuple(texts), self.form.label, name.rpartition("_s")[0] or name)
+        # Features want any label of the right form; predictions do not depend on it.
+        labels = self.task.labels
+        label: Any = (0,) * len(labels) if self.task.family == "multilabel" else labels[0] if labels else 0.0
+        return Example(name, tuple(texts), label)
+
+
+def forms() -> str:
+    """For --help: what a line of input and of output holds, task by task."""
+    alike: dict[str, list[str]] = {}
+    for name, task in tasks.TASKS.items():
+        reader = Reader(task)
+        text = f"      in:  [index <tab>] {' <tab> '.join(reader.columns)}, or {reader.as_json}"
+        text += "; the two mentions are marked as in the training data, like @DRUG$" if reader.is_marked else ""
+        text += f"\n           or a document: {DOCUMENT}" if task.family == "multilabel" else ""
+        alike.setdefault(f"{text}\n      out: {ANSWERS[task.family]}", []).append(name)
+    lines = ["A line of the input, by the model's task; a header may name the columns in another order:"]
+    lines += [f"  {', '.join(names)}\n{text}" for text, names in alike.items()]
+    lines += ["  a custom task", "      in:  sentence, or sentence1 and sentence2, as its file has columns"]
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A fine-tuned model, ready to answer."""
+
+    task: Task
+    loaded: Loaded
+    device: torch.device
+    max_seq_length: int
+    batch_size: int
+    is_sample: bool
+    with_text: bool
+
+    def answers(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
+        """One for each item, in order."""
+        examples = [example for item in items for example in item.examples]
+        is_tagging = self.task.family == "tagging"
+        found = iter(self._tags(examples) if is_tagging else self._predict(examples)[0])
+        for item in items:
+            own = list(islice(found, len(item.examples)))
+            answer = self._mentions(item, own[0].value) if is_tagging else self._labels(item, own)
+            yield {"index": item.index, **answer, **({"note": "SAMPLE DATA"} if self.is_sample else {})}
+
+    def _predict(self, examples: Sequence[Example]) -> tuple[list[Prediction], Encoded]:
+        """Predictions of what the model saw of each example, and what that was."""
+        task, tokenizer, numbers = self.task, self.loaded.tokenizer, range(len(examples))
+        encoded = task.features(examples, tokenizer, self.max_seq_length)
+        logits = evaluate.logits(
+            lambda batch: self.loaded.model(batch.to(self.device)),
+            encoded,
+            [tuple(numbers[start : start + self.batch_size]) for start in numbers[:: self.batch_size]],
+            int(tokenizer.pad_token_id or 0),
+        )
+        return evaluate.decode(task, examples, encoded, [logits[number] for number in numbers]), encoded
+
+    def _tags(self, examples: Sequence[Example]) -> list[Prediction]:
+        """Tags of all words. What is too long for the model goes on behind the last O that it predicted."""
+        tags: list[list[str]] = [[] for _ in examples]
+        left = list(enumerate(examples))
+        while left:
+            predictions, encoded = self._predict([example for _, example in left])
+            assert encoded.words is not None
+            rest = []
+            for place, ((number, example), prediction) in enumerate(zip(left, predictions, strict=True)):
+                seen = len(example.texts)
+                if len(encoded.input_ids[place]) >= self.max_seq_length:
+                    seen = max(encoded.words[place], default=0) + 1
+                if seen < len(example.texts):
+                    outside = [word for word in range(seen) if prediction.value[word] == "O"]
+                    seen = outside[-1] + 1 if outside else seen
+                    rest.append((number, replace(example, texts=example.texts[seen:], label=example.label[seen:])))
+                tags[number] += prediction.value[:seen]
+            left = rest
+        return [Prediction(tuple(row)) for row in tags]
+
+    def _mentions(self, item: Item, tags: Sequence[str]) -> dict[str, Any]:
+        """Start and end in characters; a mention of several parts names each of them too."""
+        found = []
+        for parts in shown_mentions(tags, self.task.disjoint):
+            spans = [[item.spans[first][0], item.spans[after - 1][1]] for first, after in parts]
+            mention: dict[str, Any] = {"start": spans[0][0], "end": spans[-1][1], "spans": spans}
+            if self.with_text:
+                mention["text"] = " ... ".join(item.text[start:end] for start, end in spans)
+            found.append(mention)
+        return {"mentions": found}
+
+    def _labels(self, item: Item, own: Sequence[Prediction]) -> dict[str, Any]:
+        sentences = [self._one(example, one) for example, one in zip(item.examples, own, strict=True)]
+        if not item.is_document:
+            return sentences[0]
+        union = [max(values) for values in zip(*(one.value for one in own), strict=True)]
+        return {**self._several(union), "sentences": sentences}
+
+    def _one(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+        task = self.task
+        answer: dict[str, Any] = {"score": prediction.value}
+        if task.family != "similarity":
+            answer = self._several(prediction.value) if task.family == "multilabel" else {"label": prediction.value}
+            scores = [round(score, 6) for score in prediction.scores or ()]
+            answer["probabilities"] = dict(zip(task.labels, scores, strict=True))
+        tokens = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
+        return answer | ({"cut": True} if len(tokens) > self.max_seq_length else {})
+
+    def _several(self, values: Sequence[int]) -> dict[str, Any]:
+        """The labels, and what they stand for where they do not say it themselves."""
+        task = self.task
+        known = {"labels": task.labels, **({"names": task.label_titles} if task.label_titles else {})}
+        return {name: [one for one, value in zip(texts, values, strict=True) if value] for name, texts in known.items()}
