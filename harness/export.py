@@ -22,11 +22,7 @@ from harness.task import Batch
 
 
 def save(
-    folder: Path,
-    model: EncoderWithHead,
-    weights: Mapping[str, torch.Tensor],
-    tokenizer: Any,
-    about: About,
+    folder: Path, model: EncoderWithHead, weights: Mapping[str, torch.Tensor], tokenizer: Any, about: About
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
@@ -98,8 +94,8 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
         ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
     prefix = standard_prefix(settings)
     state = {rename(name, "encoder", prefix): tensor for name, tensor in weights.items()}
-    expected = dict(candidate.named_parameters())
-    if set(state) != set(expected) or any(state[name].shape != expected[name].shape for name in state):
+    expected = {name: parameter.shape for name, parameter in candidate.named_parameters()}
+    if {name: tensor.shape for name, tensor in state.items()} != expected:
         return None
     candidate.load_state_dict(state, strict=False)
     ours.load_state_dict(dict(weights), strict=False)

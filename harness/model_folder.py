@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
+from harness import records
 from harness.errors import UserError
 from harness.files import read_json
-from harness.validation import faults
 
 HEAD_FILE = "harness_head.json"  # beside the encoder's config.json
 SCHEMA = 1
@@ -69,22 +69,13 @@ def read(folder: Path) -> tuple[Head, About | None]:
 
     Raises UserError where there is none, or it holds something else.
     """
+    path = folder / HEAD_FILE
     try:
-        content = (folder / HEAD_FILE).read_bytes()
-        head = _HEAD.validate_json(content, strict=True)
-        return head, None if head.task is None else _ABOUT.validate_json(content, strict=True)
-    except FileNotFoundError:
-        if not folder.is_dir():
-            raise UserError(
-                f"{folder}: no fine-tuned model of a run (no such folder); name a run folder or its model/, "
-                "or a model of the hub after `hf download NAME --local-dir FOLDER`"
-            ) from None
-        what = "is missing"
-    except OSError as error:
-        what = f"cannot be read: {error.strerror}"
-    except ValidationError as error:
-        what = faults(error)[0]
+        head = records.read(path, _HEAD)
+        return head, None if head.task is None else records.read(path, _ABOUT)
+    except UserError as error:
+        what = str(error).replace(f"{path}:", HEAD_FILE) if folder.is_dir() else "no such folder"
     raise UserError(
-        f"{folder}: no fine-tuned model of a run ({HEAD_FILE} {what}); name a run folder, its model/ or a download of "
-        "one, or train one with --do_train"
+        f"{folder}: no fine-tuned model of a run ({what}); name a run folder, its model/ or a download of one "
+        "(`hf download NAME --local-dir FOLDER`), or train one with --do_train"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,10 @@ from launch.run.settings import SAMPLE_BANNER
 from tasks.published import RECIPES, recipe_for
 
 METRICS = {"Pearson": "pearsonr", "accuracy": "accuracy"}  # names that the hub knows; all others are F1
-SHARING = """## Before you share it
-
+SHARING = """\
 MedSTS, MedNLI, i2b2 2010 and ShARe/CLEFE are clinical text under data use agreements, which may also bind models that
 were trained on it. The other corpora have licences of their own."""
-OWN_SHARING = """## Before you share it
-
-The terms of the data that it was trained on may bind the model too."""
+OWN_SHARING = "The terms of the data that it was trained on may bind the model too."
 WHAT = {
     "similarity": "how similar two sentences are, as a number",
     "tagging": "mentions, a tag B, I or O for each word",
@@ -48,17 +45,44 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
 
 def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) -> str:
     """The card; `head` is what HEAD_FILE holds."""
-    task, is_sample, is_own = tasks.get(config.task, config.own_task), result["data"] == "sample", bool(config.own_task)
-    origin = ", not of the BLUE benchmark but defined by a file" if is_own else " of the BLUE benchmark"
+    task, is_sample = tasks.get(config.task, config.own_task), result["data"] == "sample"
+    origin = ", not of the BLUE benchmark but defined by a file" if config.own_task else " of the BLUE benchmark"
+    scores = ["| split | metric | score | examples | |", "|---|---|---:|---:|---|"]
+    for split, values in result["scores"].items():
+        note = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
+        scores.append(f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {note} |")
+    length = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    best = f"of epoch {result['best_epoch']}, the best on dev"
+    made = {
+        "encoder": config.model_label,
+        **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
+        **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
+        "recipe": config.recipe,
+        "trained on": " + ".join(config.train_splits or task.train_splits),
+        "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
+        "length of training": length,
+        "examples a step": result["examples_per_step"],
+        "longest input": f"{config.max_seq_length} subword tokens",
+        "weights": "the last epoch's" if result["selected"] == "last" else best,
+        "arithmetic": f"{result['precision']} on {result['world_size']} device(s)",
+        "seed": result["seed"],
+        "code": f"blue-harness, commit {result['commit'] or 'unknown'}",
+        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
+    }
     parts = [
         f"---\n{_front_matter(config, task, result, head)}\n---",
         f"# {config.model_label} fine-tuned for {task.title}" + (" (SAMPLE DATA)" if is_sample else ""),
         *([f"> **{SAMPLE_BANNER}**"] if is_sample else []),
         f"Task `{config.task}`{origin}: {WHAT[task.family]}.",
-        _scores(result),
-        _recipe(config, config.train_splits or task.train_splits, result),
-        f"## Loading it\n\n{loading(head['standard_class'], head['pooling'])}",
-        OWN_SHARING if is_own else SHARING,
+        "## Scores",
+        "\n".join(scores),
+        *([] if result["scores"] else ["None: neither dev nor test was scored."]),
+        "## How it was made",
+        "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in made.items())]),
+        "## Loading it",
+        loading(head["standard_class"], head["pooling"]),
+        "## Before you share it",
+        OWN_SHARING if config.own_task else SHARING,
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
 
@@ -103,34 +127,3 @@ def _front_matter(config: RunConfig, task: Task, result: Mapping[str, Any], head
         eval_results=evaluated or None,
     )
     return str(data.to_yaml())
-
-
-def _scores(result: Mapping[str, Any]) -> str:
-    lines = ["## Scores", "", "| split | metric | score | examples | |", "|---|---|---:|---:|---|"]
-    for split, values in result["scores"].items():
-        note = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
-        lines.append(f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {note} |")
-    return "\n".join(lines) + ("" if result["scores"] else "\n\nNone: neither dev nor test was scored.")
-
-
-def _recipe(config: RunConfig, train_splits: Sequence[str], result: Mapping[str, Any]) -> str:
-    chosen = "the last epoch's" if result["selected"] == "last" else f"of epoch {result['best_epoch']}, the best on dev"
-    rows = {
-        "encoder": config.model_label,
-        **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
-        **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
-        "recipe": config.recipe,
-        "trained on": " + ".join(train_splits),
-        "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
-        "length of training": f"{config.max_steps} steps"
-        if config.max_steps > 0
-        else f"{config.num_train_epochs:g} epochs",
-        "examples a step": result["examples_per_step"],
-        "longest input": f"{config.max_seq_length} subword tokens",
-        "weights": chosen,
-        "arithmetic": f"{result['precision']} on {result['world_size']} device(s)",
-        "seed": result["seed"],
-        "code": f"blue-harness, commit {result['commit'] or 'unknown'}",
-        "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-    }
-    return "\n".join(["## How it was made", "", "| | |", "|---|---|", *(f"| {name} | {rows[name]} |" for name in rows)])
