@@ -50,18 +50,17 @@ _HEAD, _ABOUT = TypeAdapter(Head), TypeAdapter(About)
 
 def locate(path: Path, flag: str = "") -> Path:
     """A model folder as it is; of a run folder its `model/`. Raises UserError for a run folder without one."""
-    if (path / HEAD_FILE).is_file() or not path.is_dir():
-        return path
-    if (path / "model" / HEAD_FILE).is_file():
-        return path / "model"
+    for folder in (path, path / "model"):
+        if (folder / HEAD_FILE).is_file():
+            return folder
     try:
         is_run = {"task", "output_dir", "model_name_or_path"} <= read_json(path / "config.json").keys()
     except (OSError, ValueError, AttributeError):
         is_run = False
-    if is_run:
-        where = f"{flag} {path}".strip()
-        raise UserError(f"{where}: no fine-tuned model of a run (it has no model/ yet); let the run be trained first")
-    return path
+    if not is_run:
+        return path
+    where = f"{flag} {path}".strip()
+    raise UserError(f"{where}: no fine-tuned model of a run (it has no model/ yet); let the run be trained first")
 
 
 def read(folder: Path) -> tuple[Head, About | None]:

@@ -28,8 +28,8 @@ from launch.run.settings import SAMPLE_BANNER
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def load(given: argparse.Namespace) -> tuple[Reader, Predictor]:
-    """Of the model of a run folder, or of a model folder by itself. Raises UserError where there is none."""
+def load(given: argparse.Namespace) -> Predictor:
+    """The model of a run folder, or of a model folder by itself. Raises UserError where there is none."""
     folder = model_folder.locate(given.model)
     head, _ = model_folder.read(folder)
     about = fine_tuned.describe(folder)
@@ -41,9 +41,7 @@ def load(given: argparse.Namespace) -> tuple[Reader, Predictor]:
     if (head.num_outputs, head.pooling is None) != (task.head.num_outputs, task.head.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
     loaded.model.to(device, PRECISIONS.get(precision, torch.float32))
-    reader = Reader(task, about.own_task, "standard input" if given.input == "-" else given.input)
-    is_sample = about.data == "sample"
-    return reader, Predictor(task, loaded, device, about.max_seq_length, given.batch_size, is_sample, given.with_text)
+    return Predictor(task, loaded, device, about, given.batch_size, given.with_text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,9 +57,10 @@ def _main(argv: Sequence[str] | None) -> int:
     source = _open(given.input)
     if given.output is not None:
         _check_output(given.output)
-    reader, predictor = load(given)
-    if predictor.is_sample:
+    predictor = load(given)
+    if predictor.about.data == "sample":
         print(f"WARNING: {SAMPLE_BANNER}", file=sys.stderr)
+    reader = Reader(predictor.task, "standard input" if given.input == "-" else given.input)
     with _output(given.output) as target:
         for lines in line_blocks(source):
             items: list[Item] = []

@@ -434,13 +434,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{{ {', '.join(f'{name} = {_toml(one)}' for name, one in value.items())} }}"
     return json.dumps(value, ensure_ascii=False)
-
-
-def text_columns(definition: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the task's examples are made of: sentence, or sentence1 and sentence2."""
-    if definition["family"] == "tagging":
-        return ("sentence",)
-    family = FAMILIES[definition["family"]]
-    if "format" in definition:
-        return family.formats[definition["format"]]
-    return _texts_of(_columns_of(definition.get("columns", {}), "train"), family)

@@ -43,14 +43,14 @@ def read(task: Task, path: Path) -> Answers:
     if not isinstance(task, TableTask):
         return _read_tags(task, path)
     rows, has_gold = _table(path, HEADER, lambda row: task.is_label(row.cells[-1]))
-    gold = [task.label_of(row, 1) for row in rows] if has_gold else []
-    finite = [task.family != "similarity" or row.cells[2] not in NOT_FINITE for row in rows]
-    values = [task.label_of(row, 2) if one else float(row.cells[2]) for row, one in zip(rows, finite, strict=True)]
-    examples = [
-        Example(row.text(0, "index"), (), one, task.group_of(row))
-        for row, one in zip(rows, gold or values, strict=True)
-    ]
-    return Answers(path, examples, [Prediction(value) for value in values], [row.number for row in rows], has_gold)
+    examples, predictions = [], []
+    for row in rows:
+        diverged = task.family == "similarity" and row.cells[2] in NOT_FINITE
+        value = float(row.cells[2]) if diverged else task.label_of(row, 2)
+        gold = task.label_of(row, 1) if has_gold else value
+        examples.append(Example(row.text(0, "index"), (), gold, task.group_of(row)))
+        predictions.append(Prediction(value))
+    return Answers(path, examples, predictions, [row.number for row in rows], has_gold)
 
 
 def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -> tuple[list[Row], bool]:
@@ -88,9 +88,8 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
 def _read_tags(task: Task, path: Path) -> Answers:
     """Both columns are of one scheme, the gold column's: a model's I after O is no sign of another one."""
     its = task.layout("test")
-    form = replace(its, plain=True)  # as our own files are; other people's have the data's tags
-    if form.is_custom:
-        form = replace(form, scheme="auto")
+    # Plain as our own files are; other people's have the data's tags.
+    form = replace(its, plain=True, scheme="auto" if its.is_custom else its.scheme)
     headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]))
     rows, has_gold = _table(path, WORD_HEADER, lambda row: row.cells not in headers)
     sentences = [list(block) for blank, block in groupby(rows, lambda row: row.is_blank) if not blank]

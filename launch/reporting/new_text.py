@@ -17,9 +17,10 @@ from harness import evaluate
 from harness.errors import UserError
 from harness.files import LFS_POINTER
 from harness.model import Loaded
+from harness.model_folder import About
 from harness.task import Encoded, Example, Prediction, Task
-from tasks import definition
 from tasks.metrics import shown_mentions
+from tasks.readers import FORMATS, TableTask
 
 MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
@@ -61,19 +62,17 @@ class Reader:
     Line 1 decides: JSON or tab separated, and then with a header or without one.
     """
 
-    def __init__(self, task: Task, own_task: Mapping[str, Any] | None = None, name: str = "") -> None:
-        """The task's sample data says what a line holds, or the definition of a custom task. `name`: of the file."""
+    def __init__(self, task: Task, name: str = "") -> None:
+        """`name`: of the file, for messages."""
         self.task, self.name, self.number = task, name, 0
         self.is_json, self.header = False, list[str]()
-        self.columns: tuple[str, ...]  # of the texts: sentence, or sentence1 and sentence2
-        self.is_marked = False  # each sentence marks mentions as MARKER
-        if own_task is not None:
-            self.columns = definition.text_columns(own_task)
-        else:
-            examples = task.read(tasks.sample_dir(task.name), "test")
-            is_pair = task.family != "tagging" and len(examples[0].texts) == 2
-            self.columns = ("sentence1", "sentence2") if is_pair else ("sentence",)
-            self.is_marked = all(MARKER.search(example.texts[0]) for example in examples)
+        self.columns: tuple[str, ...] = ("sentence",)
+        self.is_marked = False  # each sentence marks its mentions as MARKER
+        if isinstance(task, TableTask):
+            layout = task.layout("test")
+            names = FORMATS[layout.format].header.split() if layout.format else layout.columns
+            self.columns = tuple(name for name in names if name.startswith("sentence"))  # or sentence1 and sentence2
+            self.is_marked = task.name in tasks.TASKS and layout.format == "blue-relations"
         self.as_json = json.dumps(dict.fromkeys(("index", *self.columns), "..."))
         self.wanted = f"{' '.join(self.columns)}, or index {' '.join(self.columns)}"
         self.wanted += ", or JSON with `sentences`" if task.family == "multilabel" else ""
@@ -174,9 +173,8 @@ class Predictor:
     task: Task
     loaded: Loaded
     device: torch.device
-    max_seq_length: int
+    about: About
     batch_size: int
-    is_sample: bool
     with_text: bool
 
     def answers(self, items: Sequence[Item]) -> Iterator[dict[str, Any]]:
@@ -187,12 +185,12 @@ class Predictor:
         for item in items:
             own = list(islice(found, len(item.examples)))
             answer = self._mentions(item, own[0].value) if is_tagging else self._labels(item, own)
-            yield {"index": item.index, **answer, **({"note": "SAMPLE DATA"} if self.is_sample else {})}
+            yield {"index": item.index, **answer, **({"note": "SAMPLE DATA"} if self.about.data == "sample" else {})}
 
     def _predict(self, examples: Sequence[Example]) -> tuple[list[Prediction], Encoded]:
         """Predictions of what the model saw of each example, and what that was."""
         task, tokenizer, numbers = self.task, self.loaded.tokenizer, range(len(examples))
-        encoded = task.features(examples, tokenizer, self.max_seq_length)
+        encoded = task.features(examples, tokenizer, self.about.max_seq_length)
         logits = evaluate.logits(
             lambda batch: self.loaded.model(batch.to(self.device)),
             encoded,
@@ -210,14 +208,14 @@ class Predictor:
             assert encoded.words is not None
             rest = []
             for place, ((number, example), prediction) in enumerate(zip(left, predictions, strict=True)):
-                seen = len(example.texts)
-                if len(encoded.input_ids[place]) >= self.max_seq_length:
-                    seen = max(encoded.words[place], default=0) + 1
-                if seen < len(example.texts):
-                    outside = [word for word in range(seen) if prediction.value[word] == "O"]
-                    seen = outside[-1] + 1 if outside else seen
-                    rest.append((number, replace(example, texts=example.texts[seen:], label=example.label[seen:])))
-                tags[number] += prediction.value[:seen]
+                end = len(example.texts)  # of the words whose tags are settled
+                if len(encoded.input_ids[place]) >= self.about.max_seq_length:
+                    end = max(encoded.words[place], default=0) + 1
+                if end < len(example.texts):
+                    outside = [word for word in range(end) if prediction.value[word] == "O"]
+                    end = outside[-1] + 1 if outside else end
+                    rest.append((number, replace(example, texts=example.texts[end:], label=example.label[end:])))
+                tags[number] += prediction.value[:end]
             left = rest
         return [Prediction(tuple(row)) for row in tags]
 
@@ -247,7 +245,7 @@ class Predictor:
             scores = [round(score, 6) for score in prediction.scores or ()]
             answer["probabilities"] = dict(zip(task.labels, scores, strict=True))
         tokens = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
-        return answer | ({"cut": True} if len(tokens) > self.max_seq_length else {})
+        return answer | ({"cut": True} if len(tokens) > self.about.max_seq_length else {})
 
     def _several(self, values: Sequence[int]) -> dict[str, Any]:
         """The labels, and what they stand for where they do not say it themselves."""

@@ -1,4 +1,4 @@
-"""Fine-tuned models and the tasks that they are for: told by a run, found again by predict and by runs that only score.
+"""Fine-tuned models and their tasks: what a run writes of its model, read by predict.py and by runs that only score.
 
 A run scores the head of the model that it names where nothing is to be trained and its folder holds no training:
 `trained` of its settings is then False.
