@@ -7,12 +7,13 @@ it writes past the streams of `safely`, and its texts are made visible by the co
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ParamSpec
 
 from harness.errors import EXIT_USER, UserError
 
@@ -23,6 +24,8 @@ VOICE_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all r
 OBEYED = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
 )
+
+P = ParamSpec("P")
 
 
 def visible(text: str) -> str:
@@ -72,20 +75,25 @@ def say(message: str) -> None:
         time.sleep(VOICE_SECONDS)
 
 
-@safely()
-def guarded(command: Callable[[], int]) -> int:
-    """The exit status of `command`; 2, with one line on stderr, for a mistake of the user's.
+def guarded(command: Callable[P, int]) -> Callable[P, int]:
+    """Decorates a command: its exit status is 2, with one line on stderr, for a mistake of the user's.
 
     Files that it writes are for their owner only.
     """
-    os.umask(OWNER_ONLY)
-    try:
-        status = command()
-        sys.stdout.flush()
-        return status
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
-    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+    @functools.wraps(command)
+    @safely()
+    def run(*args: P.args, **options: P.kwargs) -> int:
+        os.umask(OWNER_ONLY)
+        try:
+            status = command(*args, **options)
+            sys.stdout.flush()
+            return status
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER
+        except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
+    return run

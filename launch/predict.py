@@ -44,13 +44,10 @@ def load(given: argparse.Namespace) -> Predictor:
     return Predictor(task, loaded, device, about, given.batch_size, given.with_text)
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 predicted, 2 a mistake of the user's."""
     logs.quiet_libraries(torch.cuda.is_available())
-    return guarded(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     given = _parser().parse_args(argv)
     if given.batch_size < 1:
         raise UserError(f"--batch_size {given.batch_size}: must be at least 1")

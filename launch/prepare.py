@@ -6,7 +6,6 @@ python launch/prepare.py hoc --source hoc.zip --out data     # writes data/hoc
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,12 +17,12 @@ from rich.table import Table
 from rich.text import Text
 
 import tasks
-from harness import terminal
-from harness.errors import EXIT_USER, UserError
+from harness.errors import UserError
 from harness.files import folder_fault
 from harness.flags import Parser
 from harness.logs import Console
 from harness.task import SPLITS, Example, Task
+from harness.terminal import guarded
 from launch.run import settings
 from tasks import corpora, published
 from tasks.checks import Finding, Survey
@@ -40,17 +39,11 @@ UNLIMITED = 1_000_000  # subword tokens; no example has so many
 CHUNK = 1000  # examples tokenised at once
 
 
-@terminal.safely()
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 `check` found something serious, 2 a mistake of the user's or unreadable data."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    os.umask(terminal.OWNER_ONLY)
-    try:
-        options = _parser().parse_args(words)
-        return int(options.call(options))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER
+    options = _parser().parse_args(argv)
+    return int(options.call(options))
 
 
 def _parser() -> argparse.ArgumentParser:

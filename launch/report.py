@@ -21,12 +21,9 @@ from launch.reporting import collect, leaderboard, statistics, tables
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 reported, 2 a mistake of the user's."""
-    return guarded(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
     parser.add_argument(

@@ -52,12 +52,9 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
     }
 
 
+@guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 scored, 2 a mistake of the user's."""
-    return guarded(lambda: _main(argv))
-
-
-def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--task", metavar="T", help="task name, one of the ten")
