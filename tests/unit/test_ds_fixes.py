@@ -60,6 +60,7 @@ def test_the_steps_operations_do_not_grow_with_the_number_of_weights(start: Star
     assert few.waits == {"fp32": 0, "fp16_zero0": 1}.get(name, few.waits) <= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32"])
 def test_trains_as_deepspeed_alone(start: Start, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def course(name: str) -> tuple[dict[str, torch.Tensor], list[float]]:

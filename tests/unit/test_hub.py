@@ -63,7 +63,7 @@ def plain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as own:
-        threading.Thread(target=own.serve_forever, daemon=True).start()
+        threading.Thread(target=own.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         at(monkeypatch, f"http://127.0.0.1:{own.server_port}")
         yield own
         own.shutdown()
@@ -168,6 +168,7 @@ def on_a_rank(rank: int, place: str, endpoint: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_rank_0_asks_for_all(server: ThreadingHTTPServer, tmp_path: Path) -> None:
     asked.clear()
     endpoint = f"http://127.0.0.1:{server.server_port}"
