@@ -27,15 +27,15 @@ from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_order
 from harness.ds import config as ds_config
 from harness.ds import engine
-from harness.task import Batch, Head
+from harness.task import Batch, Task
 from harness.tokenizer import load_tokenizer
 
 
 class Autocast:
     """Float32 weights, passes under autocast."""
 
-    def __init__(self, net: model.EncoderWithHead, head: Head, rate: float) -> None:
-        self.net, self.head = net, head
+    def __init__(self, net: model.EncoderWithHead, task: Task, rate: float) -> None:
+        self.net, self.task = net, task
         self.weights = list(net.parameters())
         self.optimizer = torch.optim.AdamW(self.updated(), lr=rate, eps=1e-8, weight_decay=0.0, fused=True)
 
@@ -47,7 +47,7 @@ class Autocast:
         """Gradients of the mean loss."""
         with torch.autocast("cpu", torch.bfloat16):
             logits = self.net(batch)
-        (self.head.loss(logits, batch.labels) / len(batch.units)).backward()
+        (self.task.loss(logits, batch.labels) / len(batch.units)).backward()
 
     def step(self) -> None:
         """Clip and update."""
@@ -67,7 +67,7 @@ class MixedPrecision(Autocast):
 
     def forward_backward(self, batch: Batch) -> None:
         """Gradients of the mean loss."""
-        (self.head.loss(self.net(batch), batch.labels) / len(batch.units)).backward()
+        (self.task.loss(self.net(batch), batch.labels) / len(batch.units)).backward()
 
     def step(self) -> None:
         """Gradients to float32, clip, update, copy back."""
@@ -88,7 +88,7 @@ class Ours:
 
     def forward_backward(self, batch: Batch) -> None:
         """As micro_step, up to the step."""
-        self.engine.inner.backward(self.engine.head.loss(self.engine.inner(batch), batch.labels) / len(batch.units))
+        self.engine.inner.backward(self.engine.task.loss(self.engine.inner(batch), batch.labels) / len(batch.units))
 
     def step(self) -> None:
         """As micro_step, the step alone."""
@@ -122,13 +122,13 @@ def main() -> None:
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean", ds_config=args.ds_config)
         tokenizer = load_tokenizer(config)
         encoded = task.features(task.read(args.data_dir, "train")[: 40 * args.batch], tokenizer, 128)
-        net = model.build(config, task.head.num_outputs, task.head.per_word).train()
+        net = model.build(config, task.num_outputs, task.per_word).train()
         loops = {
-            f"own loop, {kind.__name__.lower()}": kind(copy.deepcopy(net), task.head, config.learning_rate)
+            f"own loop, {kind.__name__.lower()}": kind(copy.deepcopy(net), task, config.learning_rate)
             for kind in (Autocast, MixedPrecision)
         }
         ds, plan = ds_config.resolve(config, world), BatchPlan(args.batch, 1, 1, args.batch)
-        built = engine.build(net, task.head, config, ds, plan, 10**4, world)
+        built = engine.build(net, task, config, ds, plan, 10**4, world)
         systems: dict[str, Autocast | Ours] = {**loops, "engine": Ours(built)}
         spent: dict[str, list[tuple[float, float]]] = {name: [] for name in systems}
         order = epoch_order(len(encoded), 1, 0)

@@ -81,9 +81,9 @@ def narrow(layers: int, folder: Path) -> RunConfig:
 def build(config: RunConfig, world: distributed.World) -> tuple[engine.Engine, Batch]:
     """(an engine that has made two steps, the batch that it made them on)."""
     task = tasks.get(config.task)
-    net = model.build(config, task.head.num_outputs, task.head.per_word).train()
+    net = model.build(config, task.num_outputs, task.per_word).train()
     ds, plan = ds_config.resolve(config, world), BatchPlan(ROWS, world.size, 1, ROWS * world.size)
-    trained = engine.build(net, task.head, config, ds, plan, 100, world)
+    trained = engine.build(net, task, config, ds, plan, 100, world)
     ids = np.random.default_rng(0).integers(5, 300, (ROWS, 16)).tolist()
     batch = collate(Encoded(ids, [[0] * 16] * ROWS, [0] * ROWS), range(ROWS), 0)
     while trained.applied_steps < 2:  # the first makes buffers, and a high loss scale costs some before it
@@ -93,7 +93,7 @@ def build(config: RunConfig, world: distributed.World) -> tuple[engine.Engine, B
 
 def step(trained: engine.Engine, batch: Batch) -> tuple[Count, Count]:
     """Operations of (forward and backward, the optimizer's step)."""
-    passes = counted(lambda: trained.inner.backward(trained.head.loss(trained.inner(batch), batch.labels) / ROWS))
+    passes = counted(lambda: trained.inner.backward(trained.task.loss(trained.inner(batch), batch.labels) / ROWS))
     return passes, counted(trained.inner.step)
 
 

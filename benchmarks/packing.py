@@ -28,7 +28,7 @@ def step(net: model.EncoderWithHead, task: Task, batch: Batch) -> float:
     """Seconds of this process in forward and backward."""
     net.zero_grad(set_to_none=True)
     started = time.process_time()
-    (task.head.loss(net(batch), batch.labels) / len(batch.examples)).backward()
+    (task.loss(net(batch), batch.labels) / len(batch.examples)).backward()
     return time.process_time() - started
 
 
@@ -38,7 +38,7 @@ def measure(name: str, args: argparse.Namespace) -> None:
     task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(args.data_root / name, "train")[: 40 * args.batch]
     encoded = task.features(examples, tokenizer, args.length)
-    net = model.build(config, task.head.num_outputs, task.head.per_word).to(torch.bfloat16).train()
+    net = model.build(config, task.num_outputs, task.per_word).to(torch.bfloat16).train()
     layouts = {"padded": PADDED, "bucketed": Layout("bucketed"), "packed": net.layout}
     order = epoch_order(len(encoded), 1, 0)
     seconds: dict[str, list[float]] = {layout: [] for layout in layouts}

@@ -99,9 +99,9 @@ def main() -> None:
         path = model_folder("embedded", Path(folder))
         config = RunConfig(task=task.name, model_name_or_path=path, pooling="mean")
         tokenizer = load_tokenizer(config)
-        net = model.build(config, task.head.num_outputs, task.head.per_word)
+        net = model.build(config, task.num_outputs, task.per_word)
         ds, plan = ds_config.resolve(config, world), BatchPlan(BATCH, 1, 1, BATCH)
-        trained = engine.build(net, task.head, config, ds, plan, 10**4, world)
+        trained = engine.build(net, task, config, ds, plan, 10**4, world)
         by_length(trained, 64, args.pieces)  # buffers and kernels
         show("rows", {n: by_rows(task, trained, tokenizer, n, Path(folder) / str(n)) for n in args.rows})
         if task.family == "multiclass":

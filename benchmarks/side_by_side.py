@@ -55,13 +55,13 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
     tokenizer, batch = load_tokenizer(config), config.per_gpu_train_batch_size
     examples = task.read(data, "train")
     encoded = task.features(examples, tokenizer, config.max_seq_length)
-    net = model.build(config, task.head.num_outputs, task.head.per_word)
+    net = model.build(config, task.num_outputs, task.per_word)
     undropped(net)
     initial = {name: weight.detach().clone() for name, weight in net.named_parameters()}
-    plain = plain_loop.Network(path, task.head.num_outputs, task.head.per_word, config.seed)
+    plain = plain_loop.Network(path, task.num_outputs, task.per_word, config.seed)
     undropped(plain)
     plan = BatchPlan(batch, 1, 1, batch)
-    ours = engine.build(net, task.head, config, ds_config.resolve(config, world), plan, TOTAL, world)
+    ours = engine.build(net, task, config, ds_config.resolve(config, world), plan, TOTAL, world)
     ours.train(True)
     step = plain_step(task, plain.train(), tokenizer, config)
     found = Comparison()

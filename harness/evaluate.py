@@ -65,7 +65,7 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
         report = task.metric(split.examples, predictions)
     order = range(len(split.encoded))
     joined = np.concatenate(rows) if split.encoded.positions is not None else np.stack(rows)
-    loss = float(task.head.loss(torch.from_numpy(joined), labels_of(split.encoded, order)))
+    loss = float(task.loss(torch.from_numpy(joined), labels_of(split.encoded, order)))
     loss /= max(1, sum(split.encoded.units(i) for i in order))  # 0 where the split has no scored word
     return Evaluation(split.name, report, loss, predictions, time.perf_counter() - started)
 
@@ -103,7 +103,7 @@ def decode(task: Task, examples: Sequence[Example], encoded: Encoded, rows: Sequ
     """The prediction of each whole example from its logits."""
     words = [()] * len(examples) if encoded.words is None else encoded.words
     whole = zip(examples, rows, words, strict=True)
-    return [task.align(example, task.head.decode(own), scored) for example, own, scored in whole]
+    return [task.align(example, task.decode(own), scored) for example, own, scored in whole]
 
 
 def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:

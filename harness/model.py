@@ -395,7 +395,7 @@ def standard_outputs(source: Source, settings: Any, task: Task) -> list[int]:
 
     `settings` is the checkpoint's config. In tagging the outputs may say the one type of mention, as in B-Disease.
     """
-    kind = "TokenClassification" if task.head.per_word else "SequenceClassification"
+    kind = "TokenClassification" if task.per_word else "SequenceClassification"
     found = (getattr(settings, "architectures", None) or ["no class"])[0]
     if not str(found).endswith(f"For{kind}"):
         raise source.fault(
@@ -403,9 +403,9 @@ def standard_outputs(source: Source, settings: Any, task: Task) -> list[int]:
             "add --do_train, or name the model/ folder of a finished run"
         )
     names = [str(settings.id2label[number]) for number in range(settings.num_labels)]
-    plain = [name.split("-")[0] for name in names] if task.head.per_word else names
+    plain = [name.split("-")[0] for name in names] if task.per_word else names
     wanted = list(task.labels)
-    if not wanted and len(names) == task.head.num_outputs:
+    if not wanted and len(names) == task.num_outputs:
         plain = wanted = [""]
     if sorted(plain) != sorted(wanted):
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -423,7 +423,7 @@ def load_standard(config: RunConfig, task: Task) -> StandardHead:
     """In float32. Raises UserError where it has no head of the task, or no weights for it."""
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    auto: Any = AutoModelForTokenClassification if task.head.per_word else AutoModelForSequenceClassification
+    auto: Any = AutoModelForTokenClassification if task.per_word else AutoModelForSequenceClassification
     source, settings = pretrained.source(config), pretrained.settings(config)
     order = standard_outputs(source, settings, task)
     options = {"config": settings, "dtype": torch.float32, "output_loading_info": True, **source.options}

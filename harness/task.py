@@ -1,8 +1,9 @@
 """The contract between a task and the harness: what a task gives, and in which shapes.
 
-A task is four things, always in this order: `read` (files -> examples), `features` (examples -> token ids), `head`
-(logits -> loss and predictions) and `metric` (examples and predictions -> report), and the files in which old scripts
-expect its results. Everything else in the harness works on these and never asks which task it is.
+A task is five things, always in this order: `read` (files -> examples), `features` (examples -> token ids), `loss` and
+`decode` (logits -> loss, prediction) and `metric` (examples and predictions -> report), and the files in which old
+scripts expect its results. The linear layer that gives the logits belongs to the model. Everything else in the harness
+works on these and never asks which task it is.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -93,24 +94,6 @@ class Batch:
         return replace(self, **tensors)
 
 
-class Head(Protocol):
-    """Logits in, loss and predictions out. Frozen and without parameters: the linear layer belongs to the model."""
-
-    @property
-    def num_outputs(self) -> int:
-        """Width of the logits."""
-
-    @property
-    def per_word(self) -> bool:
-        """True where there is one row of logits a scored word (tagging), else one an example."""
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum (not mean) of the loss over the rows of `logits` [n, num_outputs] in float32, a scalar."""
-
-    def decode(self, logits: np.ndarray) -> Prediction:
-        """The prediction of one example from its logits: [num_outputs], or [scored words, num_outputs]."""
-
-
 @dataclass(frozen=True)
 class Confusion:
     """Counts for a table: `counts[gold][predicted]`, or any table of counts with named rows and columns."""
@@ -145,7 +128,7 @@ class Task:
     """One dataset: a family of tasks is a subclass, whose methods are the contract; the fields describe the dataset."""
 
     family: ClassVar[str]  # similarity | tagging | multiclass | multilabel
-    per_word: ClassVar[bool] = False
+    per_word: ClassVar[bool] = False  # one row of logits a scored word (tagging), else one an example
 
     name: str
     title: str  # what papers call it
@@ -163,22 +146,21 @@ class Task:
         raise NotImplementedError
 
     @property
-    def head(self) -> Head:
-        """Its own methods `loss` and `decode`."""
-        return self
-
-    @property
     def num_outputs(self) -> int:
+        """Width of the logits."""
         return len(self.labels) or 1  # a score
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """See Head. Of families that say no other: cross entropy; labels [n] of class numbers."""
+        """Sum (not mean) of the loss over the rows of `logits` [n, num_outputs] in float32, a scalar.
+
+        Of families that say no other: cross entropy; labels [n] of class numbers.
+        """
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits.float(), labels.long(), reduction="sum")
 
     def decode(self, logits: np.ndarray) -> Prediction:
-        """See Head."""
+        """The prediction of one example from its logits: [num_outputs], or [scored words, num_outputs]."""
         raise NotImplementedError
 
     def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:

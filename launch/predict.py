@@ -38,7 +38,7 @@ def load(given: argparse.Namespace) -> Predictor:
     device = torch.device("cuda" if torch.cuda.is_available() and not given.no_cuda else "cpu")
     precision = given.precision or ("fp32" if device.type == "cpu" else about.precision)
     loaded = model.load(folder, trust_remote_code=given.trust_remote_code)
-    if (head.num_outputs, head.pooling is None) != (task.head.num_outputs, task.head.per_word):
+    if (head.num_outputs, head.pooling is None) != (task.num_outputs, task.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
     loaded.model.to(device, PRECISIONS.get(precision, torch.float32))
     return Predictor(task, loaded, device, about, given.batch_size, given.with_text)

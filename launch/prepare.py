@@ -140,7 +140,7 @@ def _check(options: argparse.Namespace) -> int:
         named = ["--task", task.name] if task_file is None else ["--task_file", task_file]
         named += ["--model_name_or_path", options.model_name_or_path, "--data_dir", str(folder)]
         config, _ = settings.parse(named)
-        tokenizer = load_tokenizer(config, task.head.per_word)  # with the casing that training would use
+        tokenizer = load_tokenizer(config, task.per_word)  # with the casing that training would use
     lacks = [name for name in task.filenames.values() if not (folder / name).is_file()]
     if lacks and task_file is None and (command := published.how_to_convert(task.name, folder)) is not None:
         remedy = f"if that is the corpus as published, convert it: {command}"

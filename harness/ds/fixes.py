@@ -18,7 +18,7 @@ from harness.distributed import World
 
 
 def apply(inner: Any, world: World) -> None:
-    """Fix DeepSpeed's engine in place, by ZeRO stage and precision. Raises UserError where it is not as we know it."""
+    """Fix DeepSpeed's engine in place, by ZeRO stage and precision. Raises UserError where a name is gone."""
     from deepspeed.runtime.base_optimizer import ZeROOptimizer
     from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 

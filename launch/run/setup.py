@@ -90,7 +90,7 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     if data == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
-    tokenizer = load_tokenizer(config, task.head.per_word)
+    tokenizer = load_tokenizer(config, task.per_word)
     changes = distributed.on_main(lambda: inputs.record(config, deepspeed, kept, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = token_cache.place(place, config.feature_cache if data == "given" else token_cache.NOWHERE)

@@ -16,7 +16,7 @@ import torch
 
 from harness import checkpoint, data, distributed, export, logs, loop, model, pretrained, watchdog
 from harness.checkpoint import TrainState
-from harness.ds import engine
+from harness.ds import engine as ds_engine
 from harness.ds.engine import Engine
 from harness.errors import Stopped, UserError
 from harness.evaluate import Evaluation, evaluate, write_files
@@ -37,17 +37,17 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     logger.info("loading %s ...", config.model_label)
-    network = model.build(config, run.task.head.num_outputs, run.task.head.per_word, run.tokenizer)
-    trained = engine.build(network, run.task.head, config, run.deepspeed, run.plan, steps, world)
+    network = model.build(config, run.task.num_outputs, run.task.per_word, run.tokenizer)
+    engine = ds_engine.build(network, run.task, config, run.deepspeed, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 
     def score_dev() -> Evaluation:
-        return evaluate(trained.forward, run.splits["dev"], run.task, config, world, run.pad_id)
+        return evaluate(engine.forward, run.splits["dev"], run.task, config, world, run.pad_id)
 
     with ExitStack() as stack:
-        stack.callback(_release, trained)
+        stack.callback(_release, engine)
         torch.manual_seed(config.seed * 1_000_003 + world.rank)  # ranks draw dropout masks of their own
-        state = checkpoint.restore(run.folder.checkpoints, trained, world)
+        state = checkpoint.restore(run.folder.checkpoints, engine, world)
         if config.select == "best_dev" and (state.best or {}).get("epoch") != state.best_epoch():
             raise UserError(
                 f"{run.folder.checkpoints}: an older version wrote it, without the weights of the best epoch (--select "
@@ -62,11 +62,11 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
             world,
             run.plan,
             steps,
-            trained,
+            engine,
             examples,
             run.pad_id,
             score_dev=score_dev if config.eval_every_epoch and "dev" in run.splits else None,
-            after_epoch=lambda now: _after_epoch(run, trained, now),
+            after_epoch=lambda now: _after_epoch(run, engine, now),
             tracker=tracker,
             progress=stack.enter_context(
                 logs.progress(world.is_main, steps / data.steps_per_epoch(len(examples), run.plan), steps)
@@ -77,18 +77,18 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
         stack.enter_context(stop.deferred())
         if not training.fit():
             raise Stopped(f"stopped at step {state.applied_steps} of {steps}; the same command goes on from there")
-        _write_model(run, trained, state)
+        _write_model(run, engine, state)
         if distributed.agree(bool(stop.requested), world.device):  # of one rank: all leave together
             raise Stopped("stopped before the final scores; the same command goes on from there")
     return state
 
 
 @watchdog.phase("saving")
-def _after_epoch(run: Run, trained: Engine, state: TrainState) -> None:
+def _after_epoch(run: Run, engine: Engine, state: TrainState) -> None:
     if run.world.is_main:
         run.folder.check_exists()
     if run.config.select == "best_dev" and state.best_epoch() == state.epoch:
-        weights = trained.weights()
+        weights = engine.weights()
         state.best = distributed.on_main(lambda: checkpoint.save_best(run.folder.checkpoints, weights, state.epoch))
     if run.world.is_main:
         write(run.folder.dev_results, _dev_results(run, state))
@@ -107,21 +107,21 @@ def _dev_results(run: Run, state: TrainState) -> str:
 
 
 @watchdog.phase("saving")
-def _write_model(run: Run, trained: Engine, state: TrainState) -> None:
+def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
     """The last weights, or those that the state names as the best. Collective."""
-    weights = trained.weights() if state.best is None else {}  # gathered from all ranks
+    weights = engine.weights() if state.best is None else {}  # gathered from all ranks
 
     def save() -> None:
         kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
         about = fine_tuned.about(run.config, run.task, run.precision, run.data)
-        export.save(run.folder.model, trained.module, kept, run.tokenizer, about)
+        export.save(run.folder.model, engine.module, kept, run.tokenizer, about)
 
     distributed.on_main(save)
 
 
-def _release(trained: Engine) -> None:
+def _release(engine: Engine) -> None:
     """Give the memory back: the weights to be scored are read from `model/`."""
-    trained.close()
+    engine.close()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -141,7 +141,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
         network = model.load(folder, config.packing, config.trust_remote_code).model
     else:
         network = model.load_standard(config, task)
-    forward = engine.forward_as_trained(network, config, run.deepspeed, run.world)
+    forward = ds_engine.forward_as_trained(network, config, run.deepspeed, run.world)
     scores = {}
     for name in asked:
         found = scores[name] = evaluate(forward, run.splits[name], task, config, run.world, run.pad_id)

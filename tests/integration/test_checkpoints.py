@@ -112,10 +112,10 @@ def plain(folder: Path, **more: Any) -> Any:
 
 
 def trained_step(config: RunConfig, task: Any, examples: list[Example], tokenizer: Any) -> Any:
-    built = model.build(config, task.head.num_outputs, task.head.per_word, tokenizer)
+    built = model.build(config, task.num_outputs, task.per_word, tokenizer)
     encoded = task.features(examples, tokenizer, config.max_seq_length)
     batch = collate(encoded, range(len(examples)), int(tokenizer.pad_token_id or 0))
-    loss = task.head.loss(built(batch), batch.labels)
+    loss = task.loss(built(batch), batch.labels)
     loss.backward()
     assert loss.isfinite() and built.classifier.weight.grad.abs().sum() > 0
     table = built.encoder.get_input_embeddings().weight

@@ -41,7 +41,7 @@ def test_loss_and_gradients_are_those_of_layers_as_they_are(tmp_path: Path) -> N
         found = []
         for batch in batches:
             network.zero_grad()
-            loss = task.head.loss(network(batch), batch.labels)
+            loss = task.loss(network(batch), batch.labels)
             loss.backward()
             gradients = [p.grad.clone() for p in network.parameters() if p.grad is not None]
             with torch.no_grad():

@@ -48,17 +48,17 @@ def test_every_step(
     task, folder = tasks.get(name), root / "models" / encoder
     run = RunConfig(
         task=name, model_name_or_path=str(folder), do_lower_case=True, precision="fp32",
-        pooling=None if task.head.per_word else "pooler", **(common | more),
+        pooling=None if task.per_word else "pooler", **(common | more),
     )  # fmt: skip
     world, plan = distributed.init(no_cuda=True), config.batch_plan(run, 1)
-    tokenizer = load_tokenizer(run, task.head.per_word)
+    tokenizer = load_tokenizer(run, task.per_word)
     examples = [task.read(root / "data" / place, split) for split in task.train_splits]
     encoded = data.join([task.features(split, tokenizer, run.max_seq_length) for split in examples])
     steps = data.total_steps(len(encoded), plan, run.num_train_epochs, run.max_steps)
-    net = model.build(run, task.head.num_outputs, task.head.per_word, tokenizer)
+    net = model.build(run, task.num_outputs, task.per_word, tokenizer)
     weights = load_file(folder / "model.safetensors")
     net.classifier.load_state_dict({part: weights[f"classifier.{part}"] for part in ("weight", "bias")})
-    running = engine.build(net, task.head, run, ds_config.resolve(run, world), plan, steps, world)
+    running = engine.build(net, task, run, ds_config.resolve(run, world), plan, steps, world)
     losses: list[float] = []
     rates: list[float] = []
     norms: list[float | None] = []

@@ -38,7 +38,7 @@ def built(tiny_bert: Path) -> dict[str, tuple[Split, Task, model.EncoderWithHead
         tokenizer = load_tokenizer(run)
         examples = task.read(tasks.sample_dir(name), "dev")[:37]  # by 8 and 5 leaves a smaller batch
         split = Split("dev", examples, task.features(examples, tokenizer, 48))
-        net = model.build(run, task.head.num_outputs, task.head.per_word).eval()
+        net = model.build(run, task.num_outputs, task.per_word).eval()
         result[name] = (split, task, net, tokenizer)
     return result
 
@@ -80,7 +80,7 @@ class TestPredict:
         for found, alone in zip(logits, plain(net, split.encoded, tokenizer.pad_token_id), strict=True):
             assert found.dtype == np.float32
             np.testing.assert_allclose(found, alone, rtol=1e-4, atol=1e-5)
-        outputs = task.head.num_outputs
+        outputs = task.num_outputs
         shapes = [
             (split.encoded.units(i), outputs) if split.encoded.positions is not None else (outputs,) for i in range(37)
         ]
@@ -144,7 +144,7 @@ class TestEvaluate:
         alone = plain(net, split.encoded, tokenizer.pad_token_id)
         words = split.encoded.words or [()] * 37
         predictions = [
-            task.align(example, task.head.decode(rows), numbers)
+            task.align(example, task.decode(rows), numbers)
             for example, rows, numbers in zip(split.examples, alone, words, strict=True)
         ]
         expected = task.metric(split.examples, predictions)
@@ -153,7 +153,7 @@ class TestEvaluate:
         total, units = 0.0, 0
         for i, rows in enumerate(alone):
             labels = collate(split.encoded, [i], 0).labels
-            total += float(task.head.loss(torch.from_numpy(np.atleast_2d(rows)), labels))
+            total += float(task.loss(torch.from_numpy(np.atleast_2d(rows)), labels))
             units += split.encoded.units(i)
         assert found.loss == pytest.approx(total / units, rel=1e-5)
 

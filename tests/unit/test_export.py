@@ -161,12 +161,12 @@ class TestFolder:
     @pytest.mark.parametrize("name", ["medsts", "hoc"])
     def test_problem_types(self, tiny_bert: Path, tmp_path: Path, name: str) -> None:
         task = tasks.get(name)
-        built, tokenizer = build(tiny_bert, "pooler", task.head.num_outputs)
+        built, tokenizer = build(tiny_bert, "pooler", task.num_outputs)
         folder = save(tmp_path / "model", built, tokenizer, task.labels, task.family)
         declared = json.loads((folder / "config.json").read_text())
         expected = {"medsts": "regression", "hoc": "multi_label_classification"}
         assert declared["problem_type"] == expected[name]
-        assert standard_logits(folder, "pooler").shape == (2, task.head.num_outputs)
+        assert standard_logits(folder, "pooler").shape == (2, task.num_outputs)
         assert tuple(declared["id2label"].values()) == (task.labels or ("LABEL_0",))
 
     def test_the_model_in_training_is_untouched(self, tiny_bert: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Case:
         self.net.layout = layout
         self.net.zero_grad(set_to_none=True)
         batch = collate(self.encoded, examples, self.pad_id)
-        loss = self.task.head.loss(self.net(batch), batch.labels) / sum(batch.units)
+        loss = self.task.loss(self.net(batch), batch.labels) / sum(batch.units)
         loss.backward()
         return loss.detach(), {name: p.grad for name, p in self.net.named_parameters() if p.grad is not None}
 
@@ -60,7 +60,7 @@ def case(folder: Path, name: str, pooling: str | None = None) -> Case:
     task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(tasks.sample_dir(name), "train")[:11]
     encoded = task.features(examples, tokenizer, 96)
-    net = model.build(config, task.head.num_outputs, task.head.per_word)
+    net = model.build(config, task.num_outputs, task.per_word)
     return Case(task, encoded, net, int(tokenizer.pad_token_id))
 
 
@@ -72,7 +72,7 @@ def test_other_devices_are_never_waited_for(encoders: dict[str, Path], kind: str
     parts = case(encoders[kind], name, "pooler" if kind in WITH_POOLER else "mean")
     net = parts.net.train().to("meta")
     batch = collate(parts.encoded, range(11), parts.pad_id).to(torch.device("meta"))
-    (parts.task.head.loss(net(batch), batch.labels) / sum(batch.units)).backward()
+    (parts.task.loss(net(batch), batch.labels) / sum(batch.units)).backward()
     assert all(p.grad is None or p.grad.shape == p.shape for p in net.parameters())
     assert any(p.grad is not None for p in net.encoder.parameters())
 

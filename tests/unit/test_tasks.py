@@ -124,13 +124,13 @@ class TestContract:
         assert len(encoded) == len(encoded.labels) == len(encoded.input_ids) == 5
         assert encoded.token_type_ids is not None
         assert [len(ids) for ids in encoded.token_type_ids] == [len(ids) for ids in encoded.input_ids]
-        assert task.head.per_word == (encoded.positions is not None) == (task.family == "tagging")
+        assert task.per_word == (encoded.positions is not None) == (task.family == "tagging")
         predictions = []
         generator = np.random.default_rng(0)
         for index, example in enumerate(examples):
-            size: Any = (encoded.units(index), task.head.num_outputs) if task.head.per_word else task.head.num_outputs
+            size: Any = (encoded.units(index), task.num_outputs) if task.per_word else task.num_outputs
             words = encoded.words[index] if encoded.words is not None else []
-            decoded = task.head.decode(generator.normal(size=size).astype(np.float32))
+            decoded = task.decode(generator.normal(size=size).astype(np.float32))
             predictions.append(task.align(example, decoded, words))
         report = task.metric(examples, predictions)
         assert -1 <= report.score <= 1
@@ -154,15 +154,15 @@ class TestContract:
     def test_loss_is_a_sum_in_float32(self, name: str, tiny_tokenizer: Any) -> None:
         task = tasks.get(name)
         labels = task.features(few_examples(task), tiny_tokenizer, 128).labels
-        flat = [tag for one in labels for tag in one] if task.head.per_word else labels
-        logits = torch.randn(len(flat), task.head.num_outputs, generator=torch.Generator().manual_seed(0))
-        whole = task.head.loss(logits, torch.tensor(flat))
-        parts = [task.head.loss(logits[n : n + 1], torch.tensor(flat[n : n + 1])) for n in range(len(flat))]
+        flat = [tag for one in labels for tag in one] if task.per_word else labels
+        logits = torch.randn(len(flat), task.num_outputs, generator=torch.Generator().manual_seed(0))
+        whole = task.loss(logits, torch.tensor(flat))
+        parts = [task.loss(logits[n : n + 1], torch.tensor(flat[n : n + 1])) for n in range(len(flat))]
         assert whole.shape == ()
         assert whole.item() == pytest.approx(sum(part.item() for part in parts), rel=1e-5)
-        half = task.head.loss(logits.half(), torch.tensor(flat))
+        half = task.loss(logits.half(), torch.tensor(flat))
         assert half.dtype == torch.float32
-        assert task.head.loss(logits[:0], torch.tensor(flat)[:0]).item() == 0.0
+        assert task.loss(logits[:0], torch.tensor(flat)[:0]).item() == 0.0
 
     def test_pickles(self, name: str) -> None:
         assert pickle.loads(pickle.dumps(tasks.get(name))).labels == tasks.get(name).labels
@@ -170,32 +170,32 @@ class TestContract:
 
 class TestHeads:
     def test_similarity(self) -> None:
-        head = tasks.get("biosses").head
-        assert head.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0])).item() == 5.0
-        assert head.decode(np.array([7.5])) == Prediction(7.5)  # not clamped
+        task = tasks.get("biosses")
+        assert task.loss(torch.tensor([[1.0], [4.0]]), torch.tensor([2.0, 2.0])).item() == 5.0
+        assert task.decode(np.array([7.5])) == Prediction(7.5)  # not clamped
 
     def test_multiclass(self) -> None:
-        head = tasks.get("mednli").head
+        task = tasks.get("mednli")
         logits = torch.tensor([[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]])
         wanted = math.log(sum(math.exp(x) for x in (1, 2, 3))) - 1 + math.log(3)
-        assert head.loss(logits, torch.tensor([0, 2])).item() == pytest.approx(wanted, rel=1e-6)
-        prediction = head.decode(np.array([1000.0, 999.0, -1000.0], dtype=np.float32))
+        assert task.loss(logits, torch.tensor([0, 2])).item() == pytest.approx(wanted, rel=1e-6)
+        prediction = task.decode(np.array([1000.0, 999.0, -1000.0], dtype=np.float32))
         assert prediction.value == "contradiction"
         assert prediction.scores == pytest.approx((1 / (1 + math.exp(-1)), 1 / (1 + math.e), 0.0))
 
     def test_multilabel(self) -> None:
-        head = tasks.get("hoc").head
+        task = tasks.get("hoc")
         logits, labels = torch.zeros(3, 10), torch.ones(3, 10)
-        assert head.loss(logits, labels).item() == pytest.approx(3 * math.log(2), rel=1e-6)
-        prediction = head.decode(np.array([0.0, 1e-3, -1e-3, 1e3, -1e3, *[2.0] * 5], dtype=np.float32))
+        assert task.loss(logits, labels).item() == pytest.approx(3 * math.log(2), rel=1e-6)
+        prediction = task.decode(np.array([0.0, 1e-3, -1e-3, 1e3, -1e3, *[2.0] * 5], dtype=np.float32))
         assert prediction.value == (0, 1, 0, 1, 0, 1, 1, 1, 1, 1)  # exactly one half is not enough
         assert prediction.scores is not None
         assert prediction.scores[3:6] == pytest.approx((1.0, 0.0, 1 / (1 + math.exp(-2))))
 
     def test_tagging(self) -> None:
-        head = tasks.get("clefe").head
-        assert head.decode(np.array([[3, 1, 2], [0, 1, 0], [0, 0, 1]])) == Prediction(("B", "I", "O"))
-        assert head.decode(np.zeros((0, 3))) == Prediction(())
+        task = tasks.get("clefe")
+        assert task.decode(np.array([[3, 1, 2], [0, 1, 0], [0, 0, 1]])) == Prediction(("B", "I", "O"))
+        assert task.decode(np.zeros((0, 3))) == Prediction(())
 
 
 class TestFeatures:
@@ -240,7 +240,7 @@ class TestFeatures:
         example = Example("1", ("\u200b", "\x01"), ("B", "O"))
         encoded = task.features([example], tiny_tokenizer, 8)
         assert (encoded.positions, encoded.words, encoded.labels) == ([[]], [[]], [[]])
-        assert task.align(example, task.head.decode(np.zeros((0, 3))), []).value == ("O", "O")
+        assert task.align(example, task.decode(np.zeros((0, 3))), []).value == ("O", "O")
 
     def test_unseen_words_are_predicted_o_and_gold_is_never_cut(self, tiny_tokenizer: Any) -> None:
         task = tasks.get("bc5cdr_chem")
