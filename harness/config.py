@@ -79,7 +79,10 @@ def runtime(default: Any, help: str, **about: Any) -> Any:
 
 
 def source(default: Any, help: str, **about: Any) -> Any:
-    """A field that names an input: what it names makes the difference, not the name (`launch/run/inputs.py`)."""
+    """A field that names an input: what it names makes the difference, not the name.
+
+    Two runs are compared by `of` in launch/run/inputs.py, which has to know the new field too.
+    """
     return setting(default, help, by_content=True, **about)
 
 
@@ -125,7 +128,9 @@ class RunConfig:
     )
     per_gpu_train_batch_size: Whole = setting(32, "examples per device and forward pass", ge=1, group="training")
     per_gpu_eval_batch_size: Whole = runtime(
-        32, "the same in evaluation, of the longest; more of shorter ones; scores do not depend on it", ge=1
+        32,
+        "the same in evaluation, of the longest examples; of shorter ones more fit; scores do not depend on it",
+        ge=1,
     )
     gradient_accumulation_steps: Whole = setting(1, "forward passes per optimizer step", ge=1)
     global_batch_size: Whole | None = setting(
@@ -157,7 +162,8 @@ class RunConfig:
     rendezvous_seconds: Number = runtime(60.0, "how long ranks wait for each other at the start", ge=1)
     watchdog_minutes: Number = runtime(
         1.0,
-        "end the run where a rank stands still for so long, ten steps, or the longest pause that ended well; 0: never",
+        "end the run where a rank makes no progress for so long, ten steps or the longest pause so far, whichever is "
+        "more; 0: never",
         ge=0,
     )
     output_dir: Text = runtime("", "the run folder; default: runs/<task>/<model>/seed-<n>", group="output")

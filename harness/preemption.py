@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from harness.errors import EXIT_STOPPED, Stopped
-from harness.terminal import VOICE_SECONDS, rank
+from harness.terminal import OTHER_RANKS_WAIT, rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 PRESS_SECONDS = 1.0  # a launcher passes a Ctrl-C on that the terminal has sent to its ranks already: not a second one
@@ -40,11 +40,11 @@ def ignore() -> None:
 
 
 def leave(message: str) -> None:
-    """End the process within a handler; rank 0 speaks for all ranks."""
+    """End the process within a handler; rank 0 prints for all ranks."""
     if rank() == 0:
         os.write(2, f"{message}\n".encode())  # not print, in which the signal may have come
     else:
-        time.sleep(VOICE_SECONDS)
+        time.sleep(OTHER_RANKS_WAIT)
     os._exit(EXIT_STOPPED)
 
 

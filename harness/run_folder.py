@@ -33,14 +33,15 @@ FAILURE_FILE = ".first-failure-"  # and the token of one start: a rank left over
 SUBMISSION_FILE = "submission.json"
 ATTEMPT_FILE = "attempt.json"
 TASK_FILE = "task.toml"
-UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that came to nothing
+UNREADABLE_CONFIG = "config.json.unreadable"  # what lay in its place, of a start that failed
 STATE_FILE = "state.json"  # of a checkpoint, with the names of its files
 SUBMITIT = "submitit"  # of a run that was submitted alone; a suite has one for all its runs, above them
 CHECKPOINT = re.compile(r"step-(\d+)-(\d+)")  # epochs finished, steps in the next; of four and six digits or more
 INPUTS = ("model_name_or_path", "config_name", "tokenizer_name", "data_dir", "task_file", "ds_config")  # that are paths
 
-# A run's own files, and what each is: `kept` of whatever start; of one `start`, and removed where that came to nothing;
-# `submitted` the same, written by whoever submits or watches the run, without its lock; `computed`.
+# A run's own files by kind. `kept`: stays from start to start. `start`: of one start, removed where that failed before
+# anything was computed. `submitted`: the same, written without the run's lock, by whoever submits or watches the run.
+# `computed`: results.
 OWN_FILES = {
     "config.json": "kept",  # first: it is removed last
     UNREADABLE_CONFIG: "kept",

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec
 from harness.errors import EXIT_USER, UserError
 
 OWNER_ONLY = 0o077  # umask: clinical text is under data use agreements
-VOICE_SECONDS = 1.0  # a silent rank leaves so much later: a launcher ends all ranks when one leaves
+OTHER_RANKS_WAIT = 1.0  # seconds: a launcher ends all ranks when one leaves, and rank 0 has to print first
 
 # Control characters but tab and line end, those that turn the direction of writing, and bytes that are no UTF-8.
 OBEYED = re.compile(
@@ -68,11 +68,11 @@ def rank() -> int:
 
 
 def say(message: str) -> None:
-    """One voice for all ranks, on stderr; the others wait until it was heard."""
+    """Print on stderr, once for all ranks: rank 0 does, the others wait until it has."""
     if rank() == 0:
         print(message, file=sys.stderr, flush=True)
     else:
-        time.sleep(VOICE_SECONDS)
+        time.sleep(OTHER_RANKS_WAIT)
 
 
 def guarded(command: Callable[P, int]) -> Callable[P, int]:

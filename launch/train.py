@@ -37,14 +37,14 @@ def run(config: RunConfig) -> dict[str, Any]:
     from launch.run import result, settings, setup, train_and_score
     from launch.run.failures import FirstFailure
 
-    started = time.perf_counter()
+    begin = time.perf_counter()
     os.umask(terminal.OWNER_ONLY)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
     world = distributed.init(config.no_cuda, folder.path, config.rendezvous_seconds)
-    config = distributed.broadcast(config)  # parsed with a look at folders, which may be another on another rank
+    config = distributed.broadcast(config)  # parsing looks into folders, which may differ between nodes
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
-        start = distributed.on_main(lambda: lock.acquire(folder, stack))
+        token = distributed.on_main(lambda: lock.acquire(folder, stack))
         finished = distributed.on_main(lambda: settings.prepare(config, status.submitted))
         if finished is not None:
             if world.is_main:
@@ -53,18 +53,18 @@ def run(config: RunConfig) -> dict[str, Any]:
         logs.setup(world.is_main, folder.log)
         stack.callback(logs.close)
         lock.log_lease(folder)
-        failures = stack.enter_context(FirstFailure(folder, world, start))
+        failures = stack.enter_context(FirstFailure(folder, world, token))
         watch = stack.enter_context(
-            Watchdog(world, config.watchdog_minutes, compiles=config.compile, end=failures.end_stuck, token=start)
+            Watchdog(world, config.watchdog_minutes, compiles=config.compile, end=failures.end_stuck, token=token)
         )
-        parts = setup.build(config, world, folder)
+        prepared = setup.build(config, world, folder)
         gc.enable()  # which `main` disabled: nearly all is imported
-        tracker = stack.enter_context(result.tracker(parts))
+        tracker = stack.enter_context(result.tracker(prepared))
         stack.callback(failures.stop_watching)  # to close the tracker may take rank 0 a while
         stack.callback(watch.stop)
-        state = train_and_score.train(parts, tracker, stop) if parts.trains else None
-        scores = train_and_score.score(parts, tracker)
-        return distributed.on_main(lambda: result.finish(parts, scores, state, time.perf_counter() - started))
+        state = train_and_score.train(prepared, tracker, stop) if prepared.trains else None
+        scores = train_and_score.score(prepared, tracker)
+        return distributed.on_main(lambda: result.finish(prepared, scores, state, time.perf_counter() - begin))
 
 
 @terminal.safely()

@@ -3,10 +3,14 @@
 A run that failed by itself is tried twice more, unless it would fail the same way again. A job that was requeued three
 times, for whatever reason, and has no newer checkpoint to show for it, stops for good.
 
-SLURM requeues a job by itself only where it finds a node dead before srun has ended. For the rest the batch script asks
-`python -m launch.jobs.requeue STATUS` with srun's exit status, and ends with the status that this program ends with.
-What it knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it started and from which checkpoint,
-and a rank that failed by itself says so.
+Who requeues it:
+- preempted, or a node is dead before srun has ended: SLURM;
+- a stop request within submitit's jobs: `_hand_over` in slurm.py, which raises SIGUSR2 for submitit's own handler;
+- a stop request, a crash or a failure under a batch script: the script runs `python -m launch.jobs.requeue STATUS` with
+  srun's exit status, and ends with the status that this program ends with.
+
+What this program knows is in the file $BLUE_ATTEMPTS, one record a line: rank 0 notes that it started and from which
+checkpoint, and a rank that failed by itself says so.
 """
 
 from __future__ import annotations
@@ -102,7 +106,7 @@ def no_progress(run: Path) -> str:
 
 
 # ---- the batch script
-def verdict(status: int, records: list[dict[str, Any]], restart: int, checkpoint: str) -> tuple[bool, int, str]:
+def decide(status: int, records: list[dict[str, Any]], restart: int, checkpoint: str) -> tuple[bool, int, str]:
     """(whether the job is to be requeued, its exit status, why). `checkpoint`: the newest one's name now."""
     failures = [record for record in records if "failed" in record]
     now = [record for record in failures if record["failed"] == restart]
@@ -156,7 +160,7 @@ def main(status: int) -> int:
         return status
     records = _records()
     run = next((Path(record["run"]) for record in reversed(records) if "run" in record), None)
-    again, status, why = verdict(status, records, _restart(), "" if run is None else newest_checkpoint(run))
+    again, status, why = decide(status, records, _restart(), "" if run is None else newest_checkpoint(run))
     print(f"{why}: {'requeued' if again else 'not requeued'}", file=sys.stderr, flush=True)
     if again:
         subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False)

@@ -110,7 +110,7 @@ def _around_srun(code: Path, folder: Path) -> tuple[list[str], list[str]]:
         f"export {requeue.ATTEMPTS}={shlex.quote(str(folder))}/$SLURM_JOB_ID.attempts",
         f"cd {quoted}",  # Python puts the current folder before PYTHONPATH, so that has to be the snapshot too
     ]
-    # requeue.py decides on a requeue; rank 0 in a container, without SLURM's commands, asks for it by the mark.
+    # requeue.py decides on a requeue. Rank 0 in a container has no scontrol: it asks for a requeue by the file `mark`.
     after = [
         "status=$?",
         f"if [ -e {mark} ]; then rm {mark}; status={EXIT_STOPPED}; fi",

@@ -142,7 +142,7 @@ def recorded(folder: Path) -> Iterator[None]:
     except BaseException as error:
         from launch.run.failures import SILENT  # with torch
 
-        # A rank that fell with another one must not overwrite what that one says.
+        # A rank that ended because another one did must not overwrite the reason of that one.
         if not getattr(error, SILENT, not main):
             where = "" if main else f"rank {rank()} on {os.uname().nodename}: "
             reason = f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

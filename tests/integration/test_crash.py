@@ -43,28 +43,28 @@ def failed(restart: int, final: bool = False) -> dict[str, Any]:
 
 @pytest.mark.parametrize("status", [9, 137, 139, 134, 15, 143, EXIT_LOST])
 def test_a_rank_ended_by_a_signal_or_the_loss_of_another_comes_back(status: int) -> None:
-    assert requeue.verdict(status, [], 0, "step-0001-000004") == (True, status, "crashed at step-0001-000004")
+    assert requeue.decide(status, [], 0, "step-0001-000004") == (True, status, "crashed at step-0001-000004")
 
 
 def test_a_run_that_stopped_comes_back() -> None:
-    assert requeue.verdict(EXIT_STOPPED, [], 0, "") == (True, EXIT_STOPPED, "stopped before its first checkpoint")
+    assert requeue.decide(EXIT_STOPPED, [], 0, "") == (True, EXIT_STOPPED, "stopped before its first checkpoint")
 
 
 @pytest.mark.parametrize("status", [1, 2, 126, 127, 255])
 def test_another_status_does_not_come_back(status: int) -> None:
-    assert requeue.verdict(status, [], 0, "step-0001-000004")[:2] == (False, status)
+    assert requeue.decide(status, [], 0, "step-0001-000004")[:2] == (False, status)
 
 
 def test_a_rank_that_failed_by_itself_is_tried_twice_more() -> None:
     why = "rank 1 on node2 failed: list index out of range"
-    assert requeue.verdict(137, [failed(0)], 0, "") == (True, 137, why)
-    assert requeue.verdict(1, [failed(0), failed(2)], 2, "") == (True, 1, why)
-    assert requeue.verdict(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, 1, why)
-    assert requeue.verdict(137, [*begun("", "a", "b", "c"), failed(0), failed(1)], 3, "c")[2].startswith("crashed")
+    assert requeue.decide(137, [failed(0)], 0, "") == (True, 137, why)
+    assert requeue.decide(1, [failed(0), failed(2)], 2, "") == (True, 1, why)
+    assert requeue.decide(1, [failed(0), failed(1), failed(2), failed(2)], 2, "") == (False, 1, why)
+    assert requeue.decide(137, [*begun("", "a", "b", "c"), failed(0), failed(1)], 3, "c")[2].startswith("crashed")
 
 
 def test_what_would_fail_again_does_not_come_back_though_others_were_killed() -> None:
-    assert requeue.verdict(137, [failed(0, final=True)], 0, "")[0] is False
+    assert requeue.decide(137, [failed(0, final=True)], 0, "")[0] is False
 
 
 @pytest.mark.parametrize(
@@ -88,24 +88,24 @@ class TestWithoutProgress:
 
     def test_after_three_requeues_it_ends(self, status: int) -> None:
         for restart in range(3):
-            assert requeue.verdict(status, begun(*["b"] * (restart + 1)), restart, "b")[0] is True
-        again, left_with, why = requeue.verdict(status, begun("b", "b", "b", "b"), 3, "b")
+            assert requeue.decide(status, begun(*["b"] * (restart + 1)), restart, "b")[0] is True
+        again, left_with, why = requeue.decide(status, begun("b", "b", "b", "b"), 3, "b")
         assert (again, left_with) == (False, EXIT_NO_PROGRESS) and "at b, after 3 requeues without a newer one" in why
 
     def test_before_the_first_checkpoint(self, status: int) -> None:
-        assert requeue.verdict(status, begun("", "", ""), 2, "")[0] is True
-        assert requeue.verdict(status, begun("", "", "", ""), 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.decide(status, begun("", "", ""), 2, "")[0] is True
+        assert requeue.decide(status, begun("", "", "", ""), 3, "")[:2] == (False, EXIT_NO_PROGRESS)
 
     def test_one_that_advances_is_never_ended(self, status: int) -> None:
         names = [f"step-0001-{number:06d}" for number in range(40)]
         for restart, name in enumerate(names[1:]):
-            assert requeue.verdict(status, begun(*names[: restart + 1]), restart, name)[0] is True
+            assert requeue.decide(status, begun(*names[: restart + 1]), restart, name)[0] is True
 
     def test_starts_that_ended_before_they_could_be_noted_count(self, status: int) -> None:
-        assert requeue.verdict(status, [], 2, "")[0] is True
-        assert requeue.verdict(status, [], 3, "")[:2] == (False, EXIT_NO_PROGRESS)
-        assert requeue.verdict(status, begun("a", "b"), 3, "b")[0] is True
-        assert requeue.verdict(status, begun("a", "b"), 4, "b")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.decide(status, [], 2, "")[0] is True
+        assert requeue.decide(status, [], 3, "")[:2] == (False, EXIT_NO_PROGRESS)
+        assert requeue.decide(status, begun("a", "b"), 3, "b")[0] is True
+        assert requeue.decide(status, begun("a", "b"), 4, "b")[:2] == (False, EXIT_NO_PROGRESS)
 
 
 def test_the_newest_checkpoint_is_the_one_of_the_highest_numbers(tmp_path: Path) -> None:
