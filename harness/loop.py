@@ -61,6 +61,8 @@ class Training:
     @property
     def _finished(self) -> bool:
         """With --max_steps applied steps count; else passes over the data, overflowed steps included."""
+        if self.config.max_steps > 0 and self.state.applied_steps >= self.total_steps:
+            self.state.applied_steps = self.engine.applied_steps
         done = self.state.applied_steps if self.config.max_steps > 0 else self._tried
         return done >= self.total_steps
 
@@ -108,7 +110,7 @@ class Training:
             watchdog.beat()
             self._pending.append(loss)
             state.step_in_epoch += 1
-            state.applied_steps = self.engine.applied_steps
+            state.applied_steps += 1  # if it did not overflow, which `_collect` finds out: to know it now would wait
             tried = self._tried
             if tried % (config.logging_steps or CHECK_EVERY) == 0:
                 self._log_row()
@@ -137,6 +139,7 @@ class Training:
         """The pending losses as numbers, averaged over ranks: the one place where the loop waits for the device."""
         if not self._pending:
             return
+        self.state.applied_steps = self.engine.applied_steps
         losses = torch.stack(self._pending).float()
         if self.world.size > 1:
             dist.all_reduce(losses)

@@ -22,7 +22,7 @@ TRIED = {"torch": "2.13", "deepspeed": "0.19.8", "transformers": "5.23"}  # with
 # Module, or class in a module that is imported in any run -> its names. Left out is what makes a start faster alone:
 # deepspeed.ops.__compatible_ops__ (_spare_compilers in harness/ds/engine.py) is computed when it is read.
 NAMES: dict[str, Sequence[str]] = {
-    "torch": ("_foreach_copy_", "_foreach_mul_", "_foreach_norm"),
+    "torch": ("_foreach_copy_", "_foreach_norm", "_foreach_zero_"),
     "torch.cpu": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
     "torch._C._distributed_c10d": ("HashStore", "PrefixStore", "Store", "TCPStore"),
     "torch.distributed:ProcessGroup": ("_get_sequence_number_for_group",),
@@ -49,7 +49,8 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
     "AdamW": (),
     "FP16_UnfusedOptimizer": (
         *("fp16_groups", "fp32_groups", "loss_scale", "loss_scale_config.cur_scale", "clip_grad", "overflow"),
-        *("_skip_invalid_grad_norm", "_update_scale", "_global_grad_norm", "optimizer"),
+        *("_skip_invalid_grad_norm", "_update_scale", "_global_grad_norm"),
+        "optimizer._step_supports_amp_scaling",  # that Adam reads `grad_scale` and `found_inf`
     ),
     "BF16_Optimizer": LINKED,
     "DeepSpeedZeroOptimizer": (*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),

@@ -27,6 +27,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.ds import fixes, optimizer_state
 from harness.ds.config import DeepSpeedConfig
+from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_schedule
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
 from harness.task import Batch, Task
@@ -38,8 +39,6 @@ REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
 TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
-# What changes of the loss scaler in training. Without the counters a resumed run would raise its scale at another step.
-LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 logger = logging.getLogger(__name__)
 
@@ -137,16 +136,20 @@ class OriginalAdam:
 class Engine:
     """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
 
-    def __init__(self, inner: Any, task: Task, world: World, precision: str, linear: Any) -> None:
+    def __init__(
+        self, inner: Any, task: Task, world: World, precision: str, linear: Any, fp16_step: Fp16Step | None
+    ) -> None:
         self.inner = inner
         self.task = task
         self.world = world
         self.precision = precision
+        self._fp16_step = fp16_step
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
         # (its pull request 8393); then that is done here.
-        self._scales_loss = fixes.is_fp16_without_zero(inner)
+        self._scales_loss = is_fp16_without_zero(inner)
         self._linear = linear  # torch's: stage 3 puts its own in place of it, for the whole process and for good
         self._skipped_in_a_row = 0
+        self._unsettled = False  # whether the last step is not counted yet
         self._adam = OriginalAdam(optimizer_state.of(inner).adam)
 
     @property
@@ -157,7 +160,8 @@ class Engine:
 
     @property
     def applied_steps(self) -> int:
-        """Optimizer steps that changed the weights: those that overflowed are not counted."""
+        """Optimizer steps that changed the weights: those that overflowed are not counted. Waits for the device."""
+        self._settle()
         return int(self.inner.global_steps) - int(self.inner.skipped_steps)
 
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -169,19 +173,25 @@ class Engine:
         """Forward and backward of one pass; on the last pass of a step also the optimizer step.
 
         Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
+        Raises FloatingPointError where gradients overflow at any loss scale.
         """
         batch = batch.to(self.world.device)
         loss = self.task.loss(self.inner(batch), batch.labels) * scale
-        ends_step = self.inner.is_gradient_accumulation_boundary()
+        self._settle()  # the loss scale for the backward pass; the device has the forward pass to do meanwhile
+        if self._skipped_in_a_row >= MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
+            raise FloatingPointError(SCALE_AT_MINIMUM)
+        self._unsettled = self.inner.is_gradient_accumulation_boundary()
         self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
-        if ends_step:
-            applied = self.inner.was_step_applied()
+        return loss.detach()
+
+    def _settle(self) -> None:
+        """Count the last step: as applied, or as one that overflowed."""
+        if self._unsettled:
+            applied = self.inner.was_step_applied() if self._fp16_step is None else self._fp16_step.settle()
             self._adam.steps += applied
             self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
-        if self._skipped_in_a_row > MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
-            raise FloatingPointError(SCALE_AT_MINIMUM)
-        return loss.detach()
+            self._unsettled = False
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -189,6 +199,7 @@ class Engine:
 
     def metrics(self) -> StepMetrics:
         """Of the last optimizer step."""
+        self._settle()
         norm = self.inner.get_global_grad_norm()
         scale = float(self.inner.optimizer.loss_scale) if self.precision == "fp16" else None
         lr = float(self.inner.optimizer.param_groups[0]["lr"])
@@ -212,6 +223,7 @@ class Engine:
         """Weights, moments, loss scale and schedule into `folder`, written by rank 0 alone. Collective."""
         from safetensors.torch import save_file
 
+        self._settle()
         adam_steps, tensors = optimizer_state.read_all(self.inner, keep=self.world.is_main)
         if not self.world.is_main:
             return
@@ -232,7 +244,7 @@ class Engine:
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
         with safe_open(folder / TENSORS, framework="pt") as file:
             optimizer_state.write_all(self.inner, counters["adam_steps"], file.get_tensor)
-        self._adam.steps = counters["adam_steps"]
+        self._adam.steps, self._unsettled = counters["adam_steps"], False
         inner, scaler = self.inner, self._loss_scaler()
         inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]
         # DeepSpeed steps at the passes whose number divides by the accumulation; a checkpoint always lies at one.
@@ -240,12 +252,7 @@ class Engine:
         for name, value in counters["loss_scale"].items():
             if value is not None and hasattr(scaler, name):
                 setattr(scaler, name, value)
-        schedule = inner.lr_scheduler
-        schedule.last_epoch = counters["schedule_steps"]
-        for group, peak, share in zip(
-            schedule.optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True
-        ):
-            group["lr"] = peak * share(schedule.last_epoch)
+        set_schedule(inner, counters["schedule_steps"])
 
     def _loss_scaler(self) -> Any:
         """What keeps the loss scale: under stage 0 of fp16 another object than under ZeRO; None in fp32."""
@@ -305,9 +312,9 @@ def build(
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
-    fixes.apply(inner, world)
+    fp16_step = fixes.apply(inner, world)
     barrier()
-    return Engine(inner, task, world, ds.precision, linear)
+    return Engine(inner, task, world, ds.precision, linear, fp16_step)
 
 
 def _spare_compilers(world: World) -> None:

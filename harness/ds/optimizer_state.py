@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from harness.ds.fixes import is_fp16_without_zero
+from harness.ds.fp16 import is_fp16_without_zero
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
 
