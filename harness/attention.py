@@ -51,7 +51,8 @@ class Group:
 
     places: torch.Tensor | None  # [b * T] their slots, short examples filled up with their last; None: rows as they are
     kept: torch.Tensor | None  # [tokens of the group] which of `places` are not filling
-    mask: torch.Tensor | None  # bool [b, 1, 1 or T, T], False where a token must not be seen; None: all are
+    # [b, 1, 1 or T, T]: bool, False where a token must not be seen, or what is added to scores; None: all are seen.
+    mask: torch.Tensor | None
     longest: int  # T
 
 
@@ -87,19 +88,26 @@ def attend(
             q, k, v = (each.view(-1, group.longest, *each.shape[1:]).transpose(1, 2) for each in taken)
         if window is not None and group.longest > window:
             place = torch.arange(group.longest, device=query.device)
-            near = ((place[:, None] - place[None]).abs() < window)[None, None]
-            mask = near if mask is None else mask & near
+            far = ((place[:, None] - place[None]).abs() >= window)[None, None]
+            if mask is None or mask.dtype == torch.bool:
+                mask = ~far if mask is None else mask & ~far
+            else:
+                mask = mask.masked_fill(far, -torch.inf)
         if query.device.type == "cpu" and torch.is_grad_enabled():
             # PyTorch computes masked attention with dropout in float32 from end to end here. Instead scores and
             # softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
             with torch.autocast("cpu", enabled=False):
                 scores = (q.float() * scale) @ k.float().transpose(-1, -2)
-            if mask is not None:
+            if mask is not None and mask.dtype == torch.bool:
                 scores += torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+            elif mask is not None:
+                scores += mask
             output = drop(scores.softmax(-1).to(v.dtype), dropout) @ v
             del scores  # as large as the next group's, which would lie beside them
         else:
+            if mask is not None and mask.dtype != torch.bool:
+                mask = mask.to(q.dtype)  # nothing to do but under autocast
             output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling)
         output = output.transpose(1, 2).flatten(0, 1)  # [b * T, heads, d]
         parts.append(output if group.kept is None else output.index_select(0, group.kept))

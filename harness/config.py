@@ -157,6 +157,9 @@ class RunConfig:
     compile: Switch = setting(
         False, "torch.compile the encoder's layers, for long runs on a GPU: a slower start; not under ZeRO-3"
     )
+    cuda_graphs: Switch = runtime(
+        True, "on a GPU, in fp16 at stage 0: record the passes of packed rows and replay them, which spares the host"
+    )
     ds_config: Text | None = source(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
     no_cuda: Switch = runtime(False, "stay on the CPU")
     rendezvous_seconds: Number = runtime(60.0, "how long ranks wait for each other at the start", ge=1)

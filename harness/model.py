@@ -22,6 +22,7 @@ from harness.files import read_json
 from harness.model_folder import HEAD_FILE
 from harness.packing import PADDED, Layout, choose
 from harness.pretrained import Source
+from harness.rows import PackedBatch
 from harness.task import PAD_TO, Batch, Task
 from harness.tokenizer import separate_words
 
@@ -56,20 +57,26 @@ class EncoderWithHead(nn.Module):
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
         self.takes_segments = _takes_segments(encoder)
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
+    def ready(self, batch: Batch | PackedBatch, device: torch.device) -> Batch | PackedBatch:
+        """The batch as `forward` takes it on `device`, not moved there yet."""
         if not self.takes_segments and batch.token_type_ids is not None:
             batch = replace(batch, token_type_ids=None)
+        return self.layout.ready(batch, device)
+
+    def forward(self, batch: Batch | PackedBatch) -> torch.Tensor:
+        """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
+        batch = self.ready(batch, batch.input_ids.device)
         encoding = self.layout.encode(self.encoder, batch)
         if batch.scored is not None:
-            rows = encoding.at(batch.scored, batch.input_ids.shape[1])
+            in_rows = isinstance(batch, PackedBatch)
+            rows = encoding.hidden[batch.scored] if in_rows else encoding.at(batch.scored, batch.input_ids.shape[1])
         elif self.pooling == "pooler":
             assert encoding.pooled is not None
             rows = encoding.pooled
         elif self.pooling == "cls":
             rows = encoding.hidden[encoding.starts]
         else:
-            rows = encoding.mean(batch.attention_mask.sum(1))
+            rows = encoding.mean(batch.lengths if isinstance(batch, PackedBatch) else batch.attention_mask.sum(1))
         logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
 
@@ -87,6 +94,10 @@ class StandardHead(nn.Module):
         self.layout: Layout = PADDED
         self.outputs = outputs
         self.takes_segments = _takes_segments(inner)
+
+    def ready(self, batch: Batch, device: torch.device) -> Batch:
+        """The batch as `forward` takes it on `device`, not moved there yet."""
+        return batch
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, labels], n as in Batch."""
@@ -438,11 +449,16 @@ def load_standard(config: RunConfig, task: Task) -> StandardHead:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups: no decay on biases and normalisation weights, as the original."""
+    """Optimizer groups: no decay on biases and normalisation weights, as the original.
+
+    Without any decay all are one group: each costs a step its own operations.
+    """
     decayed: list[nn.Parameter] = []
     exempt: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Normalisations have many names (LayerNorm, norm, ln), and weights that are vectors in all of them.
-            (exempt if parameter.ndim < 2 or name.endswith("bias") else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+            is_exempt = parameter.ndim < 2 or name.endswith("bias")
+            (exempt if is_exempt or not weight_decay else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

@@ -2,7 +2,7 @@
 
 Packed: examples lie one behind another, each with positions from its own beginning, and attend only to themselves. On
 a CPU all of a batch lie in one row without a gap, and attention runs over groups of examples of similar length. On
-other devices they fill rows of a fixed length under a block-diagonal mask: few kernels, few shapes. Bucketed: one pass
+other devices they fill rows of equal length under a block-diagonal mask (harness/rows.py). Bucketed: one pass
 of the encoder for each group of examples of similar length, padded to the group's longest. Padded: one pass, padded to
 the longest of all. Speed differs, and rounding; the mathematics does not.
 
@@ -13,7 +13,7 @@ of the padded ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,11 +24,11 @@ from harness import attention
 from harness.attention import Group
 from harness.data import collate
 from harness.errors import UserError, first_line
+from harness.rows import PackedBatch, Rows, equal_rows, in_rows, pack
 from harness.task import PAD_TO, Batch, Encoded, moved
 
 KINDS = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}
 ATTENTION = "within_examples"  # the name under which `attend` is registered with transformers
-ROW, ROWS = 64, 4  # not on a CPU: rows are a multiple of 64 tokens long, and a multiple of 4 in number
 PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in tokens
 CALL_COST = 4096  # what one more call of attention costs on a CPU beside its work, in entries of the score matrix
 TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
@@ -50,16 +50,9 @@ class Encoding:
         """[B, width]: the mean over each example's tokens, of which there are `lengths` [B]."""
         place = torch.arange(len(self.hidden), device=self.hidden.device) - self.starts[:, None]  # [B, slots]
         own = ((place >= 0) & (place < lengths[:, None])).to(self.hidden.dtype)
-        return ((own @ self.hidden).float() / lengths[:, None]).to(self.hidden.dtype)
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Examples in rows: R x T slots, of which some may stay empty."""
-
-    owner: np.ndarray  # [R, T] number of the slot's example in the batch, -1: empty
-    position: np.ndarray  # [R, T] place of the slot in its example, 0 in empty slots
-    starts: np.ndarray  # [B] slot of each example's first token, counted through all rows
+        if self.hidden.dtype == torch.float32:  # the product is in bf16 under autocast
+            return (own @ self.hidden).float() / lengths[:, None]
+        return (own / lengths[:, None].to(own.dtype)) @ self.hidden  # the sum of 512 tokens may be more than fp16 holds
 
 
 @dataclass(frozen=True)
@@ -81,13 +74,22 @@ class Layout:
         """
         return Layout("padded", reason="ZeRO-3 on several devices") if self.kind == "bucketed" else self
 
-    def encode(self, encoder: Any, batch: Batch) -> Encoding:
-        """The encoder's output for a batch."""
+    def ready(self, batch: Batch | PackedBatch, device: torch.device) -> Batch | PackedBatch:
+        """The batch as this layout feeds it on `device`, not moved there yet."""
+        if self.kind != "packed" or isinstance(batch, PackedBatch):
+            return batch
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
-        if self.kind == "packed":
-            in_one = batch.input_ids.device.type == "cpu" and not self.few_shapes
-            rows, groups = one_row(lengths) if in_one else equal_rows(lengths, batch.input_ids.device)
-            return _packed(encoder, batch, rows, groups, self.first_position)
+        if device.type != "cpu" or self.few_shapes:
+            return in_rows(batch, lengths, equal_rows(lengths), self.first_position)
+        rows, groups = one_row(lengths)
+        return replace(in_rows(batch, lengths, rows, self.first_position), groups=groups)
+
+    def encode(self, encoder: Any, batch: Batch | PackedBatch) -> Encoding:
+        """The encoder's output for a batch."""
+        batch = self.ready(batch, batch.input_ids.device)
+        if isinstance(batch, PackedBatch):
+            return _packed(encoder, batch)
+        lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
         order, passes = np.arange(len(lengths)), [(0, len(lengths))]
         if self.kind == "bucketed":
             order = np.argsort(-lengths, kind="stable")
@@ -134,8 +136,8 @@ def probe(encoder: Any) -> tuple[str, int]:
             AttentionMaskInterface.register(ATTENTION, sdpa_mask)
             encoder.set_attn_implementation(ATTENTION)
             for first_position in sorted(first_positions):
-                found = _by_example(Layout("packed", first_position).encode(encoder, batch), batch)
-                if all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(found, expected, strict=True)):
+                layouts = (Layout("packed", first_position, few_shapes=few) for few in (False, True))
+                if all(_same(_by_example(layout.encode(encoder, batch), batch), expected) for layout in layouts):
                     before = ATTENTION
                     return "", first_position
         return "packed and padded outputs differ", 0
@@ -145,6 +147,10 @@ def probe(encoder: Any) -> tuple[str, int]:
         encoder.train(training)
         if encoder.config._attn_implementation != before:
             encoder.set_attn_implementation(before)
+
+
+def _same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
+    return all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(found, expected, strict=True))
 
 
 def _probe_batch(settings: Any) -> Batch:
@@ -183,34 +189,6 @@ def partition(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list
     return groups[::-1]
 
 
-def first_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """The numbers of the examples in each row: the longest first, each into the first row that has room for it."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for example in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        row = next((r for r, left in enumerate(room) if left >= lengths[example]), len(rows))
-        if row == len(rows):
-            rows.append([])
-            room.append(row_length)
-        rows[row].append(example)
-        room[row] -= lengths[example]
-    return rows
-
-
-def pack(lengths: Sequence[int], rows: Sequence[Sequence[int]], row_length: int, count: int) -> Rows:
-    """Examples of the given lengths in `count` rows, of which the first hold what `rows` says."""
-    owner = np.full(count * row_length, -1)
-    starts = np.zeros(len(lengths), np.int64)
-    for row, examples in enumerate(rows):
-        place = row * row_length
-        for example in examples:
-            starts[example] = place
-            owner[place : place + lengths[example]] = example
-            place += lengths[example]
-    position = np.where(owner < 0, 0, np.arange(len(owner)) - starts[owner])
-    return Rows(owner.reshape(count, row_length), position.reshape(count, row_length), starts)
-
-
 def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
     """All examples in one row without a gap, longest first, and groups of those of similar length; on the CPU."""
     order = np.argsort(-lengths, kind="stable")
@@ -230,40 +208,30 @@ def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
     return rows, groups
 
 
-def equal_rows(lengths: np.ndarray, device: torch.device) -> tuple[Rows, list[Group]]:
-    """Examples in rows of few different lengths and numbers, all of them one group.
-
-    Empty slots see each other: with nothing to see, softmax would give NaN.
-    """
-    row_length = -(-int(lengths.max()) // ROW) * ROW
-    filled = first_fit(lengths.tolist(), row_length)
-    rows = pack(lengths.tolist(), filled, row_length, -(-len(filled) // ROWS) * ROWS)
-    owner = moved(torch.from_numpy(rows.owner), device)
-    return rows, [Group(None, None, owner[:, None, :, None] == owner[:, None, None, :], row_length)]
-
-
-def _packed(encoder: Any, batch: Batch, rows: Rows, groups: list[Group], first_position: int) -> Encoding:
-    device = batch.input_ids.device
-    # Empty slots repeat the batch's first token; they see only each other, and nothing reads them.
-    source = np.where(rows.owner < 0, 0, rows.owner * batch.input_ids.shape[1] + rows.position)
-    slots = moved(torch.from_numpy(source), device)
+def _packed(encoder: Any, batch: PackedBatch) -> Encoding:
+    groups = batch.groups or [Group(None, None, batch.mask(encoder.dtype), batch.owner.shape[1])]
+    # `attend` knows from `groups` who sees whom; a mask of four dimensions passes through transformers unread.
     inputs = {
-        "input_ids": batch.input_ids.flatten()[slots],
-        "position_ids": moved(torch.from_numpy(rows.position + first_position), device),
-        # `attend` knows from `groups` who sees whom; a mask of four dimensions passes through transformers unread.
-        "attention_mask": torch.zeros(1, 1, 1, 1, device=device),
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": torch.zeros(1, 1, 1, 1, device=batch.input_ids.device),
         "groups": groups,
     }
     if batch.token_type_ids is not None:
-        inputs["token_type_ids"] = batch.token_type_ids.flatten()[slots]
-    hidden = encoder(**inputs).last_hidden_state.flatten(0, 1)
-    starts = moved(torch.from_numpy(rows.starts), device)
+        inputs["token_type_ids"] = batch.token_type_ids
     pooler, pooled = getattr(encoder, "pooler", None), None
-    if pooler is not None:  # the encoder itself would give it a row's first token, not each example's
-        first = hidden[starts]
+    if pooler is not None:  # the encoder itself would apply it to a row's first token, not to each example's
+        encoder.pooler = None
+    try:
+        hidden = encoder(**inputs).last_hidden_state.flatten(0, 1)
+    finally:
+        if pooler is not None:
+            encoder.pooler = pooler
+    if pooler is not None:
+        first = hidden[batch.starts]
         # ALBERT's is the layer alone.
         pooled = torch.tanh(pooler(first)) if isinstance(pooler, nn.Linear) else pooler(first[:, None])
-    return Encoding(hidden, starts, pooled)
+    return Encoding(hidden, batch.starts, pooled)
 
 
 def _padded(

@@ -25,11 +25,13 @@ from torch import nn
 from harness import private_names
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
-from harness.ds import fixes, optimizer_state
+from harness.ds import fixes, graphs, optimizer_state
 from harness.ds.config import DeepSpeedConfig
 from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_schedule
+from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
+from harness.rows import PackedBatch
 from harness.task import Batch, Task
 
 # What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;
@@ -93,7 +95,7 @@ def forward_as_trained(
 
     def forward(batch: Batch) -> torch.Tensor:
         with torch.autocast(world.device.type, torch.bfloat16, enabled=deepspeed.autocast):
-            logits: torch.Tensor = network(batch.to(world.device))
+            logits: torch.Tensor = network(network.ready(batch, world.device).to(world.device))
         return logits
 
     return forward
@@ -150,6 +152,7 @@ class Engine:
         self._linear = linear  # torch's: stage 3 puts its own in place of it, for the whole process and for good
         self._skipped_in_a_row = 0
         self._unsettled = False  # whether the last step is not counted yet
+        self.graphs: StepGraphs | None = None
         self._adam = OriginalAdam(optimizer_state.of(inner).adam)
 
     @property
@@ -166,7 +169,7 @@ class Engine:
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, outputs] of a batch on any device; for evaluation."""
-        logits: torch.Tensor = self.inner(batch.to(self.world.device))
+        logits: torch.Tensor = self.inner(self.module.ready(batch, self.world.device).to(self.world.device))
         return logits
 
     def micro_step(self, batch: Batch, scale: float) -> torch.Tensor:
@@ -175,13 +178,22 @@ class Engine:
         Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
         Raises FloatingPointError where gradients overflow at any loss scale.
         """
-        batch = batch.to(self.world.device)
-        loss = self.task.loss(self.inner(batch), batch.labels) * scale
+        fed, recorded = self.module.ready(batch, self.world.device), None
+        if self.graphs is not None and isinstance(fed, PackedBatch):
+            fed = fed.filled_up()
+            if recorded := self.graphs.find(fed):
+                loss = recorded.forward(fed, scale)
+        if recorded is None:
+            fed = fed.to(self.world.device)
+            loss = self.task.loss(self.inner(fed), fed.labels) * scale
         self._settle()  # the loss scale for the backward pass; the device has the forward pass to do meanwhile
         if self._skipped_in_a_row >= MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
             raise FloatingPointError(SCALE_AT_MINIMUM)
         self._unsettled = self.inner.is_gradient_accumulation_boundary()
-        self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
+        if recorded is not None:
+            recorded.backward(self.inner.optimizer.loss_scale)
+        else:
+            self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
         return loss.detach()
 
@@ -192,6 +204,11 @@ class Engine:
             self._adam.steps += applied
             self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
             self._unsettled = False
+
+    def use_graphs(self, record: Callable[[Action], Action]) -> None:
+        """Record the passes of packed rows and replay them, in fp16 at stage 0; `record`: see graphs.recorder."""
+        if self._fp16_step is not None:
+            self.graphs = StepGraphs(self.module, self.task, self._fp16_step, record)
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -312,9 +329,12 @@ def build(
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
-    fp16_step = fixes.apply(inner, world)
+    engine = Engine(inner, task, world, ds.precision, linear, fixes.apply(inner, world))
     barrier()
-    return Engine(inner, task, world, ds.precision, linear, fp16_step)
+    # Not with passes that add up gradients, which a replayed one would overwrite.
+    if world.device.type == "cuda" and config.cuda_graphs and not config.compile and plan.accumulation == 1:
+        engine.use_graphs(graphs.recorder(world.device))
+    return engine
 
 
 def _spare_compilers(world: World) -> None:

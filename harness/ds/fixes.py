@@ -31,7 +31,7 @@ def apply(inner: Any, world: World) -> Fp16Step | None:
         # DeepSpeed allocates the moments by a step on zero gradients, which Adam's bias correction then counts as the
         # first: the run's own first step would be too small.
         optimizer.optimizer.state.clear()
-        fp16_step = Fp16Step(inner)
+        fp16_step = Fp16Step(inner, world)
         _replace(optimizer, "step", fp16_step)
     elif isinstance(optimizer, DeepSpeedZeroOptimizer):  # stages 1 and 2
         # A gradient that overflowed shows in their norm, which is computed and looked at next. Not by the setting
@@ -48,9 +48,10 @@ def apply(inner: Any, world: World) -> Fp16Step | None:
         inner._global_grad_norm = torch.nn.utils.clip_grad_norm_(parameters, inner.gradient_clipping())
 
     _replace(inner, "clip_fp32_gradients", clip)
-    if world.size == 1 and not isinstance(optimizer, ZeROOptimizer):
-        # There is nothing to reduce; it would still copy all gradients twice, a sixth of a step of BERT-base on a CPU.
-        # Not under ZeRO, which takes the gradients in the same call, and BF16_Optimizer counts as ZeRO.
+    if fp16_step is not None or (world.size == 1 and not isinstance(optimizer, ZeROOptimizer)):
+        # There is nothing to reduce, or `fp16_step` does it; DeepSpeed would still copy all gradients twice, a sixth of
+        # a step of BERT-base on a CPU. Not under ZeRO, which takes the gradients in the same call, and BF16_Optimizer
+        # counts as ZeRO.
         _replace(inner, "enable_backward_allreduce", False)
     return fp16_step
 

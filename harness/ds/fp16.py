@@ -11,6 +11,9 @@ import math
 from typing import Any
 
 import torch
+import torch.distributed as dist
+
+from harness.distributed import World
 
 # What changes of the loss scaler in training. Without the counters a resumed run would raise its scale at another step.
 LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -39,20 +42,26 @@ class Fp16Step:
     is time to. Clipping and scale are one factor, which Adam divides by.
     """
 
-    def __init__(self, inner: Any) -> None:
-        """`inner` is DeepSpeed's engine."""
-        self.inner, self.optimizer = inner, inner.optimizer
+    def __init__(self, inner: Any, world: World) -> None:
+        """`inner` is DeepSpeed's engine, which is to leave the mean over ranks to this step."""
+        self.inner, self.optimizer, self.world = inner, inner.optimizer, world
         self.fp16 = [parameter for group in self.optimizer.fp16_groups for parameter in group]
         self.fp32 = [weight for group in self.optimizer.fp32_groups for weight in group]
         # One buffer for the life of the run: an allocation for each of 199 weights costs the host as much as the step.
         self.flat = torch.zeros(sum(weight.numel() for weight in self.fp32), device=self.fp32[0].device)
         parts = self.flat.split([weight.numel() for weight in self.fp32])
         self.gradients = [part.view_as(weight) for part, weight in zip(parts, self.fp32, strict=True)]
-        self._norm: torch.Tensor | None = (
-            None  # of the step whose outcome the host does not know, on its way to the CPU
-        )
+        self.taken = False  # whether this step's gradients are there
+        # Of the last step, while the host does not know its outcome: the norm on its way to the CPU, and whether it is
+        # there.
+        self._norm: torch.Tensor | None = None
         self._copied: torch.cuda.Event | None = None
         self._scaler: dict[str, Any] = {}  # before that step
+
+    def clear_gradients(self) -> None:
+        """The parameters' own: to those that are there a backward pass adds its own, one by one."""
+        for parameter in self.fp16:
+            parameter.grad = None
 
     def take_gradients(self) -> None:
         """Copy the parameters' gradients into the float32 ones."""
@@ -67,7 +76,12 @@ class Fp16Step:
         self.settle()
         optimizer, scaler, adam = self.optimizer, self.optimizer.loss_scale_config, self.optimizer.optimizer
         scale, clip = float(optimizer.loss_scale), float(optimizer.clip_grad) or math.inf
-        self.take_gradients()
+        if not self.taken:
+            self.take_gradients()
+        self.taken = False
+        if self.world.size > 1:
+            dist.all_reduce(self.flat)
+            self.flat /= self.world.size
         norm = torch.linalg.vector_norm(self.flat)
         adam.found_inf = (norm - norm).nan_to_num_(nan=1.0)  # 1 where the norm is inf or NaN, else 0
         if clip * scale > MOST_IN_FLOAT32:  # no clipping

@@ -1,0 +1,113 @@
+"""CUDA graphs of a training pass: forward and backward are started by two calls instead of 600.
+
+At a batch of 32 sentences a step of BERT-base is bound by the host, which starts one small operation after another. The
+operations of each shape of packed rows are recorded once and replayed from then on, with the same numbers in the same
+places: a batch's numbers, the weights, the float32 gradients. Between the two passes the host learns of an overflow, so
+that the loss scale of the backward pass is a number on the device. Dropout draws as it does without graphs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from harness.ds.fp16 import Fp16Step
+from harness.errors import first_line
+from harness.model import EncoderWithHead
+from harness.rows import PackedBatch
+from harness.task import Task
+
+SIGHTINGS = 3  # a shape is recorded when it comes for the third time: most of the others come once
+MOST = 16  # shapes; each recording costs some megabytes and a tenth of a second
+
+logger = logging.getLogger("harness.engine")
+Action = Callable[[], None]
+
+
+def recorder(device: torch.device) -> Callable[[Action], Action]:
+    """Records an action on a CUDA device without doing it, and returns what does it again and again.
+
+    Recordings share their memory: what one leaves there is read before another is replayed.
+    """
+    pool = torch.cuda.graph_pool_handle()
+
+    def record(action: Action) -> Action:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
+            action()
+        replay: Action = graph.replay
+        return replay
+
+    return record
+
+
+class Recorded:
+    """The passes of one shape."""
+
+    def __init__(self, graphs: StepGraphs, batch: PackedBatch) -> None:
+        """`batch`: one of the shape, on the CPU. Raises RuntimeError where the passes cannot be recorded."""
+        self._graphs, step = graphs, graphs.step
+        # The batch's numbers lie behind one place, which holds the weight of its loss.
+        self._buffer = torch.zeros(len(batch.flatten()) + 1, dtype=torch.int64, device=step.flat.device)
+        self._batch = batch.within(self._buffer[1:])
+        self.loss = torch.zeros(())
+        self._replay_forward, self._replay_backward = (graphs.record(each) for each in (self._forward, self._backward))
+
+    def forward(self, batch: PackedBatch, scale: float) -> torch.Tensor:
+        """The loss of a batch of this shape times `scale`, valid until the next call."""
+        numbers = torch.cat([torch.tensor([scale, 0.0]).view(torch.int64), batch.flatten()])
+        on_device = self._buffer.is_cuda
+        self._buffer.copy_(numbers.pin_memory() if on_device else numbers, non_blocking=on_device)
+        self._replay_forward()
+        return self.loss.detach()
+
+    def backward(self, loss_scale: float) -> None:
+        """The gradients of the last loss times the loss scale, as float32 ones."""
+        self._graphs.set_loss_scale(loss_scale)
+        self._replay_backward()
+        self._graphs.step.taken = True
+
+    def _forward(self) -> None:
+        scale = self._buffer[:1].view(torch.float32)[0]
+        self.loss = self._graphs.task.loss(self._graphs.module(self._batch), self._batch.labels) * scale
+
+    def _backward(self) -> None:
+        (self.loss * self._graphs.loss_scale).backward()
+        self._graphs.step.take_gradients()
+        self._graphs.step.clear_gradients()
+        self.loss = self.loss.detach()  # what the passes have kept for each other is free for the next recording
+
+
+class StepGraphs:
+    """Which shapes have come how often, and the passes of those that are recorded."""
+
+    def __init__(self, module: EncoderWithHead, task: Task, step: Fp16Step, record: Callable[[Action], Action]) -> None:
+        self.module, self.task, self.step, self.record = module, task, step, record
+        self.loss_scale = torch.zeros((), device=step.flat.device)
+        self._scale = 0.0  # the number that is there
+        self._seen: Counter[Any] = Counter()
+        self._recorded: dict[Any, Recorded] = {}
+        self._works = True
+
+    def find(self, batch: PackedBatch) -> Recorded | None:
+        """The passes of the batch's shape; None where they are not recorded."""
+        key = batch.shapes()
+        self._seen[key] += 1
+        if key not in self._recorded and self._works and self._seen[key] >= SIGHTINGS and len(self._recorded) < MOST:
+            try:
+                self._recorded[key] = Recorded(self, batch)
+            except RuntimeError as error:  # such as an encoder that reads a number from the device
+                self._works = False
+                self.step.clear_gradients()
+                logger.warning("--cuda_graphs: not with this encoder (%s).", first_line(error))
+        return self._recorded.get(key)
+
+    def set_loss_scale(self, scale: float) -> None:
+        """For the backward passes to come."""
+        if scale != self._scale:
+            self.loss_scale.fill_(scale)
+            self._scale = scale
