@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from harness import attention
+from harness import attention, projections
 from harness.attention import Group
 from harness.data import collate
 from harness.errors import UserError, first_line
@@ -29,6 +29,7 @@ from harness.task import PAD_TO, Batch, Encoded, moved
 
 KINDS = {"packed": "packed rows", "bucketed": "length-bucketed padding", "padded": "padding"}
 ATTENTION = "within_examples"  # the name under which `attend` is registered with transformers
+ALWAYS_MASKED = "always_masked"
 PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in tokens
 CALL_COST = 4096  # what one more call of attention costs on a CPU beside its work, in entries of the score matrix
 TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
@@ -98,6 +99,34 @@ class Layout:
 
 
 PADDED = Layout("padded")
+
+
+def suit(network: Any, device: torch.device, whole_weights: bool) -> None:
+    """Make a network, while it is on the CPU, fit for `device`, which may be bound by the operations it is given.
+
+    On a GPU one padded pass costs less than several; a mask is always made, where transformers asks the device in every
+    pass whether it can do without; and layers with one input are joined, where their weights are whole.
+    """
+    if device.type == "cpu":
+        return
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    encoder, layout = network.encoder, network.layout
+    if layout.kind == "bucketed":
+        network.layout = Layout("padded", reason=layout.reason)
+    if layout.kind != "packed" and encoder._can_set_attn_implementation():
+        AttentionInterface.register(ALWAYS_MASKED, sdpa_attention_forward)
+        AttentionMaskInterface.register(
+            ALWAYS_MASKED, lambda **given: sdpa_mask(**given | {"allow_is_bidirectional_skip": False})
+        )
+        encoder.set_attn_implementation(ALWAYS_MASKED)
+    if whole_weights:
+        training = encoder.training
+        encoder.eval()
+        projections.join(encoder, lambda: PADDED.encode(encoder, _probe_batch(encoder.config)))
+        encoder.train(training)
 
 
 def choose(encoder: Any, asked: str) -> Layout:

@@ -31,6 +31,7 @@ from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_sch
 from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
+from harness.packing import suit
 from harness.rows import PackedBatch
 from harness.task import Batch, Task
 
@@ -90,6 +91,7 @@ def forward_as_trained(
     network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, world: World
 ) -> Callable[[Batch], torch.Tensor]:
     """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
+    suit(network, world.device, whole_weights=deepspeed.stage < 3 and not config.compile)
     network = network.to(world.device, torch.float32 if deepspeed.autocast else DTYPES[deepspeed.precision])
     compile_layers(network, config, deepspeed, world.device)
 
@@ -306,6 +308,7 @@ def build(
     private_names.check()
     if world.size > 1 and ds.stage == 3:
         model.layout = model.layout.in_one_pass()
+    suit(model, world.device, whole_weights=ds.stage < 3 and not config.compile)
     compile_layers(model, config, ds, world.device)
     filled = ds.fill(config, plan)
     linear = torch.nn.functional.linear

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tasks
-from harness import attention, model, packing
+from harness import attention, model, packing, projections
 from harness import rows as packing_rows
 from harness.config import RunConfig
 from harness.data import collate
@@ -144,6 +145,49 @@ class TestNoLeak:
         others = [0, 1, 3, 4]
         torch.testing.assert_close(after[others], before[others], rtol=0, atol=1e-6)
         assert (after[2] - before[2]).abs().max() > 1e-3
+
+
+META = torch.device("meta")
+
+
+class TestOtherDevices:
+    @pytest.mark.parametrize(
+        ("kind", "joined"), [("bert", 6), ("roberta", 6), ("distilbert", 6), ("electra", 6), ("modernbert", 0)]
+    )
+    def test_layers_of_one_input_are_one_product(self, encoders: dict[str, Path], kind: str, joined: int) -> None:
+        parts = case(encoders[kind], "mednli", "mean")
+        names = list(parts.net.state_dict())
+        expected = parts.pass_(parts.net.layout, [3, 0, 7])
+        encoder = parts.net.encoder
+        run = functools.partial(PADDED.encode, encoder, packing._probe_batch(encoder.config))
+        assert projections.join(encoder, run) == joined
+        found = parts.pass_(parts.net.layout, [3, 0, 7])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert list(parts.net.state_dict()) == names
+
+    def test_a_layer_that_is_called_on_its_own(self) -> None:
+        parent = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 2), "b": torch.nn.Linear(3, 4)})
+        one, other = torch.randn(2, 3), torch.randn(2, 3)
+        expected = [parent["a"](one), parent["b"](one), parent["b"](other)]
+        assert projections.join(parent, lambda: (parent["a"](one), parent["b"](one))) == 2
+        torch.testing.assert_close([parent["a"](one), parent["b"](one), parent["b"](other)], expected)
+
+    def test_layers_that_are_also_called_apart_stay(self) -> None:
+        """As DeBERTa's, which it applies to its distances as well."""
+        parent = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 2), "b": torch.nn.Linear(3, 4)})
+        one, other = torch.randn(2, 3), torch.randn(2, 3)
+        assert projections.join(parent, lambda: (parent["a"](one), parent["b"](one), parent["a"](other))) == 0
+
+    @pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta-v2"])
+    def test_padded_batches_are_not_waited_for(self, encoders: dict[str, Path], kind: str) -> None:
+        """On "meta" a number cannot be read: transformers would ask whether a mask hides anything."""
+        parts = case(encoders[kind], "mednli", "mean")
+        parts.net.encoder.set_attn_implementation("eager" if kind == "deberta-v2" else "sdpa")
+        parts.net.layout = Layout("bucketed", reason="because")
+        packing.suit(parts.net, META, whole_weights=False)
+        assert parts.net.layout == Layout("padded", reason="because")
+        batch = collate(parts.encoded, range(11), parts.pad_id).to(META)
+        assert parts.net.to(META)(batch).shape == (11, 3)
 
 
 class TestProbe:
