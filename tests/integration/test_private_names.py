@@ -147,10 +147,12 @@ def defaults() -> dict[str, dict[str, Any]]:
     """Keys of the installed DeepSpeed and their defaults, by section of its JSON; "" is the top level."""
     from deepspeed.runtime import constants, precision_config
     from deepspeed.runtime.zero import config, offload_config
+    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
 
     top = {value: getattr(constants, f"{name}_DEFAULT") for name, value in vars(constants).items()
            if isinstance(value, str) and hasattr(constants, f"{name}_DEFAULT")}  # fmt: skip
     models = {
+        "timers.throughput": DeepSpeedThroughputTimerConfig,
         "fp16": precision_config.DeepSpeedFP16Config,
         "bf16": precision_config.DeepSpeedBF16Config,
         "zero_optimization": config.DeepSpeedZeroConfig,

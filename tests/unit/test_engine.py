@@ -284,6 +284,22 @@ class TestTraining:
         assert not load_file(tmp_path / engine.TENSORS)["exp_avg.idle"].any()  # as if its gradient were zero
         running.close()
 
+    @pytest.mark.usefixtures("fp16_allowed")
+    @pytest.mark.parametrize("name", [*ALL, "custom"])
+    def test_deepspeed_never_waits_for_the_device(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+    ) -> None:
+        """Its throughput timer would, twice a pass, from the third pass on."""
+        from deepspeed.accelerator import get_accelerator
+
+        running = start(world, settings(custom(tmp_path) if name == "custom" else name))
+        waits: list[Any] = []
+        monkeypatch.setattr(get_accelerator(), "synchronize", lambda *_: waits.append(_))
+        for batch in batches(4):
+            running.micro_step(batch, 1 / 8)
+        assert not waits
+        running.close()
+
     def test_warmup_and_decay(self, world: World) -> None:
         running = start(world, settings("fp32", warmup_steps=2), steps=6)
         rates = [running.metrics().lr]
@@ -598,7 +614,10 @@ class TestSettings:
             "zero_optimization": {"stage": 1},
             "steps_per_print": 5,
             "wall_clock_breakdown": False,
+            "timers": {"throughput": {"enabled": False}},
         }
+        own = {"throughput": {"enabled": True}}
+        assert DeepSpeedConfig("mine", {"timers": own}).fill(settings(), plan)["timers"] == own
 
     def test_auto_where_it_cannot_be(self) -> None:
         assert_user_error(
