@@ -36,7 +36,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_order
 from harness.ds import config as ds_config
 from harness.ds import engine, fixes
-from harness.packing import equal_rows
+from harness.rows import equal_rows
 from harness.task import Batch, Encoded
 
 NOTHING = {
@@ -94,7 +94,13 @@ def counted(call: Callable[[], Any]) -> Count:
 
 
 def attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, attn_mask: Any = None, dropout_p: float = 0.0, scale: Any = None
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    scale: Any = None,
+    **_: Any,
 ) -> torch.Tensor:
     """functional.scaled_dot_product_attention as CUDA has it under a mask: boolean masks become a bias each time."""
     bias = attn_mask
@@ -225,7 +231,7 @@ def lengths_of(task: str) -> np.ndarray:
 def shapes(lengths: np.ndarray, batch: int = 32, seed: int = 1, epoch: int = 0) -> tuple[set[tuple[int, ...]], float]:
     """(the shapes [R, T] of an epoch's packed batches on a GPU, slots for each token)."""
     order = np.array(epoch_order(len(lengths), seed, epoch))
-    found = [equal_rows(lengths[order[at : at + batch]], META)[0].owner.shape for at in range(0, len(order), batch)]
+    found = [equal_rows(lengths[order[at : at + batch]]).owner.shape for at in range(0, len(order), batch)]
     return set(found), sum(map(np.prod, found)) / float(lengths.sum())
 
 

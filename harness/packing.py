@@ -102,7 +102,7 @@ PADDED = Layout("padded")
 
 
 def suit(network: Any, device: torch.device, whole_weights: bool) -> None:
-    """Make a network, while it is on the CPU, fit for `device`, which may be bound by the operations it is given.
+    """Make a network fit for `device`, which may be bound by the operations that it is given.
 
     On a GPU one padded pass costs less than several; a mask is always made, where transformers asks the device in every
     pass whether it can do without; and layers with one input are joined, where their weights are whole.
@@ -123,9 +123,9 @@ def suit(network: Any, device: torch.device, whole_weights: bool) -> None:
         )
         encoder.set_attn_implementation(ALWAYS_MASKED)
     if whole_weights:
-        training = encoder.training
+        training, batch = encoder.training, _probe_batch(encoder.config).to(encoder.device)
         encoder.eval()
-        projections.join(encoder, lambda: PADDED.encode(encoder, _probe_batch(encoder.config)))
+        projections.join(encoder, lambda: PADDED.encode(encoder, batch))
         encoder.train(training)
 
 

@@ -53,7 +53,10 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
         "optimizer._step_supports_amp_scaling",  # that Adam reads `grad_scale` and `found_inf`
     ),
     "BF16_Optimizer": LINKED,
-    "DeepSpeedZeroOptimizer": (*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),
+    "DeepSpeedZeroOptimizer": (
+        *(*LINKED, "dp_process_group", "device", "loss_scaler.cur_scale"),
+        *("allreduce_bucket", "unflatten", "overlap_comm"),
+    ),
     "DeepSpeedZeroOptimizer_Stage3": (
         *("fp16_partitioned_groups", "fp16_partitioned_groups_flat", "fp32_partitioned_groups_flat", "unflatten"),
         *("checkpoint_event_prologue", "checkpoint_event_epilogue"),

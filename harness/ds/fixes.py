@@ -38,6 +38,8 @@ def apply(inner: Any, world: World) -> Fp16Step | None:
         # check_grad_overflow, on which bf16's second look depends too.
         _replace(optimizer, "check_overflow", lambda **_: None)
         _replace(optimizer, "get_grad_norm_direct", _norm_over_ranks(optimizer))
+        if not optimizer.overlap_comm:
+            _replace(optimizer, "allreduce_and_copy", _allreduce_and_copy(optimizer, optimizer.allreduce_and_copy))
 
     parameters = [parameter for parameter in inner.module.parameters() if parameter.requires_grad]
 
@@ -72,10 +74,23 @@ def _norm_over_ranks(optimizer: Any) -> Callable[..., torch.Tensor]:
         own = [gradient for gradient in gradients if not getattr(gradient, "_zero_padding", False)][: len(parameters)]
         square = _norm(own).square() if own else torch.zeros((), device=optimizer.device)
         dist.all_reduce(square, group=optimizer.dp_process_group)
-        total = square.sqrt()
-        return torch.where(total.isfinite(), total, -1.0)
+        return square.sqrt().nan_to_num_(nan=-1.0, posinf=-1.0)
 
     return norm
+
+
+def _allreduce_and_copy(optimizer: Any, theirs: Callable[..., None]) -> Callable[..., None]:
+    """The mean over ranks of a bucket of ZeRO 1 and 2, copied back at once, where DeepSpeed copies one gradient after
+    another."""
+
+    def reduce(bucket: Sequence[torch.Tensor], dtype: torch.dtype, output_bucket: Any = None, **more: Any) -> None:
+        if more.get("rank") is not None or any(each is not None for each in output_bucket or ()):
+            theirs(bucket, dtype, output_bucket=output_bucket, **more)
+            return
+        reduced = optimizer.allreduce_bucket(bucket, dtype, **more)
+        torch._foreach_copy_(list(bucket), list(optimizer.unflatten(reduced, bucket)))
+
+    return reduce
 
 
 def _norm(tensors: list[torch.Tensor]) -> torch.Tensor:

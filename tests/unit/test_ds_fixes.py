@@ -132,7 +132,6 @@ def test_scale_and_clipping_are_one_factor(start: Start, max_grad_norm: float, l
         plain.state[other] = {name: value.clone() for name, value in own.state[weight].items()}
         other.grad = (gradient * factor).float()
     plain.param_groups[0] |= {name: own.param_groups[0][name] for name in ("lr", "betas", "eps", "weight_decay")}
-    own.param_groups[1]["weight_decay"] = plain.param_groups[0]["weight_decay"]
     OriginalAdam(plain).steps = trained._adam.steps
     optimizer.step()
     plain.step()

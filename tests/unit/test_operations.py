@@ -12,12 +12,11 @@ from harness import distributed
 from harness.config import RunConfig
 from harness.distributed import World
 
-# The most that BERT-base may start in a step with 32 sentences, and beside it the limit where that is not reached yet.
-FORWARD = 236  # 230
-BACKWARD = {"fp16_zero0": 359, "fp16_zero1": 359, "fp16_zero2": 560, "bf16_zero1": 359, "fp32": 357}  # 340
-STEP = {"fp16_zero0": 12, "fp16_zero1": 496, "fp16_zero2": 295, "bf16_zero1": 496, "fp32": 12}  # ZeRO-1 and 2: 60
-WAITS = {"fp16_zero0": 1, "fp16_zero1": 3, "fp16_zero2": 3, "bf16_zero1": 3, "fp32": 0}  # 0
-COPIES = 8  # 1
+# The most that BERT-base may start in a step with 32 sentences.
+FORWARD, BACKWARD = 230, 340
+STEP = {"fp16_zero0": 12, "fp16_zero1": 60, "fp16_zero2": 60, "bf16_zero1": 60, "fp32": 12}
+WAITS = {"fp16_zero0": 0, "fp16_zero1": 2, "fp16_zero2": 2, "bf16_zero1": 2, "fp32": 0}  # ZeRO reads the norm
+COPIES = 1
 SHAPES = 8
 
 
@@ -40,7 +39,7 @@ def test_a_step_starts_no_more_than_its_budget(bert: RunConfig, world: World, na
     found, waits = operations.on_gpu(run, world, lengths)
     starts = {phase: count.by_name.total() for phase, count in found.items()}
     assert starts["forward"] <= FORWARD
-    assert starts["backward"] <= BACKWARD[name]
+    assert starts["backward"] <= BACKWARD
     assert starts["step"] <= STEP[name]
     assert waits <= WAITS[name]
     assert sum(count.copies for count in found.values()) <= COPIES
