@@ -44,8 +44,7 @@ import json, os, random, sys
 import numpy
 sys.path.insert(0, sys.argv[1])
 from launch import train
-from harness import distributed, logs
-logs.quiet_libraries(has_cuda=False)
+from harness import distributed
 from deepspeed.accelerator import get_accelerator
 get_accelerator().is_fp16_supported = lambda: True  # the arithmetic is real, by PyTorch's slower path
 statuses = {}
@@ -79,7 +78,8 @@ def start(checkout: Path, place: Path, lines: dict[str, list[str]], world: int) 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    env |= {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu"}
     if world > 1:
         env |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
         env |= {"MASTER_PORT": port}

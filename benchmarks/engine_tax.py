@@ -115,7 +115,7 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     task = tasks.get(args.task)
-    logs.quiet_libraries(has_cuda=False)
+    logs.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         world = distributed.init(no_cuda=True)
         path = model_folder(args.model, Path(folder))

@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument("--pieces", type=int, default=2048, help="of all examples of one length")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    logs.quiet_libraries(has_cuda=False)
+    logs.quiet_libraries()
     task = tasks.get(args.task)
     with tempfile.TemporaryDirectory() as folder:
         world = distributed.init(no_cuda=True)

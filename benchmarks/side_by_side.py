@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     args = parser.parse_args()
-    logs.quiet_libraries(has_cuda=False)
+    logs.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
         path = model_folder("embedded", Path(folder))
         config = RunConfig(

@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the published sizes, for made-up rows [1]")
     parser.add_argument("--out", type=Path, help="file of the figures")
     args, more = parser.parse_known_args()
-    logs.quiet_libraries(torch.cuda.is_available())
+    logs.quiet_libraries()
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
         named = args.model in ("base", "embedded")

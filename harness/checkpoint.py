@@ -122,7 +122,7 @@ def restore_random_numbers(folder: Path, rank: int, steps: int) -> None:
         return
     states = torch.load(folder / f"rng-{rank}.pt", weights_only=True)
     torch.set_rng_state(states["torch"])
-    if states["cuda"] is not None and torch.cuda.is_available():
+    if states["cuda"] is not None and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"])
     name, keys, *rest = states["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
@@ -260,7 +260,7 @@ def _random_states() -> dict[str, Any]:
     version, numbers, spare = random.getstate()
     return {
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
         "numpy": (name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest),
         "python": (version, list(numbers), spare),
     }

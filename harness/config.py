@@ -160,6 +160,9 @@ class RunConfig:
     cuda_graphs: Switch = runtime(
         True, "on a GPU, in fp16 at stage 0: record the passes of packed rows and replay them, which spares the host"
     )
+    tf32: Switch = setting(
+        False, "fp32 on a GPU: matrix products of tensor cores, faster, their inputs rounded to 10 bits of mantissa"
+    )
     ds_config: Text | None = source(None, "name in ds_configs/ or path of a DeepSpeed JSON; default: by precision")
     no_cuda: Switch = runtime(False, "stay on the CPU")
     rendezvous_seconds: Number = runtime(60.0, "how long ranks wait for each other at the start", ge=1)

@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, PrefixStore, Store, TCPStore
 
+from harness import device as device_of_process
 from harness import files
 from harness.errors import UserError, causes
 
@@ -99,49 +100,31 @@ def unused_tasks(environment: Mapping[str, str]) -> str:
     return "" if tasks == "1" else f"one process, not started by srun: the job's {tasks} tasks are not used"
 
 
-def init(no_cuda: bool = False, shared: Path | None = None, seconds: float = MEETING_SECONDS) -> World:
+def init(
+    no_cuda: bool = False, shared: Path | None = None, seconds: float = MEETING_SECONDS, tf32: bool = False
+) -> World:
     """Join the process group (gloo on CPU, nccl on CUDA), once a process; a single process needs no port.
 
     `shared`: a folder that all ranks see; where the launcher gave no port, rank 0 writes its address there.
     Raises UserError where a rank has no device, or the ranks have not met in `seconds`.
     """
     rank, size, local_rank, local_size = from_environment(os.environ)
-    cuda = torch.cuda.is_available() and not no_cuda
-    number = device_number(local_rank, torch.cuda.device_count(), os.environ) if cuda else local_rank
-    if number is None:
-        raise UserError(
-            f"--num_gpus: rank {rank} needs GPU number {local_rank}, but this machine shows "
-            f"{torch.cuda.device_count()}; ask for fewer, or check CUDA_VISIBLE_DEVICES"
-        )
-    device = torch.device("cuda", number) if cuda else torch.device("cpu")
-    if cuda:
-        torch.cuda.set_device(device)
-    elif "OMP_NUM_THREADS" not in os.environ:
+    device = device_of_process.set_up(no_cuda, tf32, local_rank)
+    if device.type == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-    # The variables that DeepSpeed and torch read themselves; DeepSpeed takes LOCAL_RANK for the device's number.
+    # The variables that DeepSpeed and torch read themselves; DeepSpeed takes LOCAL_RANK for the device's number. Set
+    # whatever was there: one that a shell has left over would send this process to another rank's GPU.
+    number = local_rank if device.index is None else device.index
     names = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": number, "LOCAL_WORLD_SIZE": local_size}
-    for name, value in names.items():
-        os.environ.setdefault(name, str(value))
+    os.environ.update({name: str(value) for name, value in names.items()})
     if not dist.is_initialized():
         global _store
         _store = None if size == 1 else Rendezvous(rank, size, shared, seconds).store()
-        backend = "nccl" if cuda else "gloo"
+        backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend, store=HashStore() if _store is None else _store, rank=rank, world_size=size, timeout=TIMEOUT
         )
     return World(rank, size, local_rank, local_size, device)
-
-
-def device_number(local_rank: int, visible: int, environment: Mapping[str, str]) -> int | None:
-    """Which of the `visible` GPUs a rank has; None where there is none for it.
-
-    Under `--gpus-per-task=1` SLURM shows each rank its own GPU alone, as number 0. One GPU on a node that has no more
-    for the job looks the same, but is one GPU for all its ranks.
-    """
-    if local_rank < visible:
-        return local_rank
-    bound = "SLURM_STEP_ID" in environment and environment.get("CUDA_VISIBLE_DEVICES", "") != ""
-    return 0 if visible == 1 and bound and environment.get("SLURM_GPUS_ON_NODE") != "1" else None
 
 
 class RaisedOnMain(Exception):

@@ -37,7 +37,7 @@ logger = logging.getLogger("harness")  # every module's logger lies under it (la
 _handlers: list[tuple[logging.Logger, logging.Handler]] = []  # ours: `close` must leave other people's alone
 
 
-def quiet_libraries(has_cuda: bool) -> None:
+def quiet_libraries() -> None:
     """Silence what a user can do nothing about. Call it before transformers, deepspeed or wandb are imported.
 
     Values that the user has set in the environment stay.
@@ -51,8 +51,6 @@ def quiet_libraries(has_cuda: bool) -> None:
         "WANDB_SILENT": "true",
         "WANDB_ERROR_REPORTING": "false",  # wandb would report its own faults from a cluster that holds clinical text
     }
-    if not has_cuda:
-        environment["DS_ACCELERATOR"] = "cpu"  # else deepspeed warns that it had to guess
     for name, value in environment.items():
         os.environ.setdefault(name, value)
     for name in ("transformers", "DeepSpeed"):

@@ -17,7 +17,7 @@ from typing import TextIO
 
 import torch
 
-from harness import files, logs, model, model_folder
+from harness import device, files, logs, model, model_folder
 from harness.errors import UserError
 from harness.flags import Parser
 from harness.terminal import guarded
@@ -30,24 +30,24 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 def load(given: argparse.Namespace) -> Predictor:
     """The model of a run folder, or of a model folder by itself. Raises UserError where there is none."""
+    place = device.set_up(given.no_cuda)
     folder = model_folder.locate(given.model)
     head, _ = model_folder.read(folder)
     about = fine_tuned.describe(folder)
     assert about is not None
     task = fine_tuned.task_of(about, folder)
-    device = torch.device("cuda" if torch.cuda.is_available() and not given.no_cuda else "cpu")
-    precision = given.precision or ("fp32" if device.type == "cpu" else about.precision)
+    precision = given.precision or ("fp32" if place.type == "cpu" else about.precision)
     loaded = model.load(folder, trust_remote_code=given.trust_remote_code)
     if (head.num_outputs, head.pooling is None) != (task.num_outputs, task.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
-    loaded.model.to(device, PRECISIONS.get(precision, torch.float32))
-    return Predictor(task, loaded, device, about, given.batch_size, given.with_text)
+    loaded.model.to(place, PRECISIONS.get(precision, torch.float32))
+    return Predictor(task, loaded, place, about, given.batch_size, given.with_text)
 
 
 @guarded
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 predicted, 2 a mistake of the user's."""
-    logs.quiet_libraries(torch.cuda.is_available())
+    logs.quiet_libraries()
     given = _parser().parse_args(argv)
     if given.batch_size < 1:
         raise UserError(f"--batch_size {given.batch_size}: must be at least 1")

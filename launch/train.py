@@ -40,7 +40,7 @@ def run(config: RunConfig) -> dict[str, Any]:
     begin = time.perf_counter()
     os.umask(terminal.OWNER_ONLY)
     folder = RunFolder(Path(config.output_dir).absolute(), config.result_prefix)
-    world = distributed.init(config.no_cuda, folder.path, config.rendezvous_seconds)
+    world = distributed.init(config.no_cuda, folder.path, config.rendezvous_seconds, config.tf32)
     config = distributed.broadcast(config)  # parsing looks into folders, which may differ between nodes
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
@@ -83,12 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if terminal.rank() == 0:
         print(f"starting: task {config.task}, model {config.model_name_or_path}; loading libraries ...", flush=True)
     gc.disable()  # what is imported stays: to look through it over and over takes a tenth of the start
-    import torch
-
     from harness import logs
     from harness.preemption import ignored
 
-    logs.quiet_libraries(torch.cuda.is_available())
+    logs.quiet_libraries()
     from launch.jobs import requeue
     from launch.run import failures
 

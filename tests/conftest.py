@@ -11,12 +11,18 @@ from typing import Any
 import hypothesis
 import pytest
 
+# Tests compute on the CPU, and so do the programs that they start: before torch is imported. The environment that
+# whoever runs the tests has is for tests/gpu, which starts programs with it; xdist's workers inherit both.
+os.environ.setdefault("GPUS_OF_TESTS", os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+os.environ["DS_ACCELERATOR"] = "cpu"  # tests import deepspeed before a run has chosen its device
+
 from harness.logs import quiet_libraries
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
 for variable in ("PROJECT", "ENTITY", "RUN_GROUP", "NAME", "TAGS"):  # of whoever runs the tests
     os.environ.pop(f"WANDB_{variable}", None)
-quiet_libraries(has_cuda=False)  # before any test imports deepspeed, transformers or wandb
+quiet_libraries()  # before any test imports deepspeed, transformers or wandb
 
 hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]

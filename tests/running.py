@@ -126,7 +126,7 @@ def _rank(rank: int, environment: dict[str, str], world: int, port: int, lines: 
     torch.set_num_threads(1)
     from harness import distributed, logs
 
-    logs.quiet_libraries(has_cuda=False)
+    logs.quiet_libraries()
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True  # the arithmetic is real, by PyTorch's slower path

@@ -3,12 +3,13 @@
 import gc
 import os
 
+os.environ["DS_ACCELERATOR"] = "cpu"  # deepspeed is imported here, before any run chooses its device
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the other threads
 
 import launch  # noqa: F401 - which sets what torch reads when it is loaded
 from harness import logs
 
-logs.quiet_libraries(has_cuda=False)
+logs.quiet_libraries()
 
 import deepspeed.runtime.zero.muon.original_muon  # noqa: E402, F401 - compiled functions: they import half of torch
 import scipy.stats  # noqa: E402, F401

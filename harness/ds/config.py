@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,12 +129,25 @@ def resolve(config: RunConfig, world: World) -> DeepSpeedConfig:
 def supported_precisions(device: torch.device) -> dict[str, bool]:
     """Which precisions this device can train in."""
     import torch
-    from deepspeed.accelerator import get_accelerator
 
-    if device.type == "cuda":
-        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(), "fp32": True}
-    accelerator = get_accelerator()
+    accelerator = _accelerator(device.type)
+    if device.type == "cuda":  # a V100 or T4 emulates bf16, slower than fp32
+        return {"fp16": True, "bf16": torch.cuda.is_bf16_supported(including_emulation=False), "fp32": True}
     return {"fp16": accelerator.is_fp16_supported(), "bf16": accelerator.is_bf16_supported(), "fp32": True}
+
+
+def _accelerator(device: str) -> Any:
+    """DeepSpeed's accelerator of the device (cuda | cpu), made the current one: another run of this process, or
+    DeepSpeed by itself, may have chosen another."""
+    os.environ["DS_ACCELERATOR"] = device  # read when deepspeed is imported
+    from deepspeed.accelerator import get_accelerator, set_accelerator
+
+    if get_accelerator().device_name() != device:
+        from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+        from deepspeed.accelerator.cuda_accelerator import CUDA_Accelerator
+
+        set_accelerator(CUDA_Accelerator() if device == "cuda" else CPU_Accelerator())
+    return get_accelerator()
 
 
 def choose_precision(asked: str, device: torch.device) -> str:

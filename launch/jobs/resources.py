@@ -144,9 +144,9 @@ def from_options(options: argparse.Namespace, printing: bool) -> Request:
             f"machine, deepspeed --num_gpus {options.nodes * tasks} launch/train.py"
         )
     if cluster in ("local", "debug") and options.gpus_per_node:
-        import torch
+        from harness import device
 
-        if not torch.cuda.is_available():
+        if not device.available():
             raise UserError(
                 f"--gpus_per_node {gpus}: no GPU can be used here; leave it out, or 0, to train on this machine's CPUs"
             )

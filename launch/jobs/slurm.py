@@ -258,11 +258,9 @@ class TrainJob:
     def __call__(self) -> dict[str, Any]:
         """Outcome and scores, small enough for any pickle. Ends the process where the run failed or is requeued."""
         os.chdir(os.environ.get(WORK_DIR, "."))
-        import torch
-
         from harness import distributed, logs
 
-        logs.quiet_libraries(torch.cuda.is_available())
+        logs.quiet_libraries()
         from launch import train
         from launch.run import failures
 

@@ -325,7 +325,6 @@ def plan(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool
 
 def look_for_missing(where: Request | None, configs: Sequence[RunConfig]) -> tuple[list[Missing], list[str]]:
     """(what is missing, notes on what cannot be checked from here). `where`: None if that itself is at fault."""
-    import torch
 
     from harness import logs
 
@@ -345,7 +344,7 @@ def look_for_missing(where: Request | None, configs: Sequence[RunConfig]) -> tup
 
     for group in _groups(configs, "task", "data_dir", "own_task"):
         look(functools.partial(_check_data, group), group[0].data_dir, group[0].task, group)
-    logs.quiet_libraries(torch.cuda.is_available())
+    logs.quiet_libraries()
     logging.disable(logging.WARNING)  # what we ourselves would say of each model is for the runs' own logs
     try:
         for group in _groups(configs, "model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "revision"):
@@ -405,11 +404,18 @@ def _machine_faults(where: Request, configs: Sequence[RunConfig]) -> Faults:
     """Of this machine, for runs that shall be here."""
     import torch
 
+    from harness import device
+
     faults = Faults()
     named = [word.strip() for word in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
     visible = torch.cuda.device_count()
     on_gpus = where.gpus_per_node > 0 and not all(config.no_cuda for config in configs)
-    if on_gpus and named and "-1" not in named and visible < len(named):
+    if on_gpus:
+        with faults.collected():
+            device.available()
+    # CUDA shows a process one MIG slice, however many are named; each run gets its own.
+    wanted = 1 if named and named[0].startswith("MIG-") else len(named)
+    if on_gpus and 0 < visible < wanted:
         faults.append(
             f"CUDA_VISIBLE_DEVICES={','.join(named)}: {visible} of them can be used here; name those that are there"
         )

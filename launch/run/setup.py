@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import tasks
 from harness import checkpoint, data, distributed, token_cache, watchdog
 from harness import config as run_config
@@ -128,6 +130,8 @@ def _announce(run: Run, place: Path) -> None:
         own, like = ", ".join(config.own_task["recipe"]) or "nothing", published.LIKE[task.family]
         logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
     logger.info("model   %s in %s on %d %s", config.model_name_or_path, run.precision, world.size, world.device.type)
+    if note := tf32_note(config.tf32, run.precision, world.device):
+        logger.info(note)
     if not config.trained:
         logger.info("head    of the model itself: nothing is trained")
     elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
@@ -139,7 +143,26 @@ def _announce(run: Run, place: Path) -> None:
     if config.do_train:
         batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
         logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)
+        if warning := other_batch(config, plan):
+            logger.warning(warning)
         if "dev" in run.train_splits:
             warning = "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
             logger.warning(warning)
     logger.info("folder  %s", run.folder.path)
+
+
+def other_batch(config: RunConfig, plan: BatchPlan) -> str:
+    """What to say where the number of devices makes a published recipe's batch another one; else ""."""
+    usual = int(published.COMMON["per_gpu_train_batch_size"] * published.COMMON["gradient_accumulation_steps"])
+    on_one_device = config.per_gpu_train_batch_size * config.gradient_accumulation_steps
+    if config.own_task is not None or config.global_batch_size is not None or not on_one_device == usual != plan.total:
+        return ""
+    return f"the published recipe has {usual} examples a step, this run {plan.total} (--global_batch_size {usual})"
+
+
+def tf32_note(asked: bool, precision: str, device: torch.device) -> str:
+    """What to say of --tf32; "" where it was not asked for and would change nothing."""
+    if device.type == "cuda" and precision == "fp32" and torch.cuda.is_tf32_supported():
+        state = "on" if asked else "off: --tf32 is faster"
+        return f"tf32    {state}; it rounds the inputs of matrix products to 10 bits of mantissa"
+    return f"--tf32 changes nothing: this run is in {precision} on {device.type}" if asked else ""

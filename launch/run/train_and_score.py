@@ -123,8 +123,7 @@ def _release(engine: Engine) -> None:
     """Give the memory back: the weights to be scored are read from `model/`."""
     engine.close()
     gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
 
 
 def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:

@@ -114,7 +114,8 @@ def line(nodes: Nodes) -> list[str]:
     tiny_encoder(nodes.place / "model", dropout=0.1)
     cut("biosses", nodes.place / "data", 40)
     words = arguments("biosses", nodes.place / "model", nodes.place / "none", "--num_train_epochs", "2",
-                      "--rendezvous_seconds", str(LIMIT), "--data_dir", str(nodes.place / "data"))  # fmt: skip
+                      "--rendezvous_seconds", str(LIMIT), "--data_dir", str(nodes.place / "data"),
+                      "--no_cuda")  # fmt: skip
     at = words.index("--output_dir")
     return words[:at] + words[at + 2 :]
 

@@ -123,7 +123,7 @@ class TestTwoRanks:
 )
 def test_launchers_add_little(launcher: list[str], after: list[str], tiny_bert: Path, tmp_path: Path) -> None:
     """torchrun's own summary shows the same traceback; the deepspeed launcher says which processes it ends."""
-    line = arguments("biosses", tiny_bert, tmp_path / "run", "--max_steps", "4")
+    line = arguments("biosses", tiny_bert, tmp_path / "run", "--max_steps", "4", "--no_cuda")
     done = subprocess.run([str(BIN / launcher[0]), *launcher[1:], str(HERE / "crashing.py"), *line], timeout=300,
                           env={**ENVIRONMENT, "FAULT": "crash", "FAULT_RANK": "1", "PATH": f"{BIN}:/usr/bin:/bin"},
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip

@@ -162,6 +162,12 @@ class TestDevices:
         assert [name for name, *_ in self.names(1, runs_per_gpu=2)] == ["GPU 2"]
         assert [name for name, *_ in self.names(9, jobs=3)] == ["GPU 2", "GPU 3", "GPU 2"]
 
+    @pytest.mark.parametrize("kind", ["GPU", "MIG"])
+    def test_names_are_passed_on_as_they_are(self, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = [f"{kind}-8932f937-d72c-4106-c12f-20bd9faed9f6", f"{kind}-0a1b2c3d-0000-1111-2222-333344445555"]
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(names))
+        assert [(name, device) for name, device, _ in self.names(2)] == [(f"GPU {name}", name) for name in names]
+
     def test_a_share_of_the_cpus(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         cpus = len(os.sched_getaffinity(0))

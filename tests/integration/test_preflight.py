@@ -103,8 +103,14 @@ def test_faults_of_the_place_are_in_the_same_list(
     assert "--gpus_per_node 1: no GPU can be used here" in said[0] and "mednli" in said[1]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     said = faults(capsys, *line, "--cluster", "local", "--precision", "fp16", "--ds_config", "fp16_zero7")
-    assert "CUDA_VISIBLE_DEVICES=6,7: 0 of them" in said[0] and "fp16_zero7" in said[1]
+    assert "CUDA_VISIBLE_DEVICES=6,7: there is a GPU, but PyTorch" in said[0] and "fp16_zero7" in said[1]
     assert "--precision fp16: this cpu cannot" in said[2] and "mednli" in said[3]
+    assert "mednli" in faults(capsys, *line, "--cluster", "local", "--no_cuda")[0]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert "CUDA_VISIBLE_DEVICES=6,7: 1 of them" in faults(capsys, *line, "--cluster", "local")[0]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-0d1e,MIG-4f2a")  # of which CUDA shows one at a time
+    assert "mednli" in faults(capsys, *line, "--cluster", "local")[0]
 
 
 def test_print_says_it_too(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

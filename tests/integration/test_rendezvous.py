@@ -151,9 +151,15 @@ class TestPort:
 
 class TestRunFolder:
     @pytest.mark.usefixtures("port")
-    def test_one_that_not_all_see(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The same name on two machines, as /tmp/run: rank 1 looks into a folder of its own."""
+    @pytest.mark.parametrize("launcher", ["a port", "torchrun"])
+    def test_one_that_not_all_see(self, launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The same name on two machines, as /tmp/run: rank 1 looks into a folder of its own. Under srun, where rank 0
+        tells its port there, see TestMeetingPlace."""
         monkeypatch.setattr(Rendezvous, "_refuse", lambda *_: None)
+        stores = []
+        if launcher == "torchrun":
+            stores.append(rank(0, 2).connect())  # plays torchrun's own
+            os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         first, second = meet(rank(0, 2, tmp_path / "one", seconds=4), rank(1, 2, tmp_path / "two", seconds=4))
         assert "rank 1 on" in refused(second) and "does not see what rank 0 writes there" in refused(second)
         assert "name a folder that all nodes share" in refused(first)

@@ -13,7 +13,7 @@ import pytest
 import torch.distributed as dist
 from running import free_port, start_processes
 
-from harness import distributed
+from harness import device, distributed
 from harness.errors import UserError
 
 SRUN = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "77"}
@@ -107,7 +107,7 @@ class TestDevice:
         ],
     )
     def test_number(self, local_rank: int, visible: int, environment: dict[str, str], number: int | None) -> None:
-        assert distributed.device_number(local_rank, visible, environment) == number
+        assert device.device_number(local_rank, visible, environment) == number
 
 
 class TestOneProcess:
@@ -118,6 +118,13 @@ class TestOneProcess:
     def test_needs_no_address(self) -> None:
         distributed.init(no_cuda=True)
         assert "MASTER_ADDR" not in os.environ
+
+    def test_variables_that_a_shell_has_left_over_do_not_count(self) -> None:
+        """DeepSpeed takes LOCAL_RANK for the number of the GPU."""
+        os.environ.update(LOCAL_RANK="3", WORLD_SIZE="4", LOCAL_WORLD_SIZE="4")
+        assert distributed.init(no_cuda=True).size == 1
+        names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        assert [os.environ[name] for name in names] == ["0", "0", "1", "1"]
 
     def test_can_begin_again(self) -> None:
         assert distributed.init(no_cuda=True) == distributed.init(no_cuda=True)

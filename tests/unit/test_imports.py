@@ -115,6 +115,10 @@ def test_one_folder_imports_deepspeed() -> None:
     assert users and all(name.startswith("harness/ds/") for name in users)
 
 
+def test_one_file_asks_whether_there_is_a_gpu() -> None:
+    assert [name for name, text in SOURCES.items() if "cuda.is_available" in text] == ["harness/device.py"]
+
+
 def test_imports_are_absolute() -> None:
     assert offences(list(SOURCES), lambda _, found: not found.startswith(".")) == []
 

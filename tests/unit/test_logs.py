@@ -194,16 +194,16 @@ def test_libraries_are_quiet_and_the_users_wish_stands(monkeypatch: pytest.Monke
     script = """
 import os, sys, logging, warnings
 from harness import logs
-logs.quiet_libraries(has_cuda=False)
-logs.quiet_libraries(has_cuda=False)
+logs.quiet_libraries()
+logs.quiet_libraries()
 import deepspeed, transformers
 from deepspeed.utils import logger
 logger.warning("shown?")
 logging.getLogger("transformers.some").warning("shown?")
-print("environment", os.environ["DS_ACCELERATOR"], os.environ["TRANSFORMERS_VERBOSITY"], len(logger.filters))
+print("environment", os.environ["TRANSFORMERS_VERBOSITY"], len(logger.filters))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TRANSFORMERS_VERBOSITY": "critical"}
-    environment.pop("DS_ACCELERATOR", None)
+    environment.pop("DS_ACCELERATOR", None)  # deepspeed then warns that it had to guess
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert (done.stdout, done.stderr) == ("environment cpu critical 1\n", "")
+    assert (done.stdout, done.stderr) == ("environment critical 1\n", "")
