@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 # (tests/conftest.py), where xdist by itself puts files of many tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-most test-slurm cpu-avx2 cpu-default fast check format faults bench bench-gpu
+.PHONY: setup demo test test-most test-slurm test-gpu cpu-avx2 cpu-default fast check format faults bench bench-gpu
 
 setup: $(INSTALLED)
 
@@ -27,6 +27,10 @@ demo: setup
 # Tests on the SLURM cluster share it, hence one process, and mostly wait: all others run beside them.
 test: setup
 	$(MAKE) -j 2 test-most check test-slurm cpu-avx2 cpu-default
+
+# Programs on the GPU, started as users start them; `make test` has them too, and skips them where there is none.
+test-gpu: setup
+	$(PYTEST) -n 0 tests/gpu
 
 test-most: setup
 	$(PYTEST) tests/unit tests/integration tests/gpu
