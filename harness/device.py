@@ -32,8 +32,8 @@ def set_up(no_cuda: bool = False, tf32: bool = False, local_rank: int = 0) -> to
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own words about an architecture, ten lines of them
+        torch.cuda.set_device(number)
         _check_architecture(number)
-    torch.cuda.set_device(number)
     # cuDNN's attention has given NaN gradients under a mask (pytorch#196678), and plans anew for each shape.
     torch.backends.cuda.enable_cudnn_sdp(False)
     assert attention_backends() == ["flash", "mem_efficient", "math"], attention_backends()

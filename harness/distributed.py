@@ -154,7 +154,7 @@ class Rendezvous:
             place = self.shared / meeting_file(os.environ)
         store = self.connect(place)
         try:
-            self.wait_for_all(store)
+            self.wait_for_all(store, place)
         finally:
             if self.rank == 0 and place is not None:
                 place.unlink(missing_ok=True)
@@ -219,10 +219,10 @@ class Rendezvous:
                 raise files.not_writable(place.parent, error) from error
         return store
 
-    def wait_for_all(self, store: TCPStore) -> None:
+    def wait_for_all(self, store: TCPStore, place: Path | None = None) -> None:
         """Until all ranks are there with the same command and have seen a file that rank 0 leaves in the run folder.
 
-        Nobody trains for an epoch first.
+        Nobody trains for an epoch first. `place`: as for `connect`.
         """
         # The store of torchrun outlives a start of the ranks.
         start = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
@@ -236,7 +236,8 @@ class Rendezvous:
             if (size, theirs) != (self.size, folder):
                 self._refuse(f"{size} ranks, here {self.size}" if size != self.size
                              else f"--output_dir {theirs}, here {folder}")  # fmt: skip
-            self._gather(start, "rank", "", "have they been started?")
+            hint = "" if place is None else f", and do they see {place.parent}"
+            self._gather(start, "rank", "", f"have they been started{hint}?")
             if folder is None:
                 return
             until = time.monotonic() + self.seconds / 2  # so that all hear of it in time

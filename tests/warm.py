@@ -3,6 +3,7 @@
 import gc
 import os
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in tests/conftest.py, for what is started by hand
 os.environ["DS_ACCELERATOR"] = "cpu"  # deepspeed is imported here, before any run chooses its device
 os.environ["OMP_NUM_THREADS"] = "1"  # a fork has none of the other threads
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ from running import free_port
 from harness import distributed
 from harness.distributed import Rendezvous
 from harness.errors import UserError
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -156,14 +160,15 @@ class TestRunFolder:
         """The same name on two machines, as /tmp/run: rank 1 looks into a folder of its own. Under srun, where rank 0
         tells its port there, see TestMeetingPlace."""
         monkeypatch.setattr(Rendezvous, "_refuse", lambda *_: None)
-        stores = []
+        store = None
         if launcher == "torchrun":
-            stores.append(rank(0, 2).connect())  # plays torchrun's own
+            store = rank(0, 2).connect()  # plays torchrun's own
             os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
         first, second = meet(rank(0, 2, tmp_path / "one", seconds=4), rank(1, 2, tmp_path / "two", seconds=4))
         assert "rank 1 on" in refused(second) and "does not see what rank 0 writes there" in refused(second)
         assert "name a folder that all nodes share" in refused(first)
         assert list((tmp_path / "one").iterdir()) == []
+        del store
 
     @pytest.mark.usefixtures("port")
     def test_what_a_killed_start_left_is_cleared(self, tmp_path: Path) -> None:
@@ -215,6 +220,30 @@ class TestMeetingPlace:
     def test_a_folder_that_not_all_see(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"waited .* for rank 0's address in --output_dir .* \(do all nodes see"):
             rank(1, 2).connect(tmp_path / "meeting")
+
+    @pytest.mark.slow
+    def test_srun_on_nodes_that_do_not_share_the_folder(self, tmp_path: Path) -> None:
+        """Each rank in a process: without a port from the launcher, rank 0 tells its own in the folder."""
+        code = """
+import pathlib, sys
+from harness import distributed
+from harness.errors import UserError
+try:
+    distributed.init(True, pathlib.Path(sys.argv[1]), 10)
+except UserError as error:
+    print(error)
+"""
+        ranks = [
+            subprocess.Popen(
+                [sys.executable, "-c", code, str(tmp_path / str(number) / "run")],
+                env=os.environ | {"SLURM_PROCID": str(number), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+                cwd=ROOT, stdout=subprocess.PIPE, text=True,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        first, second = (each.communicate(timeout=120)[0] for each in ranks)
+        assert f"1 of 2 ranks (number 1; have they been started, and do they see {tmp_path}/0/run?)" in first
+        assert f"rank 0's address in --output_dir {tmp_path}/1/run (do all nodes see that folder?)" in second
 
     def test_nowhere_to_meet(self) -> None:
         with pytest.raises(UserError, match="MASTER_PORT: not set by the launcher"):

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import arguments, assert_user_error, clean_environment
+from running import arguments, assert_user_error, clean_environment, refused
 
 from harness import device
 from harness.config import BatchPlan, RunConfig
 from harness.ds import config as ds_config
+from launch import predict, score, train
 from launch.run.setup import other_batch, tf32_note
 
 ROOT = Path(__file__).parents[2]
@@ -159,6 +160,19 @@ class TestAGpuThatPyTorchDoesNotSee:
         monkeypatch.setattr(torch.cuda, "init", init)
         reason = "(The NVIDIA driver on your system is too old (found version 11040))"
         assert_user_error(device.set_up, "for CUDA 12.8 cannot use it", reason, "update the driver", "--no_cuda")
+
+    def test_a_run_ends_in_one_line(
+        self, tiny_bert: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """And scores nothing on the CPU; predict.py answers nothing, while score.py needs no device."""
+        monkeypatch.setattr(torch.version, "cuda", None)
+        error, _ = refused(train.main, capsys, *arguments("mednli", tiny_bert, tmp_path / "run"))
+        assert "SLURM_JOB_GPUS=0,1: there is a GPU" in error and not (tmp_path / "run").exists()
+        error, _ = refused(predict.main, capsys, tmp_path / "run", "--input", "/dev/null")
+        assert "SLURM_JOB_GPUS=0,1: there is a GPU" in error
+        predictions = tmp_path / "predictions.tsv"
+        predictions.write_text("index\tgold\tprediction\n0\tneutral\tneutral\n")
+        assert score.main(["--task", "mednli", "--predictions", str(predictions)]) == 0
 
     @pytest.mark.parametrize("how", ["no_cuda", "variable"])
     def test_who_asks_for_the_cpu_gets_it(self, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
