@@ -102,6 +102,20 @@ def test_a_launcher_starts_a_run(launcher: str, tiny_bert: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
+def test_the_deepspeed_launcher_on_a_cpu_is_no_sign_of_a_gpu(tmp_path: Path) -> None:
+    """It sets CUDA_VISIBLE_DEVICES there, too."""
+    (tmp_path / "rank.py").write_text(
+        "import os, pathlib, harness.device\n"
+        "print([os.environ['CUDA_VISIBLE_DEVICES'], harness.device.gpu_sign(os.environ, pathlib.Path('nowhere'))])\n"
+    )
+    environment = {**clean_environment(), "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    environment.pop("SLURM_JOB_GPUS", None)
+    command = [*LAUNCHERS["deepspeed"], "--num_gpus", "1", str(tmp_path / "rank.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert "['0', '']" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_an_encoder_that_cannot_be_packed_under_zero3_on_2_ranks(tmp_path: Path) -> None:
     """Ranks must not make unequal numbers of passes."""
     more = ("--max_steps", "4", "--ds_config", "fp16_zero3", "--precision", "auto", "--per_gpu_train_batch_size", "5")
