@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
-from running import free_port, start_processes
+from running import clean_environment, free_port, start_processes
 
 from harness import device, distributed
 from harness.errors import UserError
@@ -89,6 +90,12 @@ def test_one_process_in_a_job_of_several_tasks_is_said(environment: dict[str, st
 
 
 class TestDevice:
+    def test_neither_tests_nor_what_they_start_see_a_gpu(self) -> None:
+        """DeepSpeed, which tests import before a run has chosen its device, is on the CPU in them."""
+        hidden = clean_environment()
+        assert (hidden["CUDA_VISIBLE_DEVICES"], hidden["DS_ACCELERATOR"]) == ("", "cpu")
+        assert not torch.cuda.is_available()
+
     @pytest.mark.parametrize(
         ("local_rank", "visible", "environment", "number"),
         [
