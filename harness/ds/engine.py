@@ -283,7 +283,7 @@ class Engine:
         from deepspeed.runtime import torch_autocast
 
         self.inner.destroy()
-        self.inner = None
+        self.inner = self.graphs = self._fp16_step = None
         torch.nn.functional.linear = self._linear
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # else the process's next engine would mix precisions too
 

@@ -275,7 +275,8 @@ class TestHelp:
     def test_only_what_can_be_on_is_turned_off(self, text: str) -> None:
         offered = {word.rstrip(",") for word in text.split() if word.startswith("--no-")}
         assert offered == {
-            "--no-do_train", "--no-do_eval", "--no-do_predict", "--no-do_lower_case", "--no-eval_every_epoch"
+            "--no-do_train", "--no-do_eval", "--no-do_predict", "--no-do_lower_case", "--no-eval_every_epoch",
+            "--no-cuda_graphs",
         }  # fmt: skip
 
     def test_flag_still_turns_off_what_the_file_has_on(self, in_file: Callable[[str], str]) -> None:
