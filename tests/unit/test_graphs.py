@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from running import free_port, start_processes
 
 import tasks
 from harness import distributed, model
@@ -51,7 +53,7 @@ class Recorder:
         return replay
 
 
-def start(world: World, encoder: Path, name: str, steps: int = 20) -> tuple[Engine, list[Batch]]:
+def start(world: World, encoder: Path, name: str) -> tuple[Engine, list[Batch]]:
     """(an engine with dropout, in rows as on a GPU, batches of which several have the same shape)."""
     config = RunConfig(task=name, model_name_or_path=str(encoder), ds_config="fp16_zero0", learning_rate=1e-3)
     task, tokenizer = tasks.get(name), load_tokenizer(config)
@@ -59,9 +61,9 @@ def start(world: World, encoder: Path, name: str, steps: int = 20) -> tuple[Engi
     encoded = task.features(examples, tokenizer, 64)
     net = model.build(config, task.num_outputs, task.per_word).train()
     net.layout = dataclasses.replace(net.layout, few_shapes=True)
-    plan = BatchPlan(4, 1, 1, 4)
-    torch.manual_seed(3)
-    running = engine.build(net, task, config, ds_config.resolve(config, world), plan, steps, world)
+    plan = BatchPlan(4, world.size, 1, 4 * world.size)
+    torch.manual_seed(3 + world.rank)
+    running = engine.build(net, task, config, ds_config.resolve(config, world), plan, 20, world)
     pad = int(tokenizer.pad_token_id)
     return running, [collate(encoded, [i, i + 1, i + 2, (i + 5) % 12], pad) for i in (0, 3, 6, 1, 4, 7, 2, 5)]
 
@@ -91,6 +93,34 @@ def test_replayed_passes_are_those_that_were_recorded(
     eager.use_graphs(never)
     _, expected = course(eager, batches)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
+
+
+def _rank(rank: int, port: int, encoder: str, folder: str) -> None:
+    """One of two ranks, whose shapes come for the third time at different steps; leaves its weights."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    world = distributed.init(no_cuda=True)
+    from deepspeed.accelerator import get_accelerator
+
+    get_accelerator().is_fp16_supported = lambda: True
+    for name, sightings in (("recorded", 3), ("eager", 10**9)):
+        graphs.SIGHTINGS = sightings
+        running, batches = start(world, Path(encoder), "mednli")
+        recorder = Recorder()
+        running.use_graphs(recorder)
+        batches = [batches[0] if rank else each for each in batches]
+        weights = course(running, batches)[1] | {"recorded": torch.tensor(recorder.recorded)}
+        torch.save(weights, Path(folder) / f"{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_reduce_after_a_replay(tiny_bert: Path, tmp_path: Path) -> None:
+    start_processes(_rank, (free_port(), str(tiny_bert), str(tmp_path)), 2)
+    found = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")}
+    assert [int(found[name].pop("recorded")) > 0 for name in sorted(found)] == [False, False, True, True]
+    for name, weights in found.items():
+        assert all(torch.equal(weights[key], found["eager-0"][key]) for key in weights), name
 
 
 def test_an_overflow_is_left_out_and_halves_the_scale(world: World, tiny_bert: Path) -> None:
