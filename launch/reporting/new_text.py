@@ -192,7 +192,7 @@ class Predictor:
         task, tokenizer, numbers = self.task, self.loaded.tokenizer, range(len(examples))
         encoded = task.features(examples, tokenizer, self.about.max_seq_length)
         logits = evaluate.logits(
-            lambda batch: self.loaded.model(batch.to(self.device)),
+            lambda batch: self.loaded.model(self.loaded.model.ready(batch, self.device).to(self.device)),
             encoded,
             [tuple(numbers[start : start + self.batch_size]) for start in numbers[:: self.batch_size]],
             int(tokenizer.pad_token_id or 0),
