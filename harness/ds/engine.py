@@ -76,6 +76,9 @@ def compile_layers(
         logger.warning("--compile: layers run as they are (%s).", reason)
         return
     network.layout = replace(network.layout, few_shapes=True)
+    # Graphs of one layer's code; beyond that layers would run as they are. ModernBERT's has 13: local and global
+    # attention, rows within a window or longer, one or several of them, training and evaluation.
+    torch.compiler.config.recompile_limit = 64
     for layer in layers(network.encoder):
         layer.compile(dynamic=True)
 

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import tiny_encoder
+from encoders import KINDS, tiny_encoder
 from running import arguments, run
+from torch import nn
+from torch._dynamo import config as dynamo
+from torch._dynamo.utils import counters
 
 import tasks
 from harness import model
@@ -17,15 +20,16 @@ from harness.config import RunConfig
 from harness.data import collate
 from harness.ds.config import DeepSpeedConfig
 from harness.ds.engine import compile_layers, layers
+from harness.packing import suit
+from harness.task import Encoded
 from harness.tokenizer import load_tokenizer
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
-def built(folder: Path, kind: str) -> tuple[model.EncoderWithHead, RunConfig]:
-    config = RunConfig(
-        task="mednli", model_name_or_path=str(tiny_encoder(folder / kind, kind)), pooling="mean", compile=True
-    )
+def built(folder: Path, kind: str, dropout: float = 0.0) -> tuple[model.EncoderWithHead, RunConfig]:
+    encoder = tiny_encoder(folder / kind, kind, dropout=dropout)
+    config = RunConfig(task="mednli", model_name_or_path=str(encoder), pooling="mean", compile=True)
     return model.build(config, 3, per_word=False), config
 
 
@@ -54,6 +58,30 @@ def test_loss_and_gradients_are_those_of_layers_as_they_are(tmp_path: Path) -> N
     assert all(layer._compiled_call_impl is not None for layer in layers(network.encoder))
     for one, other in zip(passes(), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_layer_runs_as_it_is_after_many_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """Graphs of a GPU's branches, which is what is not a CPU: traced, but not compiled any further."""
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: compiled(self, **given, backend="eager"))
+    torch.compiler.reset()
+    counters["stats"].clear()
+    with dynamo.patch(fail_on_recompile_limit_hit=True, recompile_limit=8):  # 8 is PyTorch's own
+        network, config = built(tmp_path, kind, dropout=0.1)
+        suit(network, META, whole_weights=False)
+        compile_layers(network, config, DeepSpeedConfig("fp32", {}), CPU)
+        network.to(META)
+        # Rows shorter and longer than ModernBERT's window, examples alone and among others.
+        for lengths in ([40] * 3, [90], [40], [90] * 9, [120] * 40, [8], [7, 9]):
+            tokens = [[5] * length for length in lengths]
+            batch = collate(Encoded(tokens, tokens, [0] * len(lengths)), range(len(lengths)), 0).to(META)
+            network.train()(batch).sum().backward()
+            for mode in (torch.no_grad(), torch.inference_mode()):
+                with mode:
+                    network.eval()(batch)
+    assert 2 <= counters["stats"]["unique_graphs"] <= 16
 
 
 def test_layers_are_found(tmp_path: Path) -> None:
