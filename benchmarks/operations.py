@@ -270,13 +270,13 @@ def main() -> None:
     parser.add_argument("--by_name", action="store_true", help="which operations they are")
     args = parser.parse_args()
     logs.quiet_libraries()
-    world = distributed.init(no_cuda=True)
-    from deepspeed.accelerator import get_accelerator
-
-    get_accelerator().is_fp16_supported = lambda: True  # slow on most CPUs, and no slower to count
     with tempfile.TemporaryDirectory() as folder:
-        # On each rank: among several, transformers writes on the first alone.
+        # Before ranks meet: then transformers would write on the first alone.
         config = narrow(args.layers, Path(folder), "pooler")
+        world = distributed.init(no_cuda=True)
+        from deepspeed.accelerator import get_accelerator
+
+        get_accelerator().is_fp16_supported = lambda: True  # slow on most CPUs, and no slower to count
         table(args.ds_configs.split(","), config, world, args.device, args.by_name)
         distributed.close()
     if world.is_main:
