@@ -79,9 +79,10 @@ class Fp16Step:
         if not self.taken:
             self.take_gradients()
         self.taken = False
-        if self.world.size > 1:
-            dist.all_reduce(self.flat)
-            self.flat /= self.world.size
+        if self.world.size > 1:  # in fp16, as DeepSpeed does, for half the traffic; divided first, or sums overflow
+            mean = torch.empty_like(self.flat, dtype=torch.float16)
+            dist.all_reduce(torch.div(self.flat, self.world.size, out=mean))
+            self.flat.copy_(mean)
         norm = torch.linalg.vector_norm(self.flat)
         adam.found_inf = (norm - norm).nan_to_num_(nan=1.0)  # 1 where the norm is inf or NaN, else 0
         if clip * scale > MOST_IN_FLOAT32:  # no clipping

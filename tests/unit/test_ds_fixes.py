@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from running import assert_user_error
 
 from benchmarks import operations
@@ -177,6 +179,29 @@ def test_gradients_are_divided_by_the_scale_that_they_had(start: Start) -> None:
     assert optimizer.loss_scale == 2 * scale
     torch.testing.assert_close(moment, expected)
     assert optimizer._global_grad_norm == pytest.approx(2**-10 * math.sqrt(fp16.numel()), rel=1e-4)
+    trained.close()
+
+
+def test_ranks_exchange_gradients_in_fp16(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 they would be twice as large; and a gradient near the largest number of fp16 survives the mean."""
+    trained, _ = start("fp16_zero0")
+    step = trained._fp16_step
+    assert step is not None
+    sent: list[torch.Tensor] = []
+
+    def from_two_equal_ranks(tensor: torch.Tensor) -> None:
+        sent.append(tensor.clone())
+        tensor *= 2
+
+    monkeypatch.setattr(step, "world", dataclasses.replace(step.world, size=2))
+    monkeypatch.setattr(dist, "all_reduce", from_two_equal_ranks)
+    largest = torch.finfo(torch.float16).max
+    for parameter in step.fp16:
+        parameter.grad = torch.zeros_like(parameter)
+    step.fp16[0].grad[0] = largest  # type: ignore[index]
+    step()
+    assert [(each.dtype, each.numel()) for each in sent] == [(torch.float16, step.flat.numel())]
+    assert sent[0].max() == largest / 2 and step.settle()
     trained.close()
 
 
