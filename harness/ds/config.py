@@ -74,13 +74,13 @@ class DeepSpeedConfig:
         return {**QUIET, **filled, **ours}
 
 
-def default(precision: str, world_size: int, device: str) -> str:
-    """The name in ds_configs/ that costs least: stage 0, from two GPUs on stage 1, which shares the optimizer's
-    memory for no more traffic. On a CPU (`device` "cpu") casting single layers costs less than keeping two sets of
-    weights and gradients (benchmarks/notes.md)."""
+def default(precision: str, device: str) -> str:
+    """The name in ds_configs/ that costs least for encoders of BERT's size: stage 0, on several GPUs as well
+    (docs/ds_configs.md). On a CPU (`device` "cpu") casting single layers costs less than keeping two sets of weights
+    and gradients (benchmarks/notes.md)."""
     if precision == "bf16":
         return "bf16_autocast" if device == "cpu" else "bf16_zero1"
-    return {"fp16": "fp16_zero0" if world_size == 1 else "fp16_zero1", "fp32": "fp32"}[precision]
+    return {"fp16": "fp16_zero0", "fp32": "fp32"}[precision]
 
 
 def read(name: str) -> DeepSpeedConfig:
@@ -112,13 +112,13 @@ def read(name: str) -> DeepSpeedConfig:
 
 
 def resolve(config: RunConfig, world: World) -> DeepSpeedConfig:
-    """That of --ds_config, or the default for --precision and world size.
+    """That of --ds_config, or the default for --precision.
 
     Raises UserError for an unknown name, a file that is no JSON, settings that belong to flags, or a precision that
     the device does not have or that contradicts --precision.
     """
     precision = config.precision
-    name = config.ds_config or default(choose_precision(precision, world.device), world.size, world.device.type)
+    name = config.ds_config or default(choose_precision(precision, world.device), world.device.type)
     found = read(name)
     if precision not in ("auto", found.precision):
         raise UserError(f"--ds_config {name} is {found.precision}, --precision says {precision}: give one of the two")

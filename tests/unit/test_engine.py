@@ -584,7 +584,7 @@ class TestSettings:
                 assert chosen.precision == precision
                 stages[precision, size] = chosen.stage
         assert stages == {
-            ("fp16", 1): 0, ("fp16", 4): 1, ("bf16", 1): 0, ("bf16", 4): 0, ("fp32", 1): 0, ("fp32", 4): 0,
+            ("fp16", 1): 0, ("fp16", 4): 0, ("bf16", 1): 0, ("bf16", 4): 0, ("fp32", 1): 0, ("fp32", 4): 0,
         }  # fmt: skip
 
     @pytest.mark.parametrize(
