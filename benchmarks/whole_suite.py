@@ -1,6 +1,6 @@
 """The ten tasks with their published recipes and sizes, one after another in one process, dev scored after every epoch.
 
-    python -m benchmarks.whole_suite                        # make bench-gpu
+    python -m benchmarks.whole_suite
     python -m benchmarks.whole_suite --data DIR/blue --num_train_epochs 1 --tasks biosses,medsts
 
 Corpora are taken from --data where they are; for the others the made-up sample is repeated up to the published number

@@ -1,4 +1,4 @@
-"""`make bench-gpu`: made-up data of the published sizes that its readers take, a run of it, and its peers' flags."""
+"""The ten tasks in one process on made-up data of the published sizes, and the peers from a bare clone."""
 
 from __future__ import annotations
 

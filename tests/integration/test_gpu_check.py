@@ -1,0 +1,161 @@
+"""`make gpu-check`: parts in processes of their own, resumed, with a row for each thing that went wrong; and all of its
+parts in their small form on the CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.gpu_check import __main__ as command
+from benchmarks.gpu_check import report, targets
+from benchmarks.gpu_check.__main__ import PARTS, Part
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> list[Part]:
+    """The command's parts, for a test to fill; no GPU is looked for, which takes torch's import."""
+    made: list[Part] = []
+    monkeypatch.setattr(command, "PARTS", made)
+    monkeypatch.setattr(command, "probe", lambda: ("NVIDIA H100", 1))
+    monkeypatch.setattr(command, "GRACE", 0.5)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    return made
+
+
+def part(name: str, **more: Any) -> Part:
+    return Part(name, f"it {name}", f"parts_of_a_check:{name}", 0.1, **more)
+
+
+def table(out: Path) -> list[list[str]]:
+    """Cells of the rows of table.md."""
+    lines = [line for line in (out / "table.md").read_text().splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+@pytest.mark.slow
+def test_what_fails_is_a_row_and_never_the_end(
+    parts: list[Part], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts += [part(name) for name in ("fails_in_a_row", "raises", "dies")]
+    parts += [part("hangs", limit=0.1), part("works")]
+    out = tmp_path / "out"
+    assert command.main(["--out", str(out)]) == 1
+    rows = table(out)
+    for expected in (
+        ["fails_in_a_row", "first", "ValueError: no such card", "failed"],
+        ["fails_in_a_row", "second", "fine", "ok"],
+        ["raises", "before", "fine", "ok"],
+        ["raises", "", "failed: RuntimeError: CUDA error: an illegal memory access", "failed"],
+        ["dies", "", "failed: ended by signal 11: no message", "failed"],
+        ["hangs", "", "failed: out of time after 6 s", "failed"],
+        ["works", "rate", "7 a second", ""],
+        ["target", "BLUE suite under 6 minutes", "", "not measured"],
+    ):
+        assert expected in rows, expected
+    assert (out / "table.md").read_text() in capsys.readouterr().out
+    child = next(row for row in json.loads((out / "hangs.json").read_text())["rows"] if row["name"] == "child")
+    for _ in range(50):
+        if not Path(f"/proc/{child['value']}").exists():
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("what the part had started was left running")
+
+
+@pytest.mark.slow
+def test_the_same_command_does_what_is_missing_or_failed(parts: list[Part], tmp_path: Path) -> None:
+    parts += [part("works"), part("raises")]
+    again = ["--out", str(tmp_path)]
+    command.main([*again, "--only", "works"])
+    assert ["raises", "", "not run yet", ""] in table(tmp_path)
+    first = (tmp_path / "works.json").stat().st_mtime_ns
+    command.main(again)
+    failed = (tmp_path / "raises.json").stat().st_mtime_ns
+    command.main(again)
+    assert (tmp_path / "works.json").stat().st_mtime_ns == first
+    assert (tmp_path / "raises.json").stat().st_mtime_ns > failed
+    command.main([*again, "--only", "works"])
+    assert (tmp_path / "works.json").stat().st_mtime_ns > first
+
+
+def test_no_part_is_started_when_the_minutes_are_over(
+    parts: list[Part], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts += [part("works")]
+    assert command.main(["--out", str(tmp_path), "--minutes", "0"]) == 0
+    assert "the same command goes on with works" in capsys.readouterr().err
+    assert ["works", "", "not run yet", ""] in table(tmp_path)
+
+
+def test_the_parts_fit_into_the_hour(capsys: pytest.CaptureFixture[str]) -> None:
+    assert all(each.limit <= 8 for each in PARTS) and sum(each.expected for each in PARTS) <= command.MINUTES
+    assert command.main(["--list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [each.name for each in PARTS]
+
+
+def found(device: str = "NVIDIA H100", small: bool = False) -> dict[str, Any]:
+    """Files of the parts that targets are held against."""
+
+    def content(**rows: dict[str, float]) -> dict[str, Any]:
+        return {"device": device, "small": small, "rows": [{"name": n, "numbers": v} for n, v in rows.items()]}
+
+    peers = {"hf": {"examples_per_second": 1000.0, "device_mib": 3000.0},
+             "hf_bf16": {"examples_per_second": 1400.0, "device_mib": 3100.0}}  # fmt: skip
+    return {
+        "peers_32": content(ours={"examples_per_second": 5500.0, "device_mib": 2900.0}, **peers),
+        "peers_256": content(ours={"examples_per_second": 9000.0, "device_mib": 3050.0}, **peers),
+        "suite": content(all={"seconds": 359.0}),
+    }
+
+
+def test_targets() -> None:
+    assert [row[2:] for row in targets.rows(found())] == [
+        ("5,500", "met"), ("9,000", "missed"), ("3.93 x", "missed"), ("6.0 min", "met"), ("0.97 of it", "met"),
+        ("1.02 of it", "missed"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [{"device": "cpu"}, {"small": True}])
+def test_targets_are_not_measured_on_a_cpu_nor_by_the_small_form(broken: Any) -> None:
+    assert {row[3] for row in targets.rows(found(**broken))} == {"not measured"}
+
+
+def test_a_target_whose_part_failed_is_not_measured() -> None:
+    assert {row[3] for row in targets.rows({"peers_32": None, "suite": {**found()["suite"], "rows": []}})} == {
+        "not measured"
+    }
+
+
+def test_the_telling_line() -> None:
+    text = "Traceback\n  File x\nRuntimeError: CUDA error: misaligned address\nmade by thread 3\nCompile with DSA\n"
+    assert report.telling_line(text) == "RuntimeError: CUDA error: misaligned address"
+    assert report.telling_line("") == "no message"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_part_in_its_small_form(tmp_path: Path) -> None:
+    """On the CPU; `not measured` where a device is needed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.gpu_check", "--small", "--minutes", "28", "--out", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+    rows = table(tmp_path)
+    assert [row for row in rows if row[3] == "failed"] == [] and done.returncode == 0, done.stdout + done.stderr
+    assert {row[0] for row in rows} == {*(each.name for each in PARTS), "target"}
+    outcomes = {(row[0], row[1]): row[3] for row in rows}
+    assert outcomes["attention", "backends that may run"] == outcomes["machine", "card"] == "not measured"
+    assert outcomes["resume", "steps"] == outcomes["overflow", "fp16_zero0"] == outcomes["ds_configs", "fp32"] == "ok"
+    assert {row[3] for row in rows if row[0] == "target"} == {"not measured"}
+    assert {row[3] for row in rows} == {"ok", "", "not measured"}
