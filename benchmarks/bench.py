@@ -3,8 +3,8 @@
     python -m benchmarks.bench --data DIR/blue                       # make bench
     python -m benchmarks.bench --data DIR/blue --tasks hoc --models embedded --peers hf,hf_deepspeed --rounds 5
 
-Every system trains the same model on the same rows with the same batch, at most 128 tokens, in its own process;
-the first step is not timed. Rates count examples and tokens without padding. Results: benchmarks/results/
+Every system trains the same model on the same rows with the same batch, at most 128 tokens, in its own process; the
+first step (--warmup) is not timed. Rates count examples and tokens without padding. Results: benchmarks/results/
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,17 @@ ROOT = Path(__file__).resolve().parent.parent
 PEERS = {  # name -> (module of benchmarks.peers, flags beside those that all take, precision on a CPU and on a GPU)
     "original": ("original", [], ("fp32", "fp16")),
     "hf": ("hf_trainer", [], ("bf16", "fp16")),
+    "hf_bf16": ("hf_trainer", [], ("bf16", "bf16")),
     "hf_deepspeed": ("hf_trainer", ["--deepspeed"], ("bf16", "fp16")),
     "accelerate": ("accelerate_loop", [], ("bf16", "fp16")),
 }
+USUAL = ("original", "hf", "hf_deepspeed", "accelerate")
 TASKS = ("bc5cdr_disease", "chemprot", "hoc", "biosses")
 MODELS = ("base", "embedded")
-FIGURES = ("examples_per_second", "tokens_per_second", "eval_examples_per_second", "startup_seconds", "peak_mib")
+FIGURES = (
+    *("examples_per_second", "tokens_per_second", "eval_examples_per_second", "startup_seconds", "peak_mib"),
+    *(["device_mib"] if torch.cuda.is_available() else []),
+)
 LENGTH = 128
 
 
@@ -116,28 +122,33 @@ def timed(command: list[str], log: Path) -> tuple[str, float, float]:
     return (said.splitlines() or [""])[-1], began, used.ru_maxrss / 1024
 
 
-def ours(task: str, data: Path, model: str, args: argparse.Namespace, folder: Path) -> dict[str, float]:
-    """One run of launch/train.py without its final scoring."""
+def ours(
+    task: str, data: Path, model: str, args: argparse.Namespace, folder: Path, more: Sequence[str] = ()
+) -> dict[str, float]:
+    """One run of launch/train.py without its final scoring, with `more` flags."""
     flags = (
         f"--task {task} --data_dir {data} --model_name_or_path {model} --recipe biobert-v1.1 --learning_rate 5e-5 "
-        f"--per_gpu_train_batch_size {args.batch} --max_seq_length {LENGTH} --max_steps {args.steps} --logging_steps 1 "
-        f"--do_train --train_splits train --output_dir {folder} --wandb_mode offline --do_lower_case"
+        f"--per_gpu_train_batch_size {args.batch} --max_seq_length {LENGTH} --max_steps {args.steps} "
+        f"--logging_steps {args.warmup} --do_train --train_splits train --output_dir {folder} --wandb_mode offline "
+        "--do_lower_case"
     )
-    command = [sys.executable, str(ROOT / "launch" / "train.py"), *flags.split()]
-    _, began, peak = timed(command, folder.with_suffix(".log"))
+    command = [sys.executable, "-m", "benchmarks.peers.ours", *flags.split(), *more]
+    said, began, peak = timed(command, folder.with_suffix(".log"))
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     # Between the epochs dev is predicted and a checkpoint written, which peers do not: a row of another kind is there.
     pairs = [(a, b) for a, b in itertools.pairwise(rows) if a["kind"] == b["kind"] == "step"]
     spans = [after["time"] - before["time"] for before, after in pairs]
+    steps = sum(after["step"] - before["step"] for before, after in pairs)
     tokens = sum(row["values"]["train/tokens_per_second"] * span for (_, row), span in zip(pairs, spans, strict=True))
     result = json.loads((folder / "result.json").read_text())
     predicted = sum(epoch["dev"]["examples"] for epoch in result["epochs"])
     return {
-        "examples_per_second": args.batch * len(spans) / sum(spans),
+        "examples_per_second": args.batch * steps / sum(spans),
         "tokens_per_second": tokens / sum(spans),
         "eval_examples_per_second": predicted / result["timing"]["evaluation_seconds"],
         "startup_seconds": rows[0]["time"] - began,
         "peak_mib": peak,
+        **json.loads(said),
     }
 
 
@@ -145,13 +156,13 @@ def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace,
     """One run of a peer."""
     module, more, precisions = PEERS[name]
     settings = {
-        "task": task, "data_dir": data, "model": model, "steps": args.steps, "batch": args.batch, "length": LENGTH,
-        "precision": precisions[torch.cuda.is_available()],
+        "task": task, "data_dir": data, "model": model, "steps": args.steps, "warmup": args.warmup,
+        "batch": args.batch, "length": LENGTH, "precision": precisions[torch.cuda.is_available()],
     }  # fmt: skip
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))] + more
     said, began, peak = timed([sys.executable, "-m", f"benchmarks.peers.{module}", *flags], log)
     found = json.loads(said)
-    return {**found, "startup_seconds": found["first_step_at"] - began, "peak_mib": peak}
+    return {**found, "startup_seconds": found["timed_from"] - began, "peak_mib": peak}
 
 
 def compare(task: str, model_name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -207,9 +218,10 @@ def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder that holds a folder for each task [made-up rows]")
-    for name, known in (("tasks", TASKS), ("models", MODELS), ("peers", tuple(PEERS))):
+    for name, known in (("tasks", TASKS), ("models", MODELS), ("peers", USUAL)):
         parser.add_argument(f"--{name}", type=lambda text: tuple(text.split(",")), default=known)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--warmup", type=int, default=1, help="how many of them, the first, are not timed [1]")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--dev_rows", type=int, default=128)

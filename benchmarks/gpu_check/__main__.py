@@ -55,6 +55,13 @@ PARTS = (
     Part("ds_configs", "20 steps under each of ds_configs/ against fp32 on the CPU", f"{CORRECT}:ds_configs", 1.5),
     Part("overflow", "an overflow skips one step, at ZeRO 0, 1 and 2", f"{CORRECT}:overflow", 0.5),
     Part("resume", "save, resume to the bit, load at another stage", f"{CORRECT}:resume", 1.0),
+    Part("profile", "kernels, idle share of the device, host time by phase", f"{SPEED}:profile", 1.0),
+    Part("peers_32", "ours against its peers, batch 32", f"{SPEED}:peers_32", 4.0),
+    Part("peers_256", "ours against its peers, batch 256", f"{SPEED}:peers_256", 4.0),
+    Part("graphs", "CUDA graphs on and off", f"{SPEED}:graphs", 1.5),
+    Part("compile", "--compile on and off", f"{SPEED}:compiled", 2.5),
+    Part("deberta", "DeBERTa-v3's base size against HF Trainer", f"{SPEED}:deberta", 1.0),
+    Part("suite", "the ten tasks, one epoch each", f"{SPEED}:suite", 3.5),
 )
 
 

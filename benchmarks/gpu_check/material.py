@@ -46,7 +46,7 @@ class Sizes:
 
 
 FULL = Sizes(10, {32: 200, 256: 60}, 10, 20, 256, tuple(tasks.TASKS), 1.0, (64, 192, 320, 128))
-SMALL = Sizes(2, {32: 2, 256: 1}, 2, 3, 16, ("biosses", "hoc"), 0.02, (64, 192))
+SMALL = Sizes(2, {32: 2, 256: 1}, 2, 3, 16, ("biosses", "hoc"), 0.05, (64, 192))
 
 
 def sizes(job: Job) -> Sizes:
@@ -73,12 +73,14 @@ def _deberta(folder: Path, small: bool) -> None:
     """DeBERTa-v3's architecture at its base size, with BERT's tokenizer."""
     from transformers import DebertaV2Config, DebertaV2Model
 
-    published = {
+    published: dict[str, Any] = {
         "relative_attention": True, "position_buckets": 256, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
         "norm_rel_ebd": "layer_norm", "position_biased_input": False, "type_vocab_size": 0,
     }  # fmt: skip
+    if small:
+        published |= TINY | {"vocab_size": 30_522}
     torch.manual_seed(1)
-    bench.save_with_tokenizer(DebertaV2Model(DebertaV2Config(**published, **(TINY if small else {}))), folder)
+    bench.save_with_tokenizer(DebertaV2Model(DebertaV2Config(**published)), folder)
 
 
 def rows(job: Job, task: str) -> Path:

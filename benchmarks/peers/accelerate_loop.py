@@ -25,13 +25,14 @@ def main() -> None:
     train: Any = feed.rows(task, tokenizer, task.read(args.data_dir, "train"), args.length, padded=False)
     dev = feed.rows(task, tokenizer, task.read(args.data_dir, "dev"), args.length, padded=False)
     collate = feed.collator(task, tokenizer)
+    watched = feed.Watched(collate)
     optimizer: torch.optim.Optimizer
     model = feed.model_for(task, args.model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0, fused=True)
-    batches: Any = DataLoader(train, batch_size=args.batch, shuffle=True, collate_fn=collate)
+    batches: Any = DataLoader(train, batch_size=args.batch, shuffle=True, collate_fn=watched)
     held: Any = DataLoader(feed.longest_first(dev), batch_size=2 * args.batch, collate_fn=collate)
     model, optimizer, batches, held = accelerator.prepare(model, optimizer, batches, held)
-    watch = feed.Stopwatch()
+    watch = feed.Stopwatch(args.warmup, args.steps)
     model.train()
     endless = itertools.chain.from_iterable(itertools.repeat(batches))
     for batch in itertools.islice(endless, args.steps):
@@ -39,7 +40,7 @@ def main() -> None:
         accelerator.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        watch.step(len(batch["input_ids"]), int(batch["attention_mask"].sum()))
+        watch.step(*watched.seen[len(watch.ends)])  # batches are fetched ahead: the n-th step used the n-th
     model.eval()
     began = time.time()
     with torch.inference_mode():

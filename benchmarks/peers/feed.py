@@ -27,7 +27,8 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--task", required=True)
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--steps", type=int, required=True, help="optimizer steps; the first is not timed")
+    parser.add_argument("--steps", type=int, required=True, help="optimizer steps")
+    parser.add_argument("--warmup", type=int, default=1, help="how many of them, the first, are not timed")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="bf16")
@@ -90,17 +91,32 @@ def load(args: argparse.Namespace) -> tuple[Task, Any]:
     return tasks.get(args.task), AutoTokenizer.from_pretrained(args.model)
 
 
+class Watched:
+    """The collator, which sees every batch; it remembers how much was in each: (examples, tokens)."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+        self.seen: list[tuple[int, int]] = []
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Any:
+        self.seen.append((len(rows), sum(len(row["input_ids"]) for row in rows)))
+        return self.inner(rows)
+
+
 @dataclass
 class Stopwatch:
-    """Times of steps; what a peer prints in the end. All rates leave out the first step."""
+    """Times a peer's steps and prints its last line. The device is waited for at the end of the warm-up and of the last
+    step alone: between them the host may run ahead, as it does for the peer's users."""
 
+    warmup: int
+    steps: int
     ends: list[float] = field(default_factory=list)
     examples: list[int] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
 
     def step(self, examples: int, tokens: int) -> None:
         """An optimizer step has ended that saw so many examples and tokens (padding left out)."""
-        if torch.cuda.is_available():
+        if len(self.ends) + 1 in (self.warmup, self.steps) and torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.time())
         self.examples.append(examples)
@@ -108,14 +124,20 @@ class Stopwatch:
 
     def report(self, evaluated: int, evaluation_seconds: float) -> None:
         """One JSON line: the program's last."""
-        seconds = self.ends[-1] - self.ends[0]
+        seconds = self.ends[-1] - self.ends[self.warmup - 1]
         print(
             json.dumps(
                 {
-                    "first_step_at": self.ends[0],
-                    "examples_per_second": sum(self.examples[1:]) / seconds,
-                    "tokens_per_second": sum(self.tokens[1:]) / seconds,
+                    "timed_from": self.ends[self.warmup - 1],
+                    "examples_per_second": sum(self.examples[self.warmup :]) / seconds,
+                    "tokens_per_second": sum(self.tokens[self.warmup :]) / seconds,
                     "eval_examples_per_second": evaluated / evaluation_seconds,
+                    "device_mib": device_mib(),
                 }
             )
         )
+
+
+def device_mib() -> float:
+    """The most that PyTorch had in use on the GPU in this process; 0 without one."""
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0

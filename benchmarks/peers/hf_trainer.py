@@ -27,22 +27,10 @@ ZERO_1 = {
 }
 
 
-class Watched:
-    """The collator, which sees every batch; it remembers how much was in the last one."""
-
-    def __init__(self, inner: Any) -> None:
-        self.inner = inner
-        self.seen: list[tuple[int, int]] = []
-
-    def __call__(self, rows: list[dict[str, Any]]) -> Any:
-        self.seen.append((len(rows), sum(len(row["input_ids"]) for row in rows)))
-        return self.inner(rows)
-
-
 class EachStep(TrainerCallback):  # type: ignore[misc]
     """Stops the time of each optimizer step."""
 
-    def __init__(self, watch: feed.Stopwatch, batches: Watched) -> None:
+    def __init__(self, watch: feed.Stopwatch, batches: feed.Watched) -> None:
         self.watch, self.batches = watch, batches
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
@@ -62,7 +50,7 @@ def main() -> None:
     task, tokenizer = feed.load(args)
     train = feed.rows(task, tokenizer, task.read(args.data_dir, "train"), args.length, padded=False)
     dev = feed.rows(task, tokenizer, task.read(args.data_dir, "dev"), args.length, padded=False)
-    watch, batches = feed.Stopwatch(), Watched(feed.collator(task, tokenizer))
+    watch, batches = feed.Stopwatch(args.warmup, args.steps), feed.Watched(feed.collator(task, tokenizer))
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             output_dir=folder,

@@ -28,7 +28,7 @@ def main() -> None:
     scaler = torch.amp.GradScaler(device.type, enabled=half)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, eps=1e-8, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / (10 * args.steps))
-    watch = feed.Stopwatch()
+    watch = feed.Stopwatch(args.warmup, args.steps)
     model.train()
     order = random.Random(1).sample(range(len(train)), len(train))
     for step in range(args.steps):
@@ -43,7 +43,7 @@ def main() -> None:
         scaler.update()
         schedule.step()
         model.zero_grad()
-        loss.item()
+        loss.item()  # the original summed its losses so
         watch.step(len(chosen), sum(sum(row["attention_mask"]) for row in chosen))
     model.eval()
     began = time.time()

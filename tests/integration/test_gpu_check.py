@@ -16,6 +16,7 @@ import pytest
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import report, targets
 from benchmarks.gpu_check.__main__ import PARTS, Part
+from benchmarks.gpu_check.trace import summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -159,3 +160,21 @@ def test_every_part_in_its_small_form(tmp_path: Path) -> None:
     assert outcomes["resume", "steps"] == outcomes["overflow", "fp16_zero0"] == outcomes["ds_configs", "fp32"] == "ok"
     assert {row[3] for row in rows if row[0] == "target"} == {"not measured"}
     assert {row[3] for row in rows} == {"ok", "", "not measured"}
+
+
+def test_a_profile_in_numbers() -> None:
+    def event(cat: str, name: str, ts: float, dur: float) -> dict[str, Any]:
+        return {"ph": "X", "cat": cat, "name": name, "ts": ts, "dur": dur}
+
+    events = [
+        event("cpu_op", "aten::mm", 0, 9),
+        event("cuda_runtime", "cudaLaunchKernel", 1, 1), event("cuda_runtime", "cudaGraphLaunch", 2, 1),
+        event("cuda_driver", "cuLaunchKernelEx", 3, 1), event("cuda_runtime", "cudaStreamSynchronize", 4, 1),
+        event("kernel", "gemm", 1000, 3000), event("kernel", "gemm", 3000, 2000),  # two streams, 4 ms together
+        event("kernel", "drop", 7000, 1000), event("gpu_memcpy", "Memcpy HtoD", 8000, 1000),
+        {"ph": "M", "name": "process_name"},
+    ]  # fmt: skip
+    found = summary({"traceEvents": events}, steps=2)
+    assert found.pop("longest") == [("gemm", 2.5, 1.0), ("drop", 0.5, 0.5)]
+    assert found == {"kernels": 1.5, "copies": 0.5, "launches": 1.5, "waits": 0.5, "busy_ms": 3.0, "idle": 0.25}
+    assert summary({"traceEvents": events[:1]}, steps=1)["idle"] == 0.0

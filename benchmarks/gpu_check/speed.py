@@ -1,0 +1,183 @@
+"""Parts that measure: where a step's time goes, ours against its peers, what single settings bring, the whole suite."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import bench, whole_suite
+from benchmarks.gpu_check.material import TASK, Trained, encoder, rows, sizes, start, trained, wait
+from benchmarks.gpu_check.part import Job
+from benchmarks.gpu_check.trace import summary
+from harness.config import RunConfig
+
+TIMED = 5  # times as many steps are timed as are in a profile
+PHASES = ("forward", "backward", "step")  # of DeepSpeed's engine; what it is not asked for is in none of them
+
+
+def profile(job: Job) -> None:
+    """BERT-base at each batch: the rate, kernels a step, idle share of the device, host time by phase."""
+    for batch in sizes(job).steps:
+        with job.report.attempt(f"batch {batch}"), trained(job, "base", batch) as one:
+            for number in range(sizes(job).warmup + 2 * sizes(job).profiled):  # shapes of packed rows come again
+                one.step(number)
+            seconds, host = _timed(one, TIMED * sizes(job).profiled)
+            rest = ", ".join(f"{name} {1000 * spent:.2f}" for name, spent in host.items())
+            job.report.measure(f"batch {batch}", f"{batch / seconds:,.0f} examples/s, {1000 * seconds:.2f} ms a step",
+                               examples_per_second=batch / seconds, seconds=seconds)  # fmt: skip
+            job.report.measure(f"batch {batch}: host time in ms", rest, **host)
+            found = _profiled(one, sizes(job).profiled, job.scratch / "trace.json")
+            counts = f"{found['kernels']:.0f} kernels, {found['launches']:.0f} launches, {found['copies']:.0f} copies, "
+            job.report.measure(f"batch {batch}: device, a step", f"{counts}{found['waits']:.0f} waits, busy "
+                               f"{found['busy_ms']:.2f} ms, idle {100 * found['idle']:.0f} %", **found)  # fmt: skip
+            for name, spent, times in found["longest"][:5]:
+                job.report.measure(f"batch {batch}: kernel", f"{spent:.3f} ms in {times:.0f} calls: {name}")
+
+
+def _timed(one: Trained, steps: int) -> tuple[float, dict[str, float]]:
+    """Seconds of a step, and of the host's in each phase, without a profiler."""
+    spent = dict.fromkeys(("collate", *PHASES), 0.0)
+
+    def clocked(call: Callable[..., Any], phase: str) -> Callable[..., Any]:
+        def inner(*args: Any, **more: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args, **more)
+            finally:
+                spent[phase] += time.perf_counter() - began
+
+        return inner
+
+    collate = clocked(one.rows.batch, "collate")
+    for phase in PHASES:
+        setattr(one.engine.inner, phase, clocked(getattr(one.engine.inner, phase), phase))
+    wait()
+    began = time.perf_counter()
+    for number in range(steps):
+        one.engine.micro_step(collate(number), 1 / one.rows.size)
+    host = time.perf_counter() - began
+    wait()
+    seconds = time.perf_counter() - began
+    for phase in PHASES:
+        delattr(one.engine.inner, phase)  # the class's own again
+    return seconds / steps, {name: value / steps for name, value in (spent | {"all": host}).items()}
+
+
+def _profiled(one: Trained, steps: int, file: Path) -> dict[str, Any]:
+    """The numbers of a trace over so many steps."""
+    activity = torch.profiler.ProfilerActivity
+    with torch.profiler.profile(
+        activities=[activity.CPU, *([activity.CUDA] if torch.cuda.is_available() else [])]
+    ) as on:
+        for number in range(steps):
+            one.step(number)
+        wait()
+    on.export_chrome_trace(str(file))
+    return summary(json.loads(file.read_text(encoding="utf-8")), steps)
+
+
+def peers_32(job: Job) -> None:
+    """Ours, each peer, at a batch of 32."""
+    _peers(job, 32)
+
+
+def peers_256(job: Job) -> None:
+    """The same at 256."""
+    _peers(job, 256)
+
+
+def _peers(job: Job, batch: int) -> None:
+    """Ours in fp16 and bf16, then the peers, with benchmarks.bench: the same rows, a process each."""
+    measured = Measured(job, "base", batch)
+    measured.ours("ours", [])
+    if job.small and batch > 32:  # the same code once more
+        return
+    measured.ours("ours_bf16", ["--precision", "bf16"])
+    for name in ("hf", "hf_bf16", "hf_deepspeed", "accelerate", "original"):
+        measured.peer(name)
+
+
+class Measured:
+    """Systems on the same rows; each a row of the table, with ours as a multiple of it."""
+
+    def __init__(self, job: Job, kind: str, batch: int) -> None:
+        self.job, self.kind, self.first = job, encoder(job, kind), 0.0
+        size = sizes(job)
+        steps = size.warmup + size.steps[batch]
+        self.args = argparse.Namespace(batch=batch, steps=steps, warmup=size.warmup)
+        self.place = job.scratch / f"{job.report.content['part']}"
+        self.data = bench.cut_data(TASK, rows(job, TASK), self.place / "data" / TASK, steps * batch, size.dev_rows)
+
+    def ours(self, name: str, more: Sequence[str]) -> None:
+        """A run of launch/train.py with `more` flags."""
+        folder = self.place / "run"
+        self._row(name, lambda: bench.ours(TASK, self.data, self.kind, self.args, folder, more))
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def peer(self, name: str) -> None:
+        """A peer of benchmarks.bench."""
+        self._row(name, lambda: bench.peer(name, TASK, self.data, self.kind, self.args, self.place / f"{name}.log"))
+
+    def _row(self, name: str, measure: Callable[[], dict[str, float]]) -> None:
+        with self.job.report.attempt(name):
+            found = measure()
+            rate = found["examples_per_second"]
+            self.first = self.first or rate
+            against = "" if self.first == rate else f" ({self.first / rate:.2f} x this)"
+            value = f"{rate:,.0f} examples/s{against}, {found['device_mib']:,.0f} MiB, evaluation "
+            value += f"{found['eval_examples_per_second']:,.0f} examples/s, start {found['startup_seconds']:.0f} s"
+            self.job.report.measure(name, value, **found)
+
+
+def graphs(job: Job) -> None:
+    """CUDA graphs on and off."""
+    if "cuda_graphs" not in {field.name for field in dataclasses.fields(RunConfig)}:
+        job.report.row("CUDA graphs", "not built yet", "not measured")
+        return
+    _on_and_off(job, "--cuda_graphs", "--no-cuda_graphs")
+
+
+def compiled(job: Job) -> None:
+    """--compile on and off."""
+    _on_and_off(job, "--compile", "--no-compile")
+
+
+def _on_and_off(job: Job, on: str, off: str) -> None:
+    for batch in sizes(job).steps if job.on_gpu else (32,):
+        measured = Measured(job, "base", batch)
+        for flag in (on, off):
+            measured.ours(f"{flag}, batch {batch}", [flag])
+        shutil.rmtree(measured.place)
+
+
+def deberta(job: Job) -> None:
+    """An encoder that cannot be packed, of DeBERTa-v3's base size, against Hugging Face Trainer."""
+    measured = Measured(job, "deberta", 32)
+    measured.ours("ours", ["--pooling", "cls"])
+    measured.peer("hf")
+
+
+def suite(job: Job) -> None:
+    """One real epoch of each task, and the time of all with the recipes' epochs."""
+    start()
+    total, model, size = 0.0, encoder(job, "base"), sizes(job)
+    more = ["--num_train_epochs", "1"] if not job.small else ["--max_steps", "2"]
+    for task in size.tasks:
+        with job.report.attempt(task):
+            folder = job.scratch / "suite" / task
+            found = whole_suite.run(task, rows(job, task), model, folder, more)
+            shutil.rmtree(folder)
+            total += found["recipe_seconds"]
+            value = f"{found['seconds']:.1f} s with one epoch, {found['recipe_seconds']:.0f} s with the recipe's "
+            value += f"{found['recipe_epochs']:g}; {found['examples_per_second']:,.0f} examples/s in training"
+            job.report.measure(task, value, **{k: v for k, v in found.items() if k != "task"})
+    if all(row["outcome"] != "failed" for row in job.report.content["rows"]):
+        job.report.measure("all", f"{total / 60:.1f} min, start and final scores of each run included", seconds=total)
