@@ -58,10 +58,10 @@ PARTS = (
     Part("profile", "kernels, idle share of the device, host time by phase", f"{SPEED}:profile", 1.0),
     Part("peers_32", "ours against its peers, batch 32", f"{SPEED}:peers_32", 4.0),
     Part("peers_256", "ours against its peers, batch 256", f"{SPEED}:peers_256", 4.0),
-    Part("graphs", "CUDA graphs on and off", f"{SPEED}:graphs", 1.5),
-    Part("compile", "--compile on and off", f"{SPEED}:compiled", 2.5),
-    Part("deberta", "DeBERTa-v3's base size against HF Trainer", f"{SPEED}:deberta", 1.0),
     Part("suite", "the ten tasks, one epoch each", f"{SPEED}:suite", 3.5),
+    Part("graphs", "CUDA graphs on and off", f"{SPEED}:graphs", 2.0),
+    Part("compile", "--compile on and off", f"{SPEED}:compiled", 2.0),
+    Part("deberta", "DeBERTa-v3's base size against HF Trainer", f"{SPEED}:deberta", 1.0),
 )
 
 
@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(f"{part.name}: {part.what} ...")
             found = run(part, [*flags, "--scratch", scratch], out, device, min(60 * part.limit, left))
             say(f"{part.name}: {found['status']} after {found['seconds']:.0f} s {found['error']}")
+            show(out, device)
     text, failed = show(out, device)
     print(text)
     print(f"kept in {out}")

@@ -12,7 +12,9 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file
@@ -27,15 +29,17 @@ from harness.checkpoint import TrainState
 from harness.data import collate
 from harness.ds.config import CONFIGS
 from harness.ds.engine import TENSORS
+from harness.errors import first_line
 from harness.packing import PADDED
 from harness.task import Batch, Encoded
 from harness.tokenizer import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEN = 6  # steps on a batch after which nothing is new: buffers are there, CUDA graphs captured
-# Largest relative distance to float32: of gradients, and of losses over all compared steps.
-GRADIENTS = {torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float32: 1e-4}
-LOSSES = {"fp16": 2e-2, "bf16": 5e-2, "fp32": 1e-3}
+FORCED = {"efficient": SDPBackend.EFFICIENT_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+TRUSTED = ("as trained", "efficient")
+ROUNDING = 3.0  # times as far from float32 as rounding takes it: packed gradients are wrong
+LOSSES = {"fp16": 2e-2, "bf16": 5e-2, "fp32": 1e-3}  # largest relative distance to the CPU's in float32
 RISKY_LAST = ("zero3", "offload")  # what hangs takes the rows behind it along
 OVERFLOWS = 1e30  # a loss times this is finite in float32, and its fp16 gradients are not
 
@@ -43,22 +47,23 @@ OVERFLOWS = 1e30  # a loss times this is finite in float32, and its fp16 gradien
 def machine(job: Job) -> None:
     """Versions, card, driver, commit; how fast the card multiplies matrices as large as BERT-base's."""
     report = job.report
-    installed = {**versions.installed(), "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    installed = {**versions.installed(), "accelerate": metadata.version("accelerate"),
+                 "cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}  # fmt: skip
     report.row("versions", ", ".join(f"{name} {version}" for name, version in installed.items()), **installed)
     report.row("commit", str(versions.commit()))
     report.row("processor", f"{len(os.sched_getaffinity(0))} cores", threads=torch.get_num_threads())
     if not job.on_gpu:
-        for name in ("card", "driver", "fp16 matrix rate"):
+        for name in ("card", "driver, clock, power", "fp16 matrix rate"):
             report.measure(name, "")
         return
     card = torch.cuda.get_device_properties(0)
     built = torch.cuda.get_arch_list()
     about = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute capability {card.major}.{card.minor}"
     report.row("card", f"{about}; this torch is built for {' '.join(built)}")
-    with report.attempt("driver"):
+    if shutil.which("nvidia-smi"):
         query = ["nvidia-smi", "--query-gpu=driver_version,clocks.max.sm,power.limit", "--format=csv,noheader"]
-        said = subprocess.run(query, capture_output=True, text=True, check=True).stdout
-        report.row("driver", said.splitlines()[0])
+        said = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+        report.row("driver, clock, power", said.strip().split("\n")[0])
     rate = bench.matrix_rate(torch.float16)
     report.measure("fp16 matrix rate", f"{rate / 1e12:.0f} TFLOP/s", operations_per_second=rate)
 
@@ -84,7 +89,7 @@ def demo(job: Job) -> None:
 
 def attention(job: Job) -> None:
     """Which of PyTorch's attentions may run, and the gradients of packed rows under each, against padded float32."""
-    report, world = job.report, start()
+    report = job.report
     with trained(job, "base", 8) as one:  # whatever training switches on or off, it has now
         one.step(0)
     if job.on_gpu:
@@ -98,19 +103,21 @@ def attention(job: Job) -> None:
     for dtype in (torch.float16, torch.bfloat16) if job.on_gpu else (torch.float32,):
         for longest in sizes(job).lengths:
             network, batch = _packed_rows(job, longest)
-            expected = _gradients(network, batch, torch.float32, "padded", SDPBackend.MATH)
+            network.to(dtype).float()  # the same numbers in both precisions
+            exact = _gradients(network, batch, torch.float32, "padded", SDPBackend.MATH)
+            # What rounding alone does in this precision.
+            usual = _distance(_gradients(network, batch, dtype, "padded", SDPBackend.MATH), exact)
             title = f"{str(dtype).removeprefix('torch.')}, rows of {-(-longest // 64) * 64}"
-            with report.attempt(f"as trained, {title}"):
-                apart = _distance(_gradients(network, batch, dtype, "packed"), expected)
-                report.check(f"as trained, {title}", apart < GRADIENTS[dtype], f"gradients {apart:.1e} from float32")
-            for backend in (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION) if job.on_gpu else ():
-                # For knowledge alone: cuDNN is switched off because it gave NaN.
+            for name, backend in {"as trained": None, **(FORCED if job.on_gpu else {})}.items():
                 try:
-                    apart = _distance(_gradients(network, batch, dtype, "packed", backend), expected)
-                    report.row(f"{backend.name.lower()}, {title}", f"gradients {apart:.1e} from float32")
+                    apart = _distance(_gradients(network, batch, dtype, "packed", backend), exact)
                 except RuntimeError as error:
-                    report.row(f"{backend.name.lower()}, {title}", f"cannot run: {str(error).splitlines()[0]}")
-    assert world.size == 1
+                    report.row(f"{name}, {title}", f"cannot run: {first_line(error)}", "" if backend else "failed")
+                    continue
+                value = f"gradients {apart:.1e} from padded ones in float32, by rounding {usual:.1e}"
+                outcome = "ok" if apart <= ROUNDING * max(usual, 1e-5) else "failed"
+                # cuDNN is off because it gave NaN; whether it still does is for knowledge alone.
+                report.row(f"{name}, {title}", value, outcome if name in TRUSTED else "", apart=apart, usual=usual)
 
 
 def _packed_rows(job: Job, longest: int) -> tuple[model.EncoderWithHead, Batch]:
@@ -151,40 +158,41 @@ def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
 def waits(job: Job) -> None:
     """How often a training step makes the host wait for the device; in fp16 at stage 0: never."""
     for name in ("fp16_zero0", "fp16_zero1", "fp16_zero2", "bf16_zero1", "fp32"):
-        with job.report.attempt(name), trained(job, "base", 32, ds_config=name) as one:
+        title = f"three steps of {name}"
+        with job.report.attempt(title), trained(job, "base", 32, ds_config=name) as one:
             for _ in range(SEEN):
                 one.applied(0)
-            mode = "error" if name == "fp16_zero0" else "warn"
-            with warnings.catch_warnings(record=True) as heard:
-                warnings.simplefilter("always")
-                place = _steps_without_waiting(lambda number, one=one: one.step(0), mode if job.on_gpu else "")  # type: ignore[misc]
-            found = [str(each.message) for each in heard if "synchroniz" in str(each.message)]
+            refused = name == "fp16_zero0"
+            found = waits_in(lambda one=one: one.step(0), refused) if job.on_gpu else []  # type: ignore[misc]
             if not job.on_gpu:
-                job.report.measure(f"three steps of {name}", "")
-            elif mode == "error":
-                job.report.check(f"three steps of {name}", not place, f"waits at {place}" if place else "no wait")
+                one.step(0)
+                job.report.measure(title, "")
+            elif refused:
+                job.report.check(title, not found, found[0] if found else "no wait")
             else:
-                job.report.row(f"three steps of {name}", f"{len(found)} waits")
+                job.report.row(title, f"{len(found)} waits" + f", first {found[0]}" * bool(found))
 
 
-def _steps_without_waiting(step: Callable[[int], object], mode: str) -> str:
-    """Three steps under `torch.cuda.set_sync_debug_mode`; where the host waited first, "" where nowhere."""
-    if mode:
-        wait()
-        torch.cuda.set_sync_debug_mode(mode)
-    try:
-        for number in range(3):
-            step(number)
-    except RuntimeError as error:
-        if "synchroniz" not in str(error):
-            raise
-        frames = traceback.extract_tb(error.__traceback__)
-        traceback.print_exc()
-        return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames[:-4:-1])
-    finally:
-        if mode:
+def waits_in(step: Callable[[], object], refused: bool) -> list[str]:
+    """Where the host waited for the device in three steps; only the first place where waiting is `refused`."""
+    wait()
+    # What is asked for in so many words PyTorch does not report.
+    with warnings.catch_warnings(record=True) as heard, mock.patch.object(torch.cuda, "synchronize") as asked:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("error" if refused else "warn")
+        try:
+            for _ in range(3):
+                step()
+        except RuntimeError as error:
+            if "synchroniz" not in str(error):
+                raise
+            traceback.print_exc()
+            frames = traceback.extract_tb(error.__traceback__)
+            return [" < ".join(f"{Path(each.filename).name}:{each.lineno} {each.name}" for each in frames[:-5:-1])]
+        finally:
             torch.cuda.set_sync_debug_mode("default")
-    return ""
+    found = [f"{Path(w.filename).name}:{w.lineno}" for w in heard if "synchroniz" in str(w.message)]
+    return found + ["torch.cuda.synchronize"] * asked.call_count
 
 
 def ds_configs(job: Job) -> None:

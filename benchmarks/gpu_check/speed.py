@@ -8,38 +8,45 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from benchmarks import bench, whole_suite
 from benchmarks.gpu_check.material import TASK, Trained, encoder, rows, sizes, start, trained, wait
 from benchmarks.gpu_check.part import Job
+from benchmarks.gpu_check.report import NOT_MEASURED
 from benchmarks.gpu_check.trace import summary
 from harness.config import RunConfig
 
 TIMED = 5  # times as many steps are timed as are in a profile
+NAMED = 5  # kernels in the table; the file has more
 PHASES = ("forward", "backward", "step")  # of DeepSpeed's engine; what it is not asked for is in none of them
 
 
 def profile(job: Job) -> None:
     """BERT-base at each batch: the rate, kernels a step, idle share of the device, host time by phase."""
     for batch in sizes(job).steps:
-        with job.report.attempt(f"batch {batch}"), trained(job, "base", batch) as one:
-            for number in range(sizes(job).warmup + 2 * sizes(job).profiled):  # shapes of packed rows come again
+        title = f"batch {batch}"
+        with job.report.attempt(title), trained(job, "base", batch) as one:
+            for number in range(sizes(job).settled):
                 one.step(number)
             seconds, host = _timed(one, TIMED * sizes(job).profiled)
-            rest = ", ".join(f"{name} {1000 * spent:.2f}" for name, spent in host.items())
-            job.report.measure(f"batch {batch}", f"{batch / seconds:,.0f} examples/s, {1000 * seconds:.2f} ms a step",
+            job.report.measure(title, f"{batch / seconds:,.0f} examples/s, {1000 * seconds:.2f} ms a step",
                                examples_per_second=batch / seconds, seconds=seconds)  # fmt: skip
-            job.report.measure(f"batch {batch}: host time in ms", rest, **host)
+            phases = ", ".join(f"{name} {1000 * spent:.2f} ms" for name, spent in host.items())
+            job.report.measure(f"{title}: host", phases, **host)
             found = _profiled(one, sizes(job).profiled, job.scratch / "trace.json")
-            counts = f"{found['kernels']:.0f} kernels, {found['launches']:.0f} launches, {found['copies']:.0f} copies, "
-            job.report.measure(f"batch {batch}: device, a step", f"{counts}{found['waits']:.0f} waits, busy "
-                               f"{found['busy_ms']:.2f} ms, idle {100 * found['idle']:.0f} %", **found)  # fmt: skip
-            for name, spent, times in found["longest"][:5]:
-                job.report.measure(f"batch {batch}: kernel", f"{spent:.3f} ms in {times:.0f} calls: {name}")
+            # Of the step as it was timed: in a profile the host is slower, and the device idle for longer.
+            found["idle"] = max(0.0, 1 - found["busy_ms"] / 1000 / seconds)
+            counts = ", ".join(f"{found[name]:.0f} {name}" for name in ("kernels", "launches", "copies", "waits"))
+            value = f"{counts}; busy {found['busy_ms']:.2f} ms, idle {100 * found['idle']:.0f} %"
+            job.report.measure(f"{title}: device", value, **found)
+            for name, spent, times in found["longest"][:NAMED]:
+                job.report.measure(f"{title}: kernel", f"{spent:.3f} ms in {times:.0f} calls: {name}")
 
 
 def _timed(one: Trained, steps: int) -> tuple[float, dict[str, float]]:
@@ -56,18 +63,17 @@ def _timed(one: Trained, steps: int) -> tuple[float, dict[str, float]]:
 
         return inner
 
-    collate = clocked(one.rows.batch, "collate")
-    for phase in PHASES:
-        setattr(one.engine.inner, phase, clocked(getattr(one.engine.inner, phase), phase))
-    wait()
-    began = time.perf_counter()
-    for number in range(steps):
-        one.engine.micro_step(collate(number), 1 / one.rows.size)
-    host = time.perf_counter() - began
-    wait()
-    seconds = time.perf_counter() - began
-    for phase in PHASES:
-        delattr(one.engine.inner, phase)  # the class's own again
+    collate, inner = clocked(one.rows.batch, "collate"), one.engine.inner
+    with ExitStack() as stack:
+        for phase in PHASES:
+            stack.enter_context(mock.patch.object(inner, phase, clocked(getattr(inner, phase), phase)))
+        wait()
+        began = time.perf_counter()
+        for number in range(steps):
+            one.engine.micro_step(collate(number), 1 / one.rows.size)
+        host = time.perf_counter() - began
+        wait()
+        seconds = time.perf_counter() - began
     return seconds / steps, {name: value / steps for name, value in (spent | {"all": host}).items()}
 
 
@@ -106,32 +112,33 @@ def _peers(job: Job, batch: int) -> None:
 
 
 class Measured:
-    """Systems on the same rows; each a row of the table, with ours as a multiple of it."""
+    """Systems on the same rows, each a row of the table; the first is what the others are compared with."""
 
     def __init__(self, job: Job, kind: str, batch: int) -> None:
-        self.job, self.kind, self.first = job, encoder(job, kind), 0.0
+        self.job, self.model, self.first = job, encoder(job, kind), 0.0
+        self.pooling = ["--pooling", "pooler" if kind == "base" else "cls"]  # as the peers' heads
         size = sizes(job)
         steps = size.warmup + size.steps[batch]
         self.args = argparse.Namespace(batch=batch, steps=steps, warmup=size.warmup)
-        self.place = job.scratch / f"{job.report.content['part']}"
+        self.place = job.scratch / f"measured-{kind}-{batch}"
         self.data = bench.cut_data(TASK, rows(job, TASK), self.place / "data" / TASK, steps * batch, size.dev_rows)
 
     def ours(self, name: str, more: Sequence[str]) -> None:
         """A run of launch/train.py with `more` flags."""
         folder = self.place / "run"
-        self._row(name, lambda: bench.ours(TASK, self.data, self.kind, self.args, folder, more))
+        self._row(name, lambda: bench.ours(TASK, self.data, self.model, self.args, folder, [*self.pooling, *more]))
         shutil.rmtree(folder, ignore_errors=True)
 
     def peer(self, name: str) -> None:
         """A peer of benchmarks.bench."""
-        self._row(name, lambda: bench.peer(name, TASK, self.data, self.kind, self.args, self.place / f"{name}.log"))
+        self._row(name, lambda: bench.peer(name, TASK, self.data, self.model, self.args, self.place / f"{name}.log"))
 
     def _row(self, name: str, measure: Callable[[], dict[str, float]]) -> None:
         with self.job.report.attempt(name):
             found = measure()
             rate = found["examples_per_second"]
             self.first = self.first or rate
-            against = "" if self.first == rate else f" ({self.first / rate:.2f} x this)"
+            against = "" if self.first == rate else f" (the first is {self.first / rate:.2f} x as fast)"
             value = f"{rate:,.0f} examples/s{against}, {found['device_mib']:,.0f} MiB, evaluation "
             value += f"{found['eval_examples_per_second']:,.0f} examples/s, start {found['startup_seconds']:.0f} s"
             self.job.report.measure(name, value, **found)
@@ -140,28 +147,28 @@ class Measured:
 def graphs(job: Job) -> None:
     """CUDA graphs on and off."""
     if "cuda_graphs" not in {field.name for field in dataclasses.fields(RunConfig)}:
-        job.report.row("CUDA graphs", "not built yet", "not measured")
+        job.report.row("CUDA graphs", "not built yet", NOT_MEASURED)
         return
-    _on_and_off(job, "--cuda_graphs", "--no-cuda_graphs")
+    for batch in sizes(job).steps:
+        _with_and_without(job, "--no-cuda_graphs", batch)
 
 
 def compiled(job: Job) -> None:
     """--compile on and off."""
-    _on_and_off(job, "--compile", "--no-compile")
+    _with_and_without(job, "--compile", 32)
 
 
-def _on_and_off(job: Job, on: str, off: str) -> None:
-    for batch in sizes(job).steps if job.on_gpu else (32,):
-        measured = Measured(job, "base", batch)
-        for flag in (on, off):
-            measured.ours(f"{flag}, batch {batch}", [flag])
-        shutil.rmtree(measured.place)
+def _with_and_without(job: Job, flag: str, batch: int) -> None:
+    measured = Measured(job, "base", batch)
+    measured.ours(f"without {flag}, batch {batch}", [])
+    measured.ours(f"{flag}, batch {batch}", [flag])
+    shutil.rmtree(measured.place)
 
 
 def deberta(job: Job) -> None:
     """An encoder that cannot be packed, of DeBERTa-v3's base size, against Hugging Face Trainer."""
     measured = Measured(job, "deberta", 32)
-    measured.ours("ours", ["--pooling", "cls"])
+    measured.ours("ours", [])
     measured.peer("hf")
 
 

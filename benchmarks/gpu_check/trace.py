@@ -16,14 +16,13 @@ NAME = 80  # letters of a kernel's name
 
 
 def summary(trace: Mapping[str, Any], steps: int) -> dict[str, Any]:
-    """Of a Chrome trace over `steps` steps, each number a step: kernels, copies, launches, waits, busy_ms; idle: the
-    share of the time from the first to the last kernel in which none ran; longest: (kernel, ms, how often)."""
+    """Of a Chrome trace over `steps` steps, each number a step: kernels, copies, launches, waits, busy_ms (at least
+    one kernel or copy runs), longest: (kernel, ms, how often)."""
     events = [event for event in trace["traceEvents"] if event.get("ph") == "X"]
     device = [event for event in events if event.get("cat") in DEVICE]
     host = [event["name"] for event in events if event.get("cat") in HOST]
     kernels = [event for event in device if event["cat"] == "kernel"]
     spans = sorted((float(event["ts"]), float(event["ts"]) + float(event["dur"])) for event in device)
-    busy, whole = _covered(spans), max((end for _, end in spans), default=0.0) - (spans[0][0] if spans else 0.0)
     spent: Counter[str] = Counter()
     count = Counter(event["name"][:NAME] for event in kernels)
     for event in kernels:
@@ -33,8 +32,7 @@ def summary(trace: Mapping[str, Any], steps: int) -> dict[str, Any]:
         "copies": sum(event["cat"] == "gpu_memcpy" for event in device) / steps,
         "launches": sum(bool(LAUNCH.search(name)) for name in host) / steps,
         "waits": sum(bool(WAIT.search(name)) for name in host) / steps,
-        "busy_ms": busy / steps / 1000,
-        "idle": 1 - busy / whole if whole else 0.0,
+        "busy_ms": _covered(spans) / steps / 1000,
         "longest": [(name, us / steps / 1000, count[name] / steps) for name, us in spent.most_common(LONGEST)],
     }
 

@@ -4,17 +4,19 @@ parts in their small form on the CPU."""
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from running import clean_environment
 
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import report, targets
+from benchmarks.gpu_check import correct, report, targets
 from benchmarks.gpu_check.__main__ import PARTS, Part
 from benchmarks.gpu_check.trace import summary
 
@@ -149,8 +151,7 @@ def test_every_part_in_its_small_form(tmp_path: Path) -> None:
     """On the CPU; `not measured` where a device is needed."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.gpu_check", "--small", "--minutes", "28", "--out", str(tmp_path)],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True,
-        text=True, check=False,
+        cwd=ROOT, env={**clean_environment(), "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     rows = table(tmp_path)
     assert [row for row in rows if row[3] == "failed"] == [] and done.returncode == 0, done.stdout + done.stderr
@@ -176,5 +177,41 @@ def test_a_profile_in_numbers() -> None:
     ]  # fmt: skip
     found = summary({"traceEvents": events}, steps=2)
     assert found.pop("longest") == [("gemm", 2.5, 1.0), ("drop", 0.5, 0.5)]
-    assert found == {"kernels": 1.5, "copies": 0.5, "launches": 1.5, "waits": 0.5, "busy_ms": 3.0, "idle": 0.25}
-    assert summary({"traceEvents": events[:1]}, steps=1)["idle"] == 0.0
+    assert found == {"kernels": 1.5, "copies": 0.5, "launches": 1.5, "waits": 0.5, "busy_ms": 3.0}
+    assert summary({"traceEvents": events[:1]}, steps=1)["busy_ms"] == 0.0
+
+
+class TestWaits:
+    """By a device that is made up: what PyTorch does in its modes for synchronisations."""
+
+    @pytest.fixture
+    def mode(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        seen: list[str] = []
+        monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", seen.append)
+        return seen
+
+    def test_none(self, mode: list[str]) -> None:
+        assert correct.waits_in(lambda: None, refused=True) == []
+        assert mode == ["error", "default"]
+
+    def test_the_place_of_one_that_is_refused(self, mode: list[str]) -> None:
+        def reads_a_number() -> None:
+            raise RuntimeError("called a synchronizing CUDA operation")
+
+        (place,) = correct.waits_in(reads_a_number, refused=True)
+        assert "test_gpu_check.py" in place and "reads_a_number" in place and mode[-1] == "default"
+
+    def test_another_error_is_none(self, mode: list[str]) -> None:
+        def fails() -> None:
+            raise RuntimeError("CUDA error: out of memory")
+
+        with pytest.raises(RuntimeError, match="out of memory"):
+            correct.waits_in(fails, refused=True)
+        assert mode[-1] == "default"
+
+    def test_those_of_three_steps_are_counted_and_those_that_are_asked_for(self, mode: list[str]) -> None:
+        def step() -> None:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+            torch.cuda.synchronize()
+
+        assert len(correct.waits_in(step, refused=False)) == 6 and mode == ["warn", "default"]
