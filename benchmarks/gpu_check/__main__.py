@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.gpu_check import report, targets
-from benchmarks.gpu_check.report import Report, say
+from benchmarks.gpu_check.report import CPU, Report, say
 
 ROOT = Path(__file__).resolve().parents[2]
 MINUTES = 25.0  # of one command
@@ -139,7 +139,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="the parts, and the minutes that each takes on an H100")
-    parser.add_argument("--only", action="append", default=[], metavar="PART", choices=[part.name for part in PARTS])
+    parser.add_argument("--only", action="append", default=[], metavar="PART", choices=[part.name for part in PARTS],
+                        help="this part, done before or not; may be given several times")  # fmt: skip
     parser.add_argument("--out", type=Path, help="folder of the outcomes [benchmarks/results/gpu-<card>-<date>]")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="no part goes on for longer than so [25]")
     parser.add_argument("--data", type=Path, help="folder that holds a folder for each task [made-up rows]")
@@ -148,7 +149,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status 1 where something failed."""
+    """Exit status 1 where something failed, 2 where there is no GPU to check."""
     args = parse(argv)
     if args.list:
         for part in PARTS:
@@ -160,6 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     device, cards = probe()
+    if device == CPU and not args.small and not args.only:
+        say("error: torch sees no GPU here, where this would take hours; --small tries the check itself on a CPU")
+        return 2
     if cards > 1:  # one is measured: Hugging Face Trainer would take them all
         os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     card = re.sub(r"\W+", "-", device.removeprefix("NVIDIA ")).lower() + ("-small" if args.small else "")

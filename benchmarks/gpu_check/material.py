@@ -38,17 +38,23 @@ class Sizes:
 
     warmup: int  # steps that are not timed
     steps: dict[int, int]  # batch -> timed steps of a run
-    settled: int  # steps after which a profile begins: each of the shapes came three times, and CUDA graphs are there
+    settled: int  # steps before a profile: each shape came three times, so that CUDA graphs are captured
     profiled: int  # steps in a profile
     compared: int  # steps of each DeepSpeed JSON
-    dev_rows: int
+    dev_rows: int  # that are predicted
     tasks: tuple[str, ...]  # of the whole suite
     share: float  # of the published sizes
-    lengths: tuple[int, ...]  # of packed rows: their remainder by 128 is 64, but for the last
+    lengths: tuple[int, ...]  # of packed rows: 64 mod 128, where cuDNN gave NaN, and 0
 
 
-FULL = Sizes(10, {32: 200, 256: 60}, 3 * BATCHES, 10, 20, 256, tuple(tasks.TASKS), 1.0, (64, 192, 320, 128))
-SMALL = Sizes(2, {32: 2, 256: 1}, 2, 2, 3, 16, ("biosses", "hoc"), 0.05, (64, 192))
+FULL = Sizes(
+    warmup=10, steps={32: 200, 256: 60}, settled=3 * BATCHES, profiled=10, compared=20, dev_rows=256,
+    tasks=tuple(tasks.TASKS), share=1.0, lengths=(64, 192, 320, 128),
+)  # fmt: skip
+SMALL = Sizes(
+    warmup=2, steps={32: 2, 256: 1}, settled=2, profiled=2, compared=3, dev_rows=16,
+    tasks=("biosses", "hoc"), share=0.05, lengths=(64, 192),
+)  # fmt: skip
 
 
 def sizes(job: Job) -> Sizes:
@@ -98,7 +104,7 @@ def start() -> World:
     """The process group of this process, as a run joins it."""
     logs.quiet_libraries(torch.cuda.is_available())
     world = distributed.init()
-    if world.device.type == "cpu":  # DeepSpeed refuses fp16 where it is slow; whether the check works, it tells as well
+    if world.device.type == "cpu":  # DeepSpeed refuses fp16 where it is slow; PyTorch computes in it all the same
         from deepspeed.accelerator import get_accelerator
 
         get_accelerator().is_fp16_supported = lambda: True

@@ -79,10 +79,8 @@ def _timed(one: Trained, steps: int) -> tuple[float, dict[str, float]]:
 
 def _profiled(one: Trained, steps: int, file: Path) -> dict[str, Any]:
     """The numbers of a trace over so many steps."""
-    activity = torch.profiler.ProfilerActivity
-    with torch.profiler.profile(
-        activities=[activity.CPU, *([activity.CUDA] if torch.cuda.is_available() else [])]
-    ) as on:
+    on_gpu = [torch.profiler.ProfilerActivity.CUDA] if torch.cuda.is_available() else []
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU, *on_gpu]) as on:
         for number in range(steps):
             one.step(number)
         wait()
@@ -120,7 +118,7 @@ class Measured:
         size = sizes(job)
         steps = size.warmup + size.steps[batch]
         self.args = argparse.Namespace(batch=batch, steps=steps, warmup=size.warmup)
-        self.place = job.scratch / f"measured-{kind}-{batch}"
+        self.place = job.scratch / f"{job.report.content['part']}-{batch}"
         self.data = bench.cut_data(TASK, rows(job, TASK), self.place / "data" / TASK, steps * batch, size.dev_rows)
 
     def ours(self, name: str, more: Sequence[str]) -> None:

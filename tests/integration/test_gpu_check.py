@@ -100,6 +100,15 @@ def test_no_part_is_started_when_the_minutes_are_over(
     assert ["works", "", "not run yet", ""] in table(tmp_path)
 
 
+def test_no_gpu_is_said_at_once(
+    parts: list[Part], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts += [part("works")]
+    monkeypatch.setattr(command, "probe", lambda: ("cpu", 0))
+    assert command.main(["--out", str(tmp_path / "out")]) == 2
+    assert "torch sees no GPU here" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_the_parts_fit_into_the_hour(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(each.limit <= 8 for each in PARTS) and sum(each.expected for each in PARTS) <= command.MINUTES
     assert command.main(["--list"]) == 0
@@ -158,7 +167,12 @@ def test_every_part_in_its_small_form(tmp_path: Path) -> None:
     assert {row[0] for row in rows} == {*(each.name for each in PARTS), "target"}
     outcomes = {(row[0], row[1]): row[3] for row in rows}
     assert outcomes["attention", "backends that may run"] == outcomes["machine", "card"] == "not measured"
-    assert outcomes["resume", "steps"] == outcomes["overflow", "fp16_zero0"] == outcomes["ds_configs", "fp32"] == "ok"
+    assert (
+        outcomes["resume", "the same steps"]
+        == outcomes["overflow", "fp16_zero0"]
+        == outcomes["ds_configs", "fp32"]
+        == "ok"
+    )
     assert {row[3] for row in rows if row[0] == "target"} == {"not measured"}
     assert {row[3] for row in rows} == {"ok", "", "not measured"}
 
