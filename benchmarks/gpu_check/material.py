@@ -102,7 +102,7 @@ def rows(job: Job, task: str) -> Path:
 @cache
 def start() -> World:
     """The process group of this process, as a run joins it."""
-    logs.quiet_libraries(torch.cuda.is_available())
+    logs.quiet_libraries()
     world = distributed.init()
     if world.device.type == "cpu":  # DeepSpeed refuses fp16 where it is slow; PyTorch computes in it all the same
         from deepspeed.accelerator import get_accelerator

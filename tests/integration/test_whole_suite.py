@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,32 +28,6 @@ def test_made_up_rows_are_of_the_published_number(task: str, tmp_path: Path) -> 
             assert wanted <= mentions < wanted + once
         else:
             assert len(examples) == wanted
-
-
-@pytest.mark.slow
-def test_it_runs(tiny_bert: Path, tmp_path: Path) -> None:
-    more = [
-        "--tasks",
-        "biosses,hoc",
-        "--share",
-        "0.02",
-        "--model",
-        str(tiny_bert),
-        "--out",
-        str(tmp_path / "figures.json"),
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.whole_suite", *more, "--max_steps", "3", "--no_cuda"],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "biosses" in done.stdout and "(made-up rows)" in done.stdout
-    kept = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["task"] for row in kept["tasks"]] == ["biosses", "hoc"] and kept["seconds"] > 0
 
 
 def test_peers_run_from_a_bare_clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
