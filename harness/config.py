@@ -158,7 +158,7 @@ class RunConfig:
         False, "torch.compile the encoder's layers, for long runs on a GPU: a slower start; not under ZeRO-3"
     )
     cuda_graphs: Switch = runtime(
-        True, "on a GPU, in fp16 at stage 0: record the passes of packed rows and replay them, which spares the host"
+        True, "on a GPU, in fp16 at stage 0: capture the passes of packed rows as CUDA graphs, which spares the host"
     )
     tf32: Switch = setting(
         False, "fp32 on a GPU: matrix products of tensor cores, faster, their inputs rounded to 10 bits of mantissa"

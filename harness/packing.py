@@ -101,7 +101,7 @@ class Layout:
 PADDED = Layout("padded")
 
 
-def suit(network: Any, device: torch.device, whole_weights: bool) -> None:
+def fit_to_device(network: Any, device: torch.device, whole_weights: bool) -> None:
     """Make a network fit for `device`, which may be bound by the operations that it is given.
 
     On a GPU one padded pass costs less than several; a mask is always made, where transformers asks the device in every

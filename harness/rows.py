@@ -72,7 +72,7 @@ class PackedBatch:
         """The same on a device, by one copy."""
         return self if device == self.input_ids.device else self.within(moved(self.flatten(), device))
 
-    def filled_up(self) -> PackedBatch:
+    def padded(self) -> PackedBatch:
         """In tagging with as many scored words as there are slots, so that there are few numbers of them as well: those
         that are too many are the first slot, under the label that cross entropy ignores."""
         if self.scored is None:

@@ -20,7 +20,7 @@ import torch
 from harness import device, files, logs, model, model_folder
 from harness.errors import UserError
 from harness.flags import Parser
-from harness.packing import suit
+from harness.packing import fit_to_device
 from harness.terminal import guarded
 from launch.reporting.new_text import Item, Predictor, Reader, forms, line_blocks
 from launch.run import fine_tuned
@@ -41,7 +41,7 @@ def load(given: argparse.Namespace) -> Predictor:
     loaded = model.load(folder, trust_remote_code=given.trust_remote_code)
     if (head.num_outputs, head.pooling is None) != (task.num_outputs, task.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
-    suit(loaded.model, place, whole_weights=True)
+    fit_to_device(loaded.model, place, whole_weights=True)
     loaded.model.to(place, PRECISIONS.get(precision, torch.float32))
     return Predictor(task, loaded, place, about, given.batch_size, given.with_text)
 

@@ -31,7 +31,7 @@ from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_sch
 from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
-from harness.packing import suit
+from harness.packing import fit_to_device
 from harness.rows import PackedBatch
 from harness.task import Batch, Task
 
@@ -94,7 +94,7 @@ def forward_as_trained(
     network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, world: World
 ) -> Callable[[Batch], torch.Tensor]:
     """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
-    suit(network, world.device, whole_weights=deepspeed.stage < 3 and not config.compile)
+    fit_to_device(network, world.device, whole_weights=deepspeed.stage < 3 and not config.compile)
     network = network.to(world.device, torch.float32 if deepspeed.autocast else DTYPES[deepspeed.precision])
     compile_layers(network, config, deepspeed, world.device)
 
@@ -183,20 +183,20 @@ class Engine:
         Returns this rank's part of the step's mean loss, detached: the mean over ranks and passes is the step's loss.
         Raises FloatingPointError where gradients overflow at any loss scale.
         """
-        fed, recorded = self.module.ready(batch, self.world.device), None
+        fed, captured = self.module.ready(batch, self.world.device), None
         if self.graphs is not None and isinstance(fed, PackedBatch):
-            fed = fed.filled_up()
-            if recorded := self.graphs.find(fed):
-                loss = recorded.forward(fed, scale)
-        if recorded is None:
+            fed = fed.padded()
+            if captured := self.graphs.find(fed):
+                loss = captured.forward(fed, scale)
+        if captured is None:
             fed = fed.to(self.world.device)
             loss = self.task.loss(self.inner(fed), fed.labels) * scale
         self._settle()  # the loss scale for the backward pass; the device has the forward pass to do meanwhile
         if self._skipped_in_a_row >= MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
             raise FloatingPointError(SCALE_AT_MINIMUM)
         self._unsettled = self.inner.is_gradient_accumulation_boundary()
-        if recorded is not None:
-            recorded.backward(self.inner.optimizer.loss_scale)
+        if captured is not None:
+            captured.backward(self.inner.optimizer.loss_scale)
         else:
             self.inner.backward(loss * self.inner.optimizer.loss_scale if self._scales_loss else loss)
         self.inner.step()
@@ -210,10 +210,10 @@ class Engine:
             self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
             self._unsettled = False
 
-    def use_graphs(self, record: Callable[[Action], Action]) -> None:
-        """Record the passes of packed rows and replay them, in fp16 at stage 0; `record`: see graphs.recorder."""
+    def use_graphs(self, capture: Callable[[Action], Action]) -> None:
+        """Capture the passes of packed rows and replay them, in fp16 at stage 0; `capture`: see graphs.cuda_capture."""
         if self._fp16_step is not None:
-            self.graphs = StepGraphs(self.module, self.task, self._fp16_step, record)
+            self.graphs = StepGraphs(self.module, self.task, self._fp16_step, capture)
 
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
@@ -311,7 +311,7 @@ def build(
     private_names.check()
     if world.size > 1 and ds.stage == 3:
         model.layout = model.layout.in_one_pass()
-    suit(model, world.device, whole_weights=ds.stage < 3 and not config.compile)
+    fit_to_device(model, world.device, whole_weights=ds.stage < 3 and not config.compile)
     compile_layers(model, config, ds, world.device)
     filled = ds.fill(config, plan)
     linear = torch.nn.functional.linear
@@ -339,7 +339,7 @@ def build(
     barrier()
     # Not with passes that add up gradients, which a replayed one would overwrite.
     if world.device.type == "cuda" and config.cuda_graphs and not config.compile and plan.accumulation == 1:
-        engine.use_graphs(graphs.recorder(world.device))
+        engine.use_graphs(graphs.cuda_capture(world.device))
     return engine
 
 

@@ -20,7 +20,7 @@ from harness.config import RunConfig
 from harness.data import collate
 from harness.ds.config import DeepSpeedConfig
 from harness.ds.engine import compile_layers, layers
-from harness.packing import suit
+from harness.packing import fit_to_device
 from harness.task import Encoded
 from harness.tokenizer import load_tokenizer
 
@@ -70,7 +70,7 @@ def test_no_layer_runs_as_it_is_after_many_shapes(tmp_path: Path, monkeypatch: p
     counters["stats"].clear()
     with dynamo.patch(fail_on_recompile_limit_hit=True, recompile_limit=8):  # 8 is PyTorch's own
         network, config = built(tmp_path, kind, dropout=0.1)
-        suit(network, META, whole_weights=False)
+        fit_to_device(network, META, whole_weights=False)
         compile_layers(network, config, DeepSpeedConfig("fp32", {}), CPU)
         network.to(META)
         # Rows shorter and longer than ModernBERT's window, examples alone and among others.

@@ -1,4 +1,4 @@
-"""Recorded passes: the same numbers in the same places as passes that are started one operation after another."""
+"""Captured passes: the same numbers in the same places as passes that are started one operation after another."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def world() -> World:
     return distributed.init(no_cuda=True)
 
 
-class Recorder:
-    """In the place of graphs.recorder: what is recorded is not done then, and a replay does it."""
+class StandIn:
+    """In the place of graphs.cuda_capture: what is captured is not done then, and a replay does it."""
 
     def __init__(self) -> None:
-        self.recorded = self.replayed = 0
+        self.captured = self.replayed = 0
 
     def __call__(self, action: Callable[[], None]) -> Callable[[], None]:
-        self.recorded += 1
+        self.captured += 1
 
         def replay() -> None:
             self.replayed += 1
@@ -80,15 +80,15 @@ def test_replayed_passes_are_those_that_were_recorded(
     name: str, world: World, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     running, batches = start(world, tiny_bert, name)
-    recorder = Recorder()
-    running.use_graphs(recorder)
+    stand_in = StandIn()
+    running.use_graphs(stand_in)
     losses, weights = course(running, batches)
-    assert recorder.recorded >= 2 and recorder.replayed >= 6
-    monkeypatch.setattr(graphs, "SIGHTINGS", 10**9)
+    assert stand_in.captured >= 2 and stand_in.replayed >= 6
+    monkeypatch.setattr(graphs, "CAPTURED_AT", 10**9)
     eager, batches = start(world, tiny_bert, name)
-    never = Recorder()
+    never = StandIn()
     eager.use_graphs(never)
-    assert course(eager, batches)[0] == losses and never.recorded == 0
+    assert course(eager, batches)[0] == losses and never.captured == 0
     eager, batches = start(world, tiny_bert, name)
     eager.use_graphs(never)
     _, expected = course(eager, batches)
@@ -103,13 +103,13 @@ def _rank(rank: int, port: int, encoder: str, folder: str) -> None:
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True
-    for name, sightings in (("recorded", 3), ("eager", 10**9)):
-        graphs.SIGHTINGS = sightings
+    for name, captured_at in (("captured", 3), ("eager", 10**9)):
+        graphs.CAPTURED_AT = captured_at
         running, batches = start(world, Path(encoder), "mednli")
-        recorder = Recorder()
-        running.use_graphs(recorder)
+        stand_in = StandIn()
+        running.use_graphs(stand_in)
         batches = [batches[0] if rank else each for each in batches]
-        weights = course(running, batches)[1] | {"recorded": torch.tensor(recorder.recorded)}
+        weights = course(running, batches)[1] | {"captured": torch.tensor(stand_in.captured)}
         torch.save(weights, Path(folder) / f"{name}-{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -118,14 +118,14 @@ def _rank(rank: int, port: int, encoder: str, folder: str) -> None:
 def test_ranks_reduce_after_a_replay(tiny_bert: Path, tmp_path: Path) -> None:
     start_processes(_rank, (free_port(), str(tiny_bert), str(tmp_path)), 2)
     found = {path.stem: torch.load(path, weights_only=True) for path in tmp_path.glob("*.pt")}
-    assert [int(found[name].pop("recorded")) > 0 for name in sorted(found)] == [False, False, True, True]
+    assert [int(found[name].pop("captured")) > 0 for name in sorted(found)] == [True, True, False, False]
     for name, weights in found.items():
         assert all(torch.equal(weights[key], found["eager-0"][key]) for key in weights), name
 
 
 def test_an_overflow_is_left_out_and_halves_the_scale(world: World, tiny_bert: Path) -> None:
     running, batches = start(world, tiny_bert, "mednli")
-    running.use_graphs(Recorder())
+    running.use_graphs(StandIn())
     for batch in batches[:5]:
         running.micro_step(batch, 0.25)
     before = {name: weight.clone() for name, weight in running.weights().items()}

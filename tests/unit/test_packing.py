@@ -184,7 +184,7 @@ class TestOtherDevices:
         parts = case(encoders[kind], "mednli", "mean")
         parts.net.encoder.set_attn_implementation("eager" if kind == "deberta-v2" else "sdpa")
         parts.net.layout = Layout("bucketed", reason="because")
-        packing.suit(parts.net, META, whole_weights=False)
+        packing.fit_to_device(parts.net, META, whole_weights=False)
         assert parts.net.layout == Layout("padded", reason="because")
         batch = collate(parts.encoded, range(11), parts.pad_id).to(META)
         assert parts.net.to(META)(batch).shape == (11, 3)
