@@ -28,14 +28,16 @@ import torch
 import tasks
 from benchmarks.made_up import made_up
 from harness import versions
+from harness.ds.config import choose_precision
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = {  # name -> (module of benchmarks.peers, flags beside those that all take, precision on a CPU and on a GPU)
+# Name -> (module of benchmarks.peers, flags beside those that all take, precision on a CPU and on a GPU: auto is ours).
+PEERS = {
     "original": ("original", [], ("fp32", "fp16")),
-    "hf": ("hf_trainer", [], ("bf16", "fp16")),
+    "hf": ("hf_trainer", [], ("auto", "fp16")),
     "hf_bf16": ("hf_trainer", [], ("bf16", "bf16")),
-    "hf_deepspeed": ("hf_trainer", ["--deepspeed"], ("bf16", "fp16")),
-    "accelerate": ("accelerate_loop", [], ("bf16", "fp16")),
+    "hf_deepspeed": ("hf_trainer", ["--deepspeed"], ("auto", "fp16")),
+    "accelerate": ("accelerate_loop", [], ("auto", "fp16")),
 }
 USUAL = ("original", "hf", "hf_deepspeed", "accelerate")
 TASKS = ("bc5cdr_disease", "chemprot", "hoc", "biosses")
@@ -155,9 +157,12 @@ def ours(
 def peer(name: str, task: str, data: Path, model: str, args: argparse.Namespace, log: Path) -> dict[str, float]:
     """One run of a peer."""
     module, more, precisions = PEERS[name]
+    precision = precisions[torch.cuda.is_available()]
+    if precision == "auto":
+        precision = choose_precision(precision, torch.device("cpu"))
     settings = {
         "task": task, "data_dir": data, "model": model, "steps": args.steps, "warmup": args.warmup,
-        "batch": args.batch, "length": LENGTH, "precision": precisions[torch.cuda.is_available()],
+        "batch": args.batch, "length": LENGTH, "precision": precision,
     }  # fmt: skip
     flags = [word for name, value in settings.items() for word in (f"--{name}", str(value))] + more
     said, began, peak = timed([sys.executable, "-m", f"benchmarks.peers.{module}", *flags], log)
