@@ -68,7 +68,7 @@ class TrainState:
 def save(root: Path, engine: Engine, state: TrainState, world: World, keep: int) -> None:
     """Write a checkpoint and prune older ones. Collective.
 
-    A place that is saved already is left as it is: the run is deterministic, and replacing it would leave a moment
+    A place that is saved already is left as it is: it is of the same run, and replacing it would leave a moment
     without a checkpoint.
     """
     name = f"step-{state.epoch:04d}-{state.step_in_epoch:06d}"

@@ -73,14 +73,16 @@ class PackedBatch:
         return self if device == self.input_ids.device else self.within(moved(self.flatten(), device))
 
     def padded(self) -> PackedBatch:
-        """In tagging with as many scored words as there are slots, so that there are few numbers of them as well: those
-        that are too many are the first slot, under the label that cross entropy ignores."""
+        """In tagging with as many scored words as there are slots, so that there are few numbers of them as well.
+
+        Those that are too many have the label that cross entropy ignores. Each is another slot: a GPU adds up the
+        gradients of one slot one after another.
+        """
         if self.scored is None:
             return self
         more = self.owner.numel() - len(self.scored)
-        scored, labels = (torch.nn.functional.pad(each, (0, more), value=value)
-                          for each, value in ((self.scored, 0), (self.labels, IGNORED)))  # fmt: skip
-        return replace(self, scored=scored, labels=labels)
+        scored = torch.cat([self.scored, torch.arange(more, device=self.scored.device)])
+        return replace(self, scored=scored, labels=torch.nn.functional.pad(self.labels, (0, more), value=IGNORED))
 
     def shapes(self) -> tuple[Any, ...]:
         """Equal for batches that need the same operations."""

@@ -337,8 +337,9 @@ def build(
         raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
     engine = Engine(inner, task, world, ds.precision, linear, fixes.apply(inner, world))
     barrier()
-    # Not with passes that add up gradients, which a replayed one would overwrite.
-    if world.device.type == "cuda" and config.cuda_graphs and not config.compile and plan.accumulation == 1:
+    # Not with passes that add up gradients, which a replayed one would overwrite, nor with timers within the passes.
+    plain = not config.compile and plan.accumulation == 1 and not inner.wall_clock_breakdown()
+    if world.device.type == "cuda" and config.cuda_graphs and plain:
         engine.use_graphs(graphs.cuda_capture(world.device))
     return engine
 
