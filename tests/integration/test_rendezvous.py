@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running import free_port
+from running import clean_environment, free_port
 
 from harness import distributed
 from harness.distributed import Rendezvous
@@ -236,7 +236,7 @@ except UserError as error:
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", code, str(tmp_path / str(number) / "run")],
-                env=os.environ | {"SLURM_PROCID": str(number), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+                env=clean_environment() | {"SLURM_PROCID": str(number), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"},
                 cwd=ROOT, stdout=subprocess.PIPE, text=True,
             )
             for number in range(2)
