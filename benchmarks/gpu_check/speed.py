@@ -103,8 +103,11 @@ def _peers(job: Job, batch: int) -> None:
     """Ours in fp16 and bf16, then the peers, with benchmarks.bench: the same rows, a process each."""
     measured = Measured(job, "base", batch)
     measured.ours("ours", [])
-    measured.ours("ours_bf16", ["--precision", "bf16"])
-    for name in ("hf", "hf_bf16", "hf_deepspeed", "accelerate", "original"):
+    if not job.small:  # other flags for the same programs
+        measured.ours("ours_bf16", ["--precision", "bf16"])
+        measured.peer("hf")
+        measured.peer("hf_bf16")
+    for name in ("hf_deepspeed", "accelerate", "original"):
         measured.peer(name)
 
 
@@ -149,6 +152,9 @@ def graphs(job: Job) -> None:
 
 def compiled(job: Job) -> None:
     """--compile on and off."""
+    if job.small:  # a minute of compiling, which tests/integration/test_compiled.py has as well
+        job.report.row("all", "as CUDA graphs on and off", NOT_MEASURED)
+        return
     _with_and_without(job, "--compile", 32)
 
 

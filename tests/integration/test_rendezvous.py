@@ -233,10 +233,11 @@ try:
 except UserError as error:
     print(error)
 """
+        slurm = {"SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"}
         ranks = [
             subprocess.Popen(
                 [sys.executable, "-c", code, str(tmp_path / str(number) / "run")],
-                env=clean_environment() | {"SLURM_PROCID": str(number), "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "2"},
+                env=clean_environment() | slurm | {"SLURM_PROCID": str(number)},
                 cwd=ROOT, stdout=subprocess.PIPE, text=True,
             )
             for number in range(2)
