@@ -232,7 +232,10 @@ def main() -> None:
     parser.add_argument("--dev_rows", type=int, default=128)
     parser.add_argument("--out", type=Path, default=None, help="file of the results [benchmarks/results/<time>.json]")
     args = parser.parse_args()
-    dtype = torch.float16 if torch.cuda.is_available() else torch.bfloat16
+    if torch.cuda.is_available():
+        dtype = torch.float16
+    else:  # a processor without bf16 instructions only emulates it
+        dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[choose_precision("auto", torch.device("cpu"))]
     before = matrix_rate(dtype)
     with tempfile.TemporaryDirectory() as folder:
         cases = [compare(task, model, args, Path(folder)) for task in args.tasks for model in args.models]
