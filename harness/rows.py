@@ -16,7 +16,7 @@ import torch
 from harness.attention import Group
 from harness.task import Batch, moved
 
-# Rows are a multiple of ROW tokens long, and as many as 1, 2, 3, ... and then about GROWTH times the last: at most 6
+# Rows are a multiple of ROW tokens long, and as many as 1, 2, 3, ... and then about GROWTH times the last: at most 5
 # shapes in an epoch of any of the BLUE tasks at a batch of 32, with 13 % of the slots empty (benchmarks/notes.md).
 ROW, GROWTH = 128, 1.15
 IGNORED = -100  # a label of torch's cross_entropy

@@ -184,9 +184,9 @@ class Engine:
         Raises FloatingPointError where gradients overflow at any loss scale.
         """
         fed, captured = self.module.ready(batch, self.world.device), None
-        if self.graphs is not None and isinstance(fed, PackedBatch):
-            fed = fed.padded()
-            if captured := self.graphs.find(fed):
+        if isinstance(fed, PackedBatch) and (self.graphs is not None or self.world.device.type == "cuda"):
+            fed = fed.padded()  # with graphs or without: dropout draws the same
+            if self.graphs is not None and (captured := self.graphs.find(fed)):
                 loss = captured.forward(fed, scale)
         if captured is None:
             fed = fed.to(self.world.device)
@@ -285,6 +285,8 @@ class Engine:
         """Give the memory back; the engine cannot be used afterwards."""
         from deepspeed.runtime import torch_autocast
 
+        if self.graphs is not None:
+            self.graphs.close()
         self.inner.destroy()
         self.inner = self.graphs = self._fp16_step = None
         torch.nn.functional.linear = self._linear

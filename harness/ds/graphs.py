@@ -36,9 +36,17 @@ def cuda_capture(device: torch.device) -> Callable[[Action], Action]:
     pool = torch.cuda.graph_pool_handle()
 
     def capture(action: Action) -> Action:
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool):
-            action()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(device)
+        try:
+            # thread_local: what other threads ask CUDA meanwhile, such as NCCL's, does not end the capture.
+            with torch.cuda.device(device), torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
+                action()
+        except RuntimeError as error:
+            if torch.cuda.current_stream(device) != stream:  # torch has not come to the end of its own cleaning up
+                torch.cuda.set_stream(stream)
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+            cause = error.__context__
+            raise cause if isinstance(cause, RuntimeError) else error from None
         replay: Action = graph.replay
         return replay
 
@@ -107,6 +115,10 @@ class StepGraphs:
                 self.step.clear_gradients()
                 logger.warning("--cuda_graphs: not with this encoder (%s).", first_line(error))
         return self._captured.get(key)
+
+    def close(self) -> None:
+        """Give the memory back, which passes and graphs keep for each other."""
+        self._captured.clear()
 
     def set_loss_scale(self, scale: float) -> None:
         """For the backward passes to come."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -192,3 +193,47 @@ def test_means_of_long_examples_in_half_precision(tiny_bert: Path) -> None:
     hidden = torch.full((512, 4), 200.0, dtype=torch.float16)
     mean = Encoding(hidden, torch.tensor([0]), None).mean(torch.tensor([512]))
     assert mean.dtype == torch.float16 and torch.allclose(mean, torch.tensor(200.0, dtype=torch.float16), rtol=1e-3)
+
+
+def test_a_capture_that_failed_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's own end of a capture fails after an operation that is not allowed: stream and pool stay as they were in
+    it, and the error that is raised is not the cause."""
+    streams, ended, modes = ["usual"], [], []
+
+    class Capture:
+        def __init__(self, graph: object, pool: object, capture_error_mode: str) -> None:
+            modes.append(capture_error_mode)
+
+        def __enter__(self) -> None:
+            streams.append("capture")
+
+        def __exit__(self, *_: object) -> None:
+            raise RuntimeError("previous error during capture")
+
+    def not_allowed() -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    for name, value in {
+        "graph_pool_handle": lambda: (0, 1),
+        "CUDAGraph": lambda: None,
+        "current_stream": lambda device: streams[-1],
+        "set_stream": streams.append,
+        "device": lambda device: contextlib.nullcontext(),
+        "graph": Capture,
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *given: ended.append(given))
+    with pytest.raises(RuntimeError, match="operation not permitted"):
+        graphs.cuda_capture(torch.device("cuda", 2))(not_allowed)
+    assert (streams[-1], ended, modes) == ("usual", [(2, (0, 1))], ["thread_local"])
+
+
+def test_an_engine_that_is_closed_keeps_no_graphs(world: World, tiny_bert: Path) -> None:
+    running, batches = start(world, tiny_bert, "mednli")
+    running.use_graphs(StandIn())
+    for _ in range(graphs.CAPTURED_AT):
+        running.micro_step(batches[0], 0.25)
+    kept = running.graphs
+    assert kept is not None and len(kept._captured) == 1
+    running.close()
+    assert not kept._captured
