@@ -99,6 +99,7 @@ class RunConfig:
     task_file: Text | None = runtime(None, "TOML file of a custom task, in place of --task")
     own_task: dict[str, Any] | None = setting(None, "the definition that the task file held", given=False)
     trained: Switch = setting(True, "False: the model's own head is scored, and nothing trained", given=False)
+    search: dict[str, Any] | None = runtime(None, "what the run is to a search for settings", given=False)
     recipe: Text | None = setting(None, "published recipe that fills in the rest; default: by the model's name")
     data_dir: Text | None = source(None, "the task's folder; default: $DATASET_DIR/<task>, else the made-up sample")
     feature_cache: Text | None = runtime(

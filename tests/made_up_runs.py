@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import zlib
@@ -37,6 +38,7 @@ def made_up(
     data_dir: str | None = "/data",
     finished: bool = True,
     flags: Sequence[str] = (),
+    search: dict[str, Any] | None = None,
     **result: Any,
 ) -> Path:
     """`score` replaces the test score that follows from the predictions; `result` adds to result.json or replaces.
@@ -45,6 +47,7 @@ def made_up(
     """
     argv = ["--task", task, "--model_name_or_path", model, "--seed", str(seed), "--output_dir", str(folder)]
     config, _ = settings.parse([*argv, *(["--data_dir", f"{data_dir}/{task}"] if data_dir else []), *flags])
+    config = dataclasses.replace(config, search=search)
     paths, known = RunFolder(folder), tasks.get(task)
     generator = np.random.default_rng([seed, zlib.crc32(f"{task} {model}".encode())])
     write(paths.config, json.dumps(config.to_dict()))
@@ -73,7 +76,7 @@ def made_up(
         "dev_was_trained_on": "dev" in known.train_splits, "scores": scores, "epochs": [], "steps": 10 * epochs,
         "precision": "fp16", "world_size": 1, "examples_per_step": 32,
         "timing": {"total_seconds": 1800.0, "train_seconds": 1500.0, "evaluation_seconds": 200.0},
-        "versions": {}, "commit": "0" * 40,
+        "versions": {}, "commit": "0" * 40, **({"search": search} if search else {}),
     }  # fmt: skip
     write(paths.result, json.dumps(values | result))
     return folder

@@ -52,6 +52,11 @@ class Run:
         return self.config is not None and self.config.own_task is not None
 
     @property
+    def search(self) -> Mapping[str, Any]:
+        """What the run is to a search for settings, see `launch.jobs.tuning`; empty for one that belongs to none."""
+        return (self.config.search if self.config is not None else None) or {}
+
+    @property
     def row(self) -> tuple[str, str]:
         """Runs of one row differ in task and seed alone."""
         return self.model, self.variant

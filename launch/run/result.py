@@ -107,6 +107,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "model_commit": before.get("model_commit", run.model_commit),
         "trust_remote_code": config.trust_remote_code,
         "recipe": config.recipe,
+        **({"search": config.search} if config.search is not None else {}),
         "seed": config.seed,
         "trained": config.trained,
         "data": run.data,
