@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -39,6 +40,15 @@ def _number(value: Any) -> Any:
     if MOST < abs(number) < float("inf"):
         raise ValueError("is no number that a run can have")
     return number if isinstance(value, str) else value
+
+
+def fold_of(text: str) -> tuple[int, int]:
+    """(2, 5) of `2/5`. Raises ValueError."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", text.strip())
+    number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not 1 <= number <= count or count < 2:
+        raise ValueError("must be K/N with K from 1 to N and N at least 2, such as 2/5")
+    return number, count
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -107,6 +117,9 @@ class RunConfig:
     )
     train_splits: Names | None = setting(
         None, "splits to train on, e.g. `train` or `train,dev`; default: as the recipe", choices=("train", "dev")
+    )
+    fold: Text | None = setting(
+        None, "K/N, such as 2/5: score part K of N of train and dev together, and train on the other parts"
     )
     max_seq_length: Whole = setting(128, "longest input in subword tokens; longer ones are cut", ge=8)
     do_train: Switch | None = runtime(None, "train (with none of the three do_ flags: all three)")
@@ -204,6 +217,11 @@ class RunConfig:
             raise ValueError(f"must be one of {', '.join(choices)}{nearest(str(wrong[0]), choices)}")
         return value
 
+    @field_validator("fold")
+    @classmethod
+    def _is_fold(cls, value: str | None) -> str | None:
+        return None if value is None else "/".join(map(str, fold_of(value)))
+
     @field_validator("result_prefix")
     @classmethod
     def _is_no_path(cls, value: str) -> str:
@@ -243,6 +261,8 @@ def check(config: RunConfig) -> None:
     faults = []
     if config.global_batch_size is not None and config.gradient_accumulation_steps > 1:
         faults.append("--global_batch_size derives the accumulation: leave out --gradient_accumulation_steps")
+    if config.fold is not None and config.train_splits != ("train",):
+        faults.append(f"--fold {config.fold}: trains on a part of train and dev: leave out --train_splits")
     if config.select == "best_dev" and not config.eval_every_epoch:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):

@@ -8,7 +8,7 @@ result.json; in config.json they are a fault, since they would change what the r
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -119,6 +119,14 @@ def config(path: Path) -> RunConfig:
 def result(path: Path) -> dict[str, Any]:
     """What a result.json holds: all that readers rely on is of the right type. Raises UserError."""
     return read(path, _RESULT).model_dump(exclude_unset=True)
+
+
+def device_hours(result: Mapping[str, Any]) -> float | None:
+    """Hours of training and evaluation times devices, a resumed run's earlier parts included; None where unknown."""
+    timing = result.get("timing", {})
+    parts = timing.get("train_seconds", 0.0) + timing.get("evaluation_seconds", 0.0)
+    seconds = max(timing.get("total_seconds", 0.0), parts)
+    return float(seconds * result.get("world_size", 1) / 3600) if seconds else None
 
 
 def rows(path: Path, start: int = 0) -> Iterator[tuple[bytes, Row | None]]:

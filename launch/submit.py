@@ -2,6 +2,7 @@
 
 python launch/submit.py --task mednli --profile slurm/cluster.toml --nodes 2 --gpus_per_node 4
 python launch/submit.py --suite blue --model M --seeds 5
+python launch/submit.py --suite blue --model M --tune --seeds 5
 python launch/submit.py status runs
 """
 
@@ -11,18 +12,19 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import tasks
 from harness import flags, run_folder, terminal
 from harness.config import RunConfig
-from harness.errors import EXIT_STOPPED, EXIT_USER, Faults, UserError
+from harness.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, Faults, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import commands, local, resources, slurm, suites
+from launch.jobs import commands, local, resources, slurm, suites, tuning
 from launch.jobs.resources import Request
 from launch.jobs.slurm import TrainJob
 from launch.jobs.suites import Plan, Suite
+from launch.jobs.tuning import Search, Tune
 from launch.run import inputs, result
 
 
@@ -36,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             # Raises UserError, before anything is started, where a run cannot be.
             return commands.main(words, lambda where, configs: carry_out(where, suites.plan(where, configs)))
         options, rest = build_parser().parse_known_args(words)
-        where, configs = _asked(options, rest)
+        where, configs, tunes = _asked(options, rest)
+        if tunes is not None:
+            return tune(where, tuning.searches(configs, tunes), options, words)
         plan = suites.plan(where, configs, options.skip_missing)
         if options.print:
             return show(where, plan)
@@ -74,17 +78,19 @@ def build_parser() -> argparse.ArgumentParser:
                        help="values of a setting, for example learning_rate=3e-5,5e-5")  # fmt: skip
     which.add_argument("--skip_missing", action="store_true", help="leave out the tasks and models that are not all "
                        "there; every table of the suite says so")  # fmt: skip
+    which.add_argument("--tune", action="store_true", help="choose settings by the dev scores of trials, then train by "
+                       "them: [tune] of the suite file or --sweep; default: published rates and epochs")  # fmt: skip
     resources.add_flags(parser)
     return parser
 
 
-def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig]]:
-    """Where, and which runs. Raises UserError that lists the faults of both and, where only the place is at fault, what
-    the runs lack."""
+def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig], dict[str, Tune] | None]:
+    """Where, which runs, and with --tune how each task's settings are searched. Raises UserError that lists the faults
+    of both and, where only the place is at fault, what the runs lack."""
     _, unknown = flags.build_parser({}, "").parse_known_args(list(rest))
     Faults(flags.unknown_flags(unknown, [*vars(options), *flags.known_names()])).refuse()
     faults = Faults()
-    where, configs = None, None
+    where, configs, tunes = None, None, None
     with faults.collected():
         where = resources.from_options(options, options.print)
     with faults.collected():
@@ -93,17 +99,73 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
         else:
             suite = suites.read(options.suite)
         suite = suites.narrowed(suite, options.tasks, options.model, options.seeds, options.sweep)
+        if options.tune:
+            suite = suites.tuned(suite)
+            tunes = suite.tunes
+        elif suite.tune:
+            print(f"--suite {options.suite}: [tune] is for --tune, which is not given", file=sys.stderr)
         expanded, notes = suites.expand(suite, rest)
         for config in expanded:
             run_folder.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
         configs = expanded
         for note in notes:
             print(note, file=sys.stderr)
-    if where is None and configs is not None and len(configs) > 1:
+    if where is None and configs is not None and len(configs) > 1 and tunes is None:
         faults += suites.plan(None, configs, options.skip_missing).faults
     faults.refuse()
     assert where is not None and configs is not None
-    return where, configs
+    return where, configs, tunes
+
+
+def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace, words: Sequence[str]) -> int:
+    """Search settings by trials, then do the runs with what was chosen. Exit status as `main`'s.
+
+    On SLURM the runs of either part are sent when nothing of the one before is left, by a job that waits for it and
+    repeats this command, `words`.
+    """
+    if options.print:
+        return show_search(where, searches, options.skip_missing, words)
+
+    def start(configs: Sequence[RunConfig], begin: Callable[[], None]) -> tuple[int, Collection[Path]]:
+        plan = suites.plan(where, configs, options.skip_missing)
+        plan.faults.refuse()
+        begin()
+        return carry_out(where, plan), plan.left_out
+
+    status, tried = tuning.run_trials(searches, start, slurm.REPEATS in os.environ)
+    if not tried:
+        if status == 0 and where.cluster == "slurm":
+            slurm.repeat(where, tuning.trials_of(searches), words)
+        return status
+    wanted, faults = [], Faults()
+    for search, ended in tried.items():
+        with faults.collected():
+            found = search.choice(ended)
+            search.record([one.values for one in ended], found)
+            wanted += search.chosen_runs(found)
+            print(tuning.said(search, found))
+    order = [config.seed for config in wanted]
+    wanted = [config for _, config in sorted(zip(order, wanted, strict=True), key=lambda pair: pair[0])]
+    if wanted:
+        plan = suites.plan(where, wanted, options.skip_missing)
+        status = carry_out(where, plan)
+        if status != EXIT_STOPPED:
+            _sum_up(where, plan.wanted)
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    return max(status, EXIT_FAILED) if faults and status != EXIT_STOPPED else status
+
+
+def show_search(where: Request, searches: Sequence[Search], skip_missing: bool, words: Sequence[str]) -> int:
+    """What the search would start, as `show`: the first trials, then the job that sends what comes after them."""
+    trials, on_slurm = tuning.trials_of(searches), where.cluster == "slurm"
+    status = show(where, suites.plan(where, trials, skip_missing))
+    if on_slurm:
+        print("\n\n# ---- the job that sends what comes after them")
+        print(slurm.repeat_text(where, trials, [word for word in words if word != "--print"], ["JOB"]))
+    for config in (config for search in searches for config in search.base):
+        print(f"then, by what is chosen: {config.output_dir}", file=sys.stderr if on_slurm else sys.stdout)
+    return status
 
 
 def show(where: Request, plan: Plan) -> int:

@@ -119,6 +119,14 @@ def defaults(recipe: str, task: str) -> dict[str, float | int | bool]:
     return {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs, **COMMON}
 
 
+def search_space(task: str) -> dict[str, list[float | int]]:
+    """Learning rates, and the numbers of epochs that the published recipes name for a task: what they were chosen
+    from, as far as it is known."""
+    published = [recipe.settings[task] for recipe in RECIPES.values()]
+    epochs = sorted({setting.epochs for setting in published if setting.test is not None})
+    return {"learning_rate": _RECIPES["search"]["learning_rate"], "num_train_epochs": epochs}
+
+
 CORPORA = TypeAdapter(dict[str, Corpus]).validate_python(_file("corpora.toml"))
 
 # What corpora are published as, and no task folder holds.

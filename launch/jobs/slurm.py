@@ -39,6 +39,7 @@ WORK_DIR = "BLUE_WORK_DIR"  # environment: the folder that relative paths of the
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 HANDOVER_SECONDS = 120.0  # the other ranks wait so long for SLURM to end them
 ENDING = ("CANCELLED", "COMPLETING", "PREEMPTED", "TIMEOUT")  # states of a job that is not ours to requeue
+REPEATS = "BLUE_REPEATS"  # environment: this command is repeated by a job, and nobody watches
 REQUEUES = 1000  # submitit takes any stop of a job shorter than 10 minutes for a timeout; the site's limit is SLURM's
 
 
@@ -197,6 +198,52 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
         print(f"log     {jobs[0].paths.folder}/{number}_<run>_0_log.out")
     print(f"status  python launch/submit.py status {shlex.quote(str(place))}")
     return 0
+
+
+def repeat_text(request: Request, configs: Sequence[RunConfig], words: Sequence[str], jobs: Sequence[str]) -> str:
+    """The batch script of a job without devices that repeats a command of launch/submit.py, `words`, once `jobs` have
+    ended, however they did."""
+    from submitit.slurm import slurm
+
+    place = home(configs)
+    code, folder = snapshot_folder(place), place / run_folder.SUBMITIT
+    small = request.model_copy(update={"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})
+    values = parameters(small, configs, code)
+    values["job_name"] = _repeat_name(place)
+    values["setup"] = [*values["setup"], f"export {REPEATS}=1", f'cd "${WORK_DIR}"']
+    values["additional_parameters"] |= {"dependency": f"afterany:{':'.join(jobs)}"}
+    del values["teardown"], values["srun_args"]
+    # Without srun, from within which no job could be sent; -P: the code is the copy's, not the current folder's.
+    command = shlex.join([sys.executable, "-P", "-u", "-m", "launch.submit", *words])
+    return str(slurm._make_sbatch_string(command=command, folder=folder, use_srun=False, **values))
+
+
+def _repeat_name(place: Path) -> str:
+    return f"blue-tune-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+
+
+def repeat(request: Request, configs: Sequence[RunConfig], words: Sequence[str]) -> None:
+    """Send that job, behind all jobs that have a run of the search; the one that is there already is enough."""
+    place = home(configs)
+    name = _repeat_name(place)
+    there = (answer("squeue", "--noheader", "--me", f"--name={name}", "--format=%i") or "").split()
+    there = [job for job in there if job != os.environ.get("SLURM_JOB_ID")]
+    if there:
+        print(f"next    job {there[0]} waits for the trials and then repeats this command")
+        return
+    folders = status.find([place])
+    sent = [run.job.split("_")[0] for run in status.read_all(folders) if run.status in ("queued", "running")]
+    script = place / run_folder.SUBMITIT / "repeat.sh"
+    jobs = sorted({job for job in sent if job})
+    script.write_text(repeat_text(request, configs, words, jobs), encoding="utf-8")
+    import submitit
+
+    with submitit.helpers.clean_env():
+        said = answer("sbatch", "--parsable", str(script))
+    if said is None:
+        print("next    sbatch refused the job that would go on; repeat this command once these have ended")
+    else:
+        print(f"next    job {said.strip()} waits for the trials and then repeats this command")
 
 
 def snapshot_folder(home: Path) -> Path:

@@ -8,6 +8,10 @@ tasks/suites.toml, or a TOML file:
     seeds = 5                              # or [1, 2, 3]
     [sweep]
     learning_rate = [3e-5, 5e-5]
+    [tune]                                 # with --tune: the values to choose among by dev
+    num_train_epochs = [3, 5]
+    [tune.hoc]                             # for one task; wins over the above
+    folds = 5
     [overrides]                            # for every run; flags of the command line win
     max_seq_length = 256
     [overrides.hoc]                        # for one task; wins over the above
@@ -47,18 +51,15 @@ from harness.validation import checked, unknown
 from launch.jobs import status
 from launch.jobs.resources import Request
 from launch.jobs.status import RunStatus
+from launch.jobs.tuning import Tune, listed
 from launch.run import inputs, settings
 from tasks import readers
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
 RECORD = "suite.json"
-LEVELS = 5  # from a run up to the folder of its suite: <task>/<model>/[<settings>/]seed-<n>, and one to spare
-NOT_SWEPT = ("task", "model_name_or_path", "seed", "data_dir", "train_splits")  # have a place of their own, or commas
-
-
-def _listed(value: Any) -> Any:
-    """A single value stands for a list of one."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,)
+LEVELS = 6  # from a run up to the folder of its suite: <task>/<model>/[tune/][<settings>/]seed-<n>, and one to spare
+# They have a place of their own, or commas.
+NOT_SWEPT = ("task", "model_name_or_path", "seed", "data_dir", "train_splits", "fold")
 
 
 def _seeds(value: Any) -> tuple[int, ...]:
@@ -71,7 +72,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
         raise ValueError("must be how many (5), or which (1,2,3)") from None
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 class SuiteFile(BaseModel):
@@ -82,7 +83,8 @@ class SuiteFile(BaseModel):
     tasks: Names = ()
     models: Names = ()
     seeds: Annotated[tuple[int, ...], BeforeValidator(_seeds)] = ()
-    sweep: dict[str, Annotated[tuple[Any, ...], BeforeValidator(_listed)]] = {}  # setting -> its values
+    sweep: dict[str, Annotated[tuple[Any, ...], BeforeValidator(listed)]] = {}  # setting -> its values
+    tune: dict[str, Any] = {}  # parts of a Tune, and task -> such parts
     overrides: dict[str, Any] = {}  # setting -> value, and task -> settings
 
 
@@ -92,6 +94,7 @@ class Suite(SuiteFile):
     name: str = ""  # the wandb group of its runs; "": a group for each task and model
     several: bool = True  # its runs have folders below --output_dir; False: the one run is there itself
     task_files: dict[str, str] = {}  # custom task -> its TOML file
+    tunes: dict[str, Tune] = {"": Tune()}  # by task; "": of all others
 
 
 def read(name: str) -> Suite:
@@ -117,8 +120,30 @@ def read(name: str) -> Suite:
                 faults.append(f"{where}[overrides.{task}]: not a task of this suite{nearest(task, names)}")
             flags.convert(table, f"{where}[overrides.{task}] ", faults)
     _check_sweep(file.sweep, where, faults)
+    tunes = _tunes(file.tune, names, where, faults)
     faults.refuse()
-    return Suite(**{**dict(file), "name": path.stem, "tasks": names, "task_files": task_files})
+    return Suite(**{**dict(file), "name": path.stem, "tasks": names, "task_files": task_files, "tunes": tunes})
+
+
+def _tunes(table: Mapping[str, Any], names: Sequence[str], where: str, faults: Faults) -> dict[str, Tune]:
+    """By task, and "" for all others; faults go to `faults`."""
+    common = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    found = {"": Tune()}
+    for task, own in [("", {}), *((key, value) for key, value in table.items() if key not in common)]:
+        place = f"{where}[tune{f'.{task}' if task else ''}] "
+        if task and task not in names:
+            faults.append(f"{place.strip()}: not a task of this suite{nearest(task, names)}")
+        with faults.collected():
+            found[task] = checked(functools.partial(Tune, **common | own), place)
+            _check_sweep(found[task].lists, place, faults)
+            found[task].check(place)
+    return found
+
+
+def tuned(suite: Suite) -> Suite:
+    """For --tune: what is swept are the values to choose among."""
+    tunes = {task: Tune(**{**dict(tune), **suite.sweep}) for task, tune in suite.tunes.items()}
+    return suite.model_copy(update={"sweep": {}, "tunes": tunes, "several": True})
 
 
 def narrowed(
@@ -174,7 +199,8 @@ def expand(suite: Suite, rest: Sequence[str]) -> tuple[list[RunConfig], list[str
             if suite.several and config.wandb_name and "--wandb_name" not in given:
                 config = replace(config, wandb_name=None)
                 notes.append("$WANDB_NAME is not used: it is the name of one run, and each of these has its own")
-            config = replace(config, output_dir=str(_folder(suite, config, point)))
+            mark = {"kind": "sweep", "values": {name: getattr(config, name) for name in point}} if point else None
+            config = replace(config, output_dir=str(_folder(suite, config, point)), search=mark)
             other = runs.setdefault(config.output_dir, config)
             if other is not config:
                 names = " and ".join(dict.fromkeys((other.model_name_or_path, config.model_name_or_path)))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from harness import run_folder
+from harness import records, run_folder
 from harness.config import RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
@@ -83,11 +83,8 @@ class Run:
 
     @property
     def device_hours(self) -> float | None:
-        """Hours of training and evaluation times devices, a resumed run's earlier parts included."""
-        timing = self.result.get("timing", {})
-        parts = timing.get("train_seconds", 0.0) + timing.get("evaluation_seconds", 0.0)
-        seconds = max(timing.get("total_seconds", 0.0), parts)
-        return seconds * self.result.get("world_size", 1) / 3600 if seconds else None
+        """See `records.device_hours`."""
+        return records.device_hours(self.result)
 
 
 def find(roots: Sequence[Path]) -> list[Run]:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field, TypeAdapter
 
 import tasks
-from harness import files, pretrained, records, run_folder, tracking, versions
-from harness.config import RunConfig
+from harness import files, folds, pretrained, records, run_folder, tracking, versions
+from harness.config import RunConfig, fold_of
 from harness.ds import config as ds_config
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import UserError
@@ -145,6 +145,8 @@ def dataset_dir() -> Path | None:
 def needed_splits(config: RunConfig, task: Task) -> set[str]:
     """The splits that a run reads."""
     needed = set(config.train_splits or task.train_splits) if config.do_train else set()
+    if config.fold is not None:
+        needed |= {"train", "dev"}
     if config.do_eval or (config.do_train and config.eval_every_epoch):
         needed.add("dev")
     return needed | ({"test"} if config.do_predict else set())
@@ -153,17 +155,21 @@ def needed_splits(config: RunConfig, task: Task) -> set[str]:
 def check_without_dev(config: RunConfig, task: Task, error: UserError) -> str:
     """Why there is no dev set, from the reader's error. Raises UserError where the run depends on one."""
     reason = str(error).partition("; ")[0]
+    if config.fold is not None:  # a part of train is scored
+        return reason
     if "dev" in (config.train_splits or task.train_splits):
         raise UserError(f"{reason}; --train_splits train trains without it")
-    if config.select == "best_dev" or tracking.sweep_run() is not None:
-        what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
-        raise UserError(f"{reason}, and {what} the dev score; give a dev set, or train once with --select last")
+    is_trial = config.search is not None and config.search.get("kind") == "trial"
+    if config.select == "best_dev" or is_trial or tracking.sweep_run() is not None:
+        what = "--select best_dev needs" if config.select == "best_dev" else "a search is decided by"
+        folds = ", tune by folds = 5 of the suite file" if is_trial else ""
+        raise UserError(f"{reason}, and {what} the dev score; give a dev set{folds}, or train once with --select last")
     return reason
 
 
 def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[Path, str, dict[str, list[Example]]]:
     """(the data folder, "given" or "sample", the examples of these splits). A dev set may be missing or empty where
-    nothing depends on it. Raises UserError."""
+    nothing depends on it; with --fold dev is that part of both. Raises UserError."""
     place, kind = find_data(config)
     examples = {}
     for name in (name for name in SPLITS if name in splits):
@@ -173,7 +179,15 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
             if name != "dev":
                 raise
             reason = check_without_dev(config, task, error)
-            logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
+            if config.fold is None:
+                logger.warning("dev     %s: no dev score after the epochs, and none in the result", reason)
+    if config.fold is not None:
+        number, count = fold_of(config.fold)
+        together = [*examples["train"], *examples.get("dev", [])]
+        try:
+            examples["train"], examples["dev"] = folds.split(together, number, count, task.per_word)
+        except ValueError as error:
+            raise UserError(f"--fold {config.fold}: {error}; ask for fewer parts") from None
     return place, kind, examples
 
 

@@ -84,6 +84,8 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
     run_folder.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
         run_folder.remove(run.folder.path, "checkpoints")
+    if run.is_trial:  # of many, whose weights nobody asked for
+        run_folder.remove(run.folder.path, "model")
     show(result)
     return result
 

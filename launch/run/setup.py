@@ -59,6 +59,11 @@ class Run:
         return self.config.train_splits or self.task.train_splits
 
     @property
+    def is_trial(self) -> bool:
+        """Whether the run is one of many of which the dev score counts alone."""
+        return self.config.search is not None and self.config.search.get("kind") == "trial"
+
+    @property
     def pad_id(self) -> int:
         """What rows are filled up with; masked out everywhere."""
         return int(self.tokenizer.pad_token_id or 0)
@@ -126,6 +131,13 @@ def _announce(run: Run, place: Path) -> None:
     if run.data == "sample":
         logger.warning(SAMPLE_BANNER)
     logger.info("task    %s (%s), recipe %s, seed %d", task.name, task.family, config.recipe, config.seed)
+    if run.is_trial:
+        logger.info("search  a trial: its dev score counts, test is not read, and its weights are not kept")
+    elif config.search is not None and "basis" in config.search:
+        values = ", ".join(f"{name}={value}" for name, value in config.search["values"].items())
+        logger.info("search  %s, the best of %d by %s", values, config.search["trials"], config.search["basis"])
+        if config.search["warning"]:
+            logger.warning("search  %s", config.search["warning"])
     if config.own_task is not None:
         own, like = ", ".join(config.own_task["recipe"]) or "nothing", published.LIKE[task.family]
         logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
@@ -139,7 +151,8 @@ def _announce(run: Run, place: Path) -> None:
     if world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
         logger.info("        %s", unused)
     sizes = ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
-    logger.info("data    %s: %s", place, sizes)
+    fold = f"; dev is part {config.fold} of train and dev" if config.fold else ""
+    logger.info("data    %s: %s%s", place, sizes, fold)
     if config.do_train:
         batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
         logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)

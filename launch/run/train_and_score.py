@@ -26,7 +26,7 @@ from harness.model_folder import HEAD_FILE
 from harness.preemption import StopRequest
 from harness.task import Report
 from harness.tracking import Tracker
-from launch.run import fine_tuned
+from launch.run import fine_tuned, pruning
 from launch.run.setup import Run
 
 logger = logging.getLogger("harness.launch")
@@ -92,6 +92,7 @@ def _after_epoch(run: Run, engine: Engine, state: TrainState) -> None:
         state.best = distributed.on_main(lambda: checkpoint.save_best(run.folder.checkpoints, weights, state.epoch))
     if run.world.is_main:
         write(run.folder.dev_results, _dev_results(run, state))
+    pruning.check(run, state)
 
 
 def _dev_results(run: Run, state: TrainState) -> str:

@@ -1,0 +1,413 @@
+"""The search for settings: which trials there are, what they score on dev, and what is chosen by it.
+
+A search is one model on one task. Its trials train on train alone and score dev alone, or parts of both (`folds`); the
+test file is not opened. What they lead to is trained as the recipe says, with seeds that no trial had. Trials are runs
+like all others, at `<task>/<model>/tune/<settings>/seed-<n>`; search.json in `tune` holds the list of them.
+
+Random and TPE sampling goes by generations: the settings of one follow from the scores of the finished ones before it,
+in their order, and are written down before any of its trials starts. A kill therefore changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+
+from harness import flags, records
+from harness.config import RunConfig
+from harness.errors import EXIT_FAILED, Faults, UserError
+from harness.files import write
+from launch.jobs import status
+from launch.jobs.status import RunStatus
+from tasks import published
+
+FOLDER = "tune"  # of all trials of a model on a task
+RECORD = "search.json"
+FIRST_TRIAL_SEED = 1000  # so that no trial has a seed of the runs that are compared
+GENERATION = 5  # settings that are asked for at once; as many come before TPE begins to learn
+SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
+Values = dict[str, Any]  # setting -> value
+
+
+def listed(value: Any) -> Any:
+    """A single value stands for a list of one."""
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+class Tune(BaseModel):
+    """`[tune]` of a suite file. Every other key is a setting of a run, with the list of values to choose among."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+    __pydantic_extra__: dict[str, Annotated[tuple[Any, ...], BeforeValidator(listed)]] = Field(init=False)
+
+    sampler: Literal["grid", "random", "tpe"] = "grid"
+    trials: Annotated[int, Field(ge=1)] | None = None  # settings that are tried; a grid tries all
+    tune_seeds: Annotated[int, Field(ge=1)] = 1  # runs of each of them; their mean counts
+    pruning: bool = False  # end trials that are worse than the median of others at their epoch
+    folds: Annotated[int, Field(ge=0)] = 0  # cross-validation on train and dev in so many parts; 0: train -> dev
+
+    @property
+    def lists(self) -> Mapping[str, tuple[Any, ...]]:
+        """Setting -> its values."""
+        return self.__pydantic_extra__ or {}
+
+    def check(self, where: str) -> None:
+        """Raises UserError, after `where`, where the parts exclude each other."""
+        faults = Faults()
+        if self.folds == 1:
+            faults.append(f"{where}folds 1: must be 0, or at least 2")
+        if self.sampler == "grid" and self.trials is not None:
+            faults.append(f'{where}trials: a grid tries all settings; leave it out, or write sampler = "random"')
+        if self.sampler != "grid" and self.trials is None:
+            faults.append(f"{where}trials: sampler {self.sampler} needs to know how many, for example trials = 20")
+        faults.refuse()
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of one choice of settings."""
+
+    values: Values
+    runs: Sequence[RunStatus]  # one for each seed and fold
+
+    @property
+    def dev(self) -> list[float]:
+        """Dev scores of its finished runs, fractions."""
+        return [run.result["scores"]["dev"]["score"] for run in self.runs if run.status == "finished" and run.result]
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether one of its runs failed, and would in the same way again."""
+        return any(is_lost(run) for run in self.runs)
+
+    @property
+    def score(self) -> float | None:
+        """Mean dev score; None where it has failed."""
+        return None if self.has_failed or not self.dev else fmean(self.dev)
+
+
+def is_lost(run: RunStatus) -> bool:
+    """Whether the run failed, and would in the same way again: it is not tried another time."""
+    attempt = status.read_attempt(run.folder)
+    return run.status == "failed" and attempt is not None and attempt.final
+
+
+@dataclass(frozen=True, eq=False)
+class Search:
+    """One model on one task. `base`: the runs that are wanted, one for each seed, before anything is chosen."""
+
+    base: Sequence[RunConfig]
+    tune: Tune
+
+    @property
+    def folder(self) -> Path:
+        """Of all trials."""
+        return Path(self.base[0].output_dir).parent / FOLDER
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.base[0].task}, {self.base[0].model_label}"
+
+    @cached_property
+    def space(self) -> dict[str, list[Any]]:
+        """Setting -> values, each once, in the order in which they were given. Raises UserError."""
+        first, lists = self.base[0], dict(self.tune.lists) or self._usual_space()
+        faults: list[str] = []
+        found = {}
+        for name, values in lists.items():
+            converted = [flags.convert({name: value}, f"[{FOLDER}] ", faults).get(name) for value in values]
+            found[name] = list(dict.fromkeys(list(v) if isinstance(v, tuple) else v for v in converted))
+        if first.max_steps > 0 and "num_train_epochs" in found:
+            faults.append(f"--max_steps {first.max_steps}: leaves no choice of num_train_epochs; leave it out")
+        if not first.trained or not first.do_train:
+            faults.append("--tune: trains; leave out --do_eval and --do_predict, or add --do_train")
+        if faults:
+            raise UserError("\n".join(faults))
+        return found
+
+    def _usual_space(self) -> dict[str, tuple[Any, ...]]:
+        config = self.base[0]
+        like = config.task if config.own_task is None else published.LIKE[config.own_task["family"]]
+        return {name: tuple(values) for name, values in published.search_space(like).items()}
+
+    @cached_property
+    def grid(self) -> list[Values]:
+        """Every combination."""
+        return [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
+
+    @property
+    def most(self) -> int:
+        """Settings that are tried in all."""
+        return min(self.tune.trials or len(self.grid), len(self.grid))
+
+    def trials(self, values: Values) -> list[RunConfig]:
+        """The runs of one choice of settings: one for each seed and fold."""
+        count, first = self.tune.folds, self.base[0]
+        folds = [f"{number}/{count}" for number in range(1, count + 1)] if count else [None]
+        found = []
+        for number, fold in product(range(self.tune.tune_seeds), folds):
+            seed = FIRST_TRIAL_SEED + number
+            level = ",".join(f"{name}={_level(value)}" for name, value in values.items())
+            level += f",fold={fold.replace('/', '-')}" if fold else ""
+            search: Values = {"kind": "trial", "values": values, **({"fold": fold} if fold else {})}
+            search |= {"pruning": True} if self.tune.pruning else {}
+            name = f"{first.task}-{first.model_label}-{level}-seed{seed}"
+            trial: Values = {"train_splits": ("train",), "do_eval": True, "do_predict": False, "keep_checkpoints": 0}
+            trial |= {"wandb_name": name, "wandb_tags": (*first.wandb_tags, "trial"), "search": search}
+            place = str(self.folder / level / f"seed-{seed}")
+            found.append(replace(first, **{**values, **trial}, seed=seed, fold=fold, output_dir=place))
+        return found
+
+    # ---- what is tried
+    def recorded(self) -> list[Values]:
+        """The settings that were asked for so far, in their order. Raises UserError where another search is there."""
+        path = self.folder / RECORD
+        if self.tune.sampler == "grid":
+            return self.grid
+        if not path.is_file():
+            return []
+        kept = records.read(path, _RECORD)
+        if (kept.space, kept.sampler, kept.seeds, kept.folds) != self._about():
+            raise UserError(
+                f"{self.folder}: holds a search over another space, or by another sampler; name another --output_dir"
+            )
+        return kept.asked
+
+    def _about(self) -> tuple[dict[str, list[Any]], str, int, int]:
+        return self.space, self.tune.sampler, self.tune.tune_seeds, self.tune.folds
+
+    def record(self, asked: Sequence[Values], chosen: Mapping[str, Any] | None = None) -> None:
+        """Write search.json. `asked`: every choice of settings so far; `chosen`: see `choice`."""
+        names = ("space", "sampler", "seeds", "folds")
+        values = {"schema": 1, **dict(zip(names, self._about(), strict=True)), "asked": list(asked), "chosen": chosen}
+        write(self.folder / RECORD, json.dumps(values, indent=2) + "\n")
+
+    def propose(self, tried: Sequence[Tried]) -> list[Values]:
+        """The next generation, from the scores of all before it; empty where enough were tried."""
+        import optuna  # takes half a second
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        known = [one.values for one in tried]
+        wanted = min(GENERATION, self.most - len(known))
+        if wanted <= 0:
+            return []
+        kinds: dict[str, Any] = {name: _distribution(values) for name, values in self.space.items()}
+        seed = len(known)  # of this generation alone: nothing is left over from a process that has ended
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            sampler: Any = optuna.samplers.RandomSampler(seed)
+            if self.tune.sampler == "tpe":
+                sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=GENERATION, constant_liar=True)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for one in tried:
+            places = {name: self.space[name].index(value) for name, value in one.values.items()}
+            state = optuna.trial.TrialState.FAIL if one.score is None else optuna.trial.TrialState.COMPLETE
+            made = optuna.trial.create_trial(params=places, distributions=kinds, value=one.score, state=state)
+            study.add_trial(made)
+        found: list[Values] = []
+        for _ in range(100 * wanted):
+            asked = study.ask(kinds).params
+            values = {name: self.space[name][place] for name, place in asked.items()}
+            if values not in (*known, *found):  # the same settings again would only score the same again
+                found.append(values)
+            if len(found) == wanted:
+                return found
+        rest = [values for values in self.grid if values not in (*known, *found)]
+        return [*found, *rest[: wanted - len(found)]]
+
+    # ---- what is chosen
+    def choice(self, tried: Sequence[Tried]) -> dict[str, Any]:
+        """What the chosen runs' config.json and result.json say of the search: the best mean dev score wins, of equal
+        ones the fewer epochs, then the lower rate. Raises UserError where every trial has failed."""
+        scored = [(one, score) for one in tried if (score := one.score) is not None]
+        if not scored:
+            why = next((run.reason for one in tried for run in one.runs if run.reason), "no reason known")
+            raise UserError(f"{self.folder}: every trial has failed ({why}); nothing can be chosen")
+
+        def rank(pair: tuple[Tried, float]) -> tuple[float, float, float]:
+            values = pair[0].values
+            epochs, rate = (values.get(name, 0.0) for name in ("num_train_epochs", "learning_rate"))
+            return -pair[1], epochs, rate
+
+        best, score = min(scored, key=rank)
+        runs = [run for one in tried for run in one.runs]
+        hours = sum(records.device_hours(run.result or {}) or 0.0 for run in runs)
+        basis, warning = self._basis(best, score, [other for _, other in scored])
+        return {
+            "kind": "chosen",
+            "values": best.values,
+            "space": self.space,
+            "sampler": self.tune.sampler,
+            "trials": len(tried),
+            "seeds": [FIRST_TRIAL_SEED + number for number in range(self.tune.tune_seeds)],
+            "folds": self.tune.folds,
+            "pruning": self.tune.pruning,
+            "device_hours": round(hours, 6),
+            "dev": score,
+            "tried": [{"values": one.values, "dev": one.dev} for one in tried],
+            "basis": basis,
+            "warning": warning,
+        }
+
+    def _basis(self, best: Tried, score: float, scores: Sequence[float]) -> tuple[str, str]:
+        """(what the choice rests on, a warning where that is little)."""
+        parts = [run.result["scores"]["dev"] for run in best.runs if run.result]
+        parts = parts[: max(1, self.tune.folds)]  # of one seed: all seeds score the same examples
+        examples = sum(part["examples"] for part in parts)
+        positive = sum(part["TP"] + part["FN"] if {"TP", "FN"} <= part.keys() else part["examples"] for part in parts)
+        counted = f"{examples} examples" + (f", {positive} of them positive" if positive != examples else "")
+        what = f"{self.tune.folds} folds of train and dev" if self.tune.folds else "dev, trained on train alone"
+        count = min(positive, examples)
+        if count >= SMALL_DEV:
+            return f"{what}: {counted}", ""
+        error = standard_error(score, count, parts[0]["metric"])
+        near = sum(score - other <= error for other in scores)
+        return f"{what}: {counted}", (
+            f"{counted} say little: by chance alone the score moves by {100 * error:.1f} points (one standard error), "
+            f"and {near} of {len(scores)} settings are no further from the best"
+        )
+
+    def chosen_runs(self, found: Mapping[str, Any]) -> list[RunConfig]:
+        """The runs that are wanted, with the settings of a `choice`."""
+        return [replace(config, **found["values"], search=dict(found)) for config in self.base]
+
+
+def said(search: Search, found: Mapping[str, Any]) -> str:
+    """A line on a choice, and one on what it rests on."""
+    values = ", ".join(f"{name} {_level(value)}" for name, value in found["values"].items())
+    text = f"chosen for {search.name}: {values}; dev {100 * found['dev']:.2f}, the best of {found['trials']} settings"
+    return f"{text} ({found['basis']})" + (f"\n    {found['warning']}" if found["warning"] else "")
+
+
+# ---- until all have ended
+Start = Callable[[Sequence[RunConfig], Callable[[], None]], tuple[int, Collection[Path]]]
+"""Starts runs, after calling the second argument once nothing stands in the way. Returns the exit status, and the
+folders of the runs that were left out because something is missing."""
+
+
+def run_trials(found: Sequence[Search], start: Start, is_repeat: bool = False) -> tuple[int, dict[Search, list[Tried]]]:
+    """Start what is not finished, generation by generation. Returns the exit status and, once every trial has ended,
+    what came of them by search, without the searches that were left out. Nothing and 0: the rest is in a queue.
+
+    `is_repeat`: nobody watches, so that what has failed is not started again. Raises UserError.
+    """
+    asked = {search: search.recorded() for search in found}
+    while True:
+        for search, tried in _read(asked).items():
+            if all(has_ended(run) for one in tried for run in one.runs):
+                asked[search] = [*asked[search], *search.propose(tried)]
+        known = _read(asked)
+        waiting = _waiting(known)
+        if not waiting:
+            return 0, known
+        stuck = [run for run in waiting.values() if run.status in ("failed", "broken")]
+        if is_repeat and stuck:
+            raise UserError(f"{stuck[0].folder}: {stuck[0].status}, {stuck[0].reason}; the same command tries it again")
+        trials = [trial for search, tried in known.items() for one in tried for trial in search.trials(one.values)]
+        behind = {search: asked[search] for search in known if _waiting({search: known[search]})}
+
+        def write_down(behind: Mapping[Search, Sequence[Values]] = behind) -> None:
+            for search, values in behind.items():
+                search.record(values)
+
+        outcome, missing = start([trial for trial in trials if Path(trial.output_dir) in waiting], write_down)
+        asked = {s: v for s, v in asked.items() if not any(folder.is_relative_to(s.folder) for folder in missing)}
+        waiting = _waiting(_read(asked))
+        if waiting:
+            is_queued = all(run.status in ("queued", "running") for run in waiting.values())
+            return outcome if outcome or is_queued else EXIT_FAILED, {}
+
+
+def trials_of(found: Sequence[Search]) -> list[RunConfig]:
+    """The trials that are known now: of a random search those of its first generation, before anything is started."""
+    return [trial for search in found for values in search.recorded() or search.propose([])
+            for trial in search.trials(values)]  # fmt: skip
+
+
+def _read(asked: Mapping[Search, Sequence[Values]]) -> dict[Search, list[Tried]]:
+    """How the trials stand; the queue is asked once for all."""
+    folders = [Path(trial.output_dir) for search, values in asked.items() for one in values
+               for trial in search.trials(one)]  # fmt: skip
+    known = {run.folder: run for run in status.read_all([folder for folder in folders if folder.is_dir()])}
+
+    def runs(search: Search, values: Values) -> list[RunStatus]:
+        places = [Path(trial.output_dir) for trial in search.trials(values)]
+        return [known.get(folder, RunStatus(folder, "stopped", "not started")) for folder in places]
+
+    return {search: [Tried(one, runs(search, one)) for one in values] for search, values in asked.items()}
+
+
+def has_ended(run: RunStatus) -> bool:
+    """Finished, or failed for good."""
+    return run.status == "finished" or is_lost(run)
+
+
+def _waiting(known: Mapping[Search, Sequence[Tried]]) -> dict[Path, RunStatus]:
+    runs = [run for tried in known.values() for one in tried for run in one.runs]
+    return {run.folder: run for run in runs if not has_ended(run)}
+
+
+def standard_error(score: float, count: int, metric: str) -> float:
+    """Of a score of `count` examples or positive ones: of a correlation r, (1 - r^2) / sqrt(n - 1) (Fisher 1921); of a
+    share p of right answers, sqrt(p (1 - p) / n), which F1 is close to."""
+    if metric == "Pearson":
+        return float((1 - score**2) / math.sqrt(max(1, count - 1)))
+    return math.sqrt(max(0.0, score * (1 - score)) / max(1, count))
+
+
+def searches(configs: Sequence[RunConfig], tunes: Mapping[str, Tune]) -> list[Search]:
+    """The searches that runs of a suite need. `tunes`: by task, and "" for all others. Raises UserError that lists
+    every fault."""
+    groups: dict[str, list[RunConfig]] = {}
+    for config in configs:
+        groups.setdefault(str(Path(config.output_dir).parent), []).append(config)
+    found = [Search(group, tunes.get(group[0].task, tunes[""])) for group in groups.values()]
+    faults = Faults()
+    for search in found:
+        with faults.collected():
+            places = [trial.output_dir for values in search.grid for trial in search.trials(values)]
+            if len(places) != len(set(places)):
+                raise UserError(f"{search.folder}: two settings would share a folder; write other names for the values")
+    Faults(dict.fromkeys(faults)).refuse()
+    return found
+
+
+def _level(value: Any) -> str:
+    """A value as the name of a folder."""
+    if isinstance(value, list | tuple):
+        return "+".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else Path(str(value)).name
+
+
+def _distribution(values: Sequence[Any]) -> Any:
+    """Of the places in a list of values; numbers in order, so that neighbours count as such."""
+    from optuna import distributions
+
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    if numbers and list(values) == sorted(values):
+        return distributions.IntDistribution(0, len(values) - 1)
+    return distributions.CategoricalDistribution(range(len(values)))
+
+
+class _Record(BaseModel):
+    """What search.json holds."""
+
+    space: dict[str, list[Any]]
+    sampler: str
+    seeds: int
+    folds: int
+    asked: list[Values]
+
+
+_RECORD = TypeAdapter(_Record)
