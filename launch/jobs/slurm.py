@@ -13,10 +13,12 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,10 +177,8 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
     executor.update_parameters(**parameters(request, configs, code))
     for config in configs:
         status.forget(Path(config.output_dir))  # now: the job may start before the file of the new one is there
-    # Nothing of a job that this command may itself run in; but clean_env would also take what users set for sbatch.
-    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or name.startswith("SBATCH_")}
     try:
-        with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept), executor.batch():
+        with _outside_jobs(), executor.batch():
             jobs = [executor.submit(TrainJob(config.to_dict())) for config in configs]
     except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
         reason = " ".join(str(error).split()) or "no reason given"
@@ -198,6 +198,16 @@ def submit(request: Request, configs: Sequence[RunConfig]) -> int:
         print(f"log     {jobs[0].paths.folder}/{number}_<run>_0_log.out")
     print(f"status  python launch/submit.py status {shlex.quote(str(place))}")
     return 0
+
+
+@contextmanager
+def _outside_jobs() -> Iterator[None]:
+    """Nothing of a job that this command may itself run in; but clean_env would also take what users set for sbatch."""
+    import submitit
+
+    kept = {name: value for name, value in os.environ.items() if name == "SLURM_CONF" or name.startswith("SBATCH_")}
+    with submitit.helpers.clean_env(), submitit.helpers.environment_variables(**kept):
+        yield
 
 
 def repeat_text(request: Request, configs: Sequence[RunConfig], words: Sequence[str], jobs: Sequence[str]) -> str:
@@ -236,14 +246,13 @@ def repeat(request: Request, configs: Sequence[RunConfig], words: Sequence[str])
     script = place / run_folder.SUBMITIT / "repeat.sh"
     jobs = sorted({job for job in sent if job})
     script.write_text(repeat_text(request, configs, words, jobs), encoding="utf-8")
-    import submitit
-
-    with submitit.helpers.clean_env():
-        said = answer("sbatch", "--parsable", str(script))
-    if said is None:
-        print("next    sbatch refused the job that would go on; repeat this command once these have ended")
+    with _outside_jobs():
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        why = " ".join(done.stderr.split())
+        print(f"next    repeat this command once these have ended: sbatch refused the job that would do so ({why})")
     else:
-        print(f"next    job {said.strip()} waits for the trials and then repeats this command")
+        print(f"next    job {done.stdout.strip()} waits for the trials and then repeats this command")
 
 
 def snapshot_folder(home: Path) -> Path:
