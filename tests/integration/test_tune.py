@@ -8,13 +8,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from encoders import tiny_encoder
-from running import SMALL, clean_environment, cut, fingerprint
+from running import SMALL, arguments, clean_environment, cut, fingerprint
 
-from launch import submit
+from harness.config import RunConfig
+from harness.errors import TrainingFailed, is_final
+from harness.files import write
+from harness.run_folder import RunFolder
+from launch import submit, train
+from launch.run import settings
 
 pytestmark = pytest.mark.slow
 
@@ -119,6 +125,27 @@ def test_killed_in_between_the_same_command_ends_with_the_same_runs(
     for seed in (12, 13):
         one, other = (fingerprint(place / f"seed-{seed}") for place in (whole, mine))
         assert {name: one[name] for name in ours} == {name: other[name] for name in ours}
+
+
+def test_with_pruning_a_trial_below_the_median_ends_early(line: list[str], tmp_path: Path) -> None:
+    search = tmp_path / "tune"
+    for number, scores in enumerate(([0.2, 0.9], [0.4, 0.8], [0.999, 0.999])):
+        place = RunFolder(search / f"learning_rate={number}" / "seed-1000")
+        rows = [{"kind": "epoch", "step": epoch, "epoch": epoch, "time": 0.0, "values": {"dev/score": score}}
+                for epoch, score in enumerate(scores, start=1)]  # fmt: skip
+        write(place.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+        write(place.result, "{}")
+    data, model = (Path(line[1]).parent / name for name in ("data/biosses", "tiny"))
+
+    def trial(rate: str, **about: object) -> RunConfig:
+        flags = ("--data_dir", str(data), "--learning_rate", rate, "--num_train_epochs", "3", "--do_train", "--do_eval")
+        config, _ = settings.parse(arguments("biosses", model, search / f"rate={rate}" / "seed-1000", *flags))
+        return replace(config, search={"kind": "trial", "values": {}, **about})
+
+    with pytest.raises(TrainingFailed, match=r"pruned after epoch \d: dev .* below the median") as caught:
+        train.run(trial("1e-9", pruning=True))  # learns nothing
+    assert is_final(caught.value)  # hence not tried again
+    assert train.run(trial("2e-9"))["epochs"][-1]["epoch"] == 3
 
 
 def test_a_trial_that_diverges_is_left_out_of_the_choice(line: list[str], tmp_path: Path) -> None:
