@@ -20,11 +20,12 @@ from harness import flags, run_folder, terminal
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, Faults, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import commands, local, resources, slurm, suites, tuning
+from launch.jobs import commands, local, preflight, resources, slurm, suites, tuning
+from launch.jobs.preflight import Plan
 from launch.jobs.resources import Request
 from launch.jobs.slurm import TrainJob
-from launch.jobs.suites import Plan, Suite
-from launch.jobs.tuning import Search, Tune
+from launch.jobs.suites import Suite
+from launch.jobs.tuning import Search
 from launch.run import inputs, result
 
 
@@ -36,12 +37,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if words and not words[0].startswith("-"):
             # Raises UserError, before anything is started, where a run cannot be.
-            return commands.main(words, lambda where, configs: carry_out(where, suites.plan(where, configs)))
+            return commands.main(words, lambda where, configs: carry_out(where, preflight.plan(where, configs)))
         options, rest = build_parser().parse_known_args(words)
-        where, configs, tunes = _asked(options, rest)
-        if tunes is not None:
-            return tune(where, tuning.searches(configs, tunes), options, words)
-        plan = suites.plan(where, configs, options.skip_missing)
+        where, configs, searches = _asked(options, rest)
+        if searches:
+            return tune(where, searches, options, words)
+        plan = preflight.plan(where, configs, options.skip_missing)
         if options.print:
             return show(where, plan)
         status = carry_out(where, plan)
@@ -84,13 +85,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig], dict[str, Tune] | None]:
-    """Where, which runs, and with --tune how each task's settings are searched. Raises UserError that lists the faults
+def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, list[RunConfig], list[Search]]:
+    """Where, which runs, and with --tune the searches for their settings. Raises UserError that lists the faults
     of both and, where only the place is at fault, what the runs lack."""
     _, unknown = flags.build_parser({}, "").parse_known_args(list(rest))
     Faults(flags.unknown_flags(unknown, [*vars(options), *flags.known_names()])).refuse()
     faults = Faults()
-    where, configs, tunes = None, None, None
+    where, configs = None, None
+    searches: list[Search] = []
     with faults.collected():
         where = resources.from_options(options, options.print)
     with faults.collected():
@@ -101,20 +103,21 @@ def _asked(options: argparse.Namespace, rest: Sequence[str]) -> tuple[Request, l
         suite = suites.narrowed(suite, options.tasks, options.model, options.seeds, options.sweep)
         if options.tune:
             suite = suites.tuned(suite)
-            tunes = suite.tunes
         elif suite.tune:
             print(f"--suite {options.suite}: [tune] is for --tune, which is not given", file=sys.stderr)
         expanded, notes = suites.expand(suite, rest)
         for config in expanded:
             run_folder.check_inputs(RunFolder(Path(config.output_dir)), {"--suite": options.suite})
+        if options.tune:
+            searches = tuning.searches(expanded, suite.tunes, suites.fixed(suite, rest))
         configs = expanded
         for note in notes:
             print(note, file=sys.stderr)
-    if where is None and configs is not None and len(configs) > 1 and tunes is None:
-        faults += suites.plan(None, configs, options.skip_missing).faults
+    if where is None and configs is not None and len(configs) > 1 and not searches:
+        faults += preflight.plan(None, configs, options.skip_missing).faults
     faults.refuse()
     assert where is not None and configs is not None
-    return where, configs, tunes
+    return where, configs, searches
 
 
 def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace, words: Sequence[str]) -> int:
@@ -127,15 +130,18 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
         return show_search(where, searches, options.skip_missing, words)
 
     def start(configs: Sequence[RunConfig], begin: Callable[[], None]) -> tuple[int, Collection[Path]]:
-        plan = suites.plan(where, configs, options.skip_missing)
+        plan = preflight.plan(where, configs, options.skip_missing)
         plan.faults.refuse()
         begin()
         return carry_out(where, plan), plan.left_out
 
     status, tried = tuning.run_trials(searches, start, slurm.REPEATS in os.environ)
+    if not tried and status == 0 and where.cluster == "slurm":
+        slurm.repeat(where, tuning.trials_of(searches), words)
+    elif not tried and status == 0:
+        print("another command does the trials; the same command goes on once they have ended", file=sys.stderr)
+        return EXIT_STOPPED
     if not tried:
-        if status == 0 and where.cluster == "slurm":
-            slurm.repeat(where, tuning.trials_of(searches), words)
         return status
     wanted, faults = [], Faults()
     for search, ended in tried.items():
@@ -147,7 +153,7 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
     order = [config.seed for config in wanted]
     wanted = [config for _, config in sorted(zip(order, wanted, strict=True), key=lambda pair: pair[0])]
     if wanted:
-        plan = suites.plan(where, wanted, options.skip_missing)
+        plan = preflight.plan(where, wanted, options.skip_missing)
         status = carry_out(where, plan)
         if status != EXIT_STOPPED:
             _sum_up(where, plan.wanted)
@@ -159,7 +165,7 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
 def show_search(where: Request, searches: Sequence[Search], skip_missing: bool, words: Sequence[str]) -> int:
     """What the search would start, as `show`: the first trials, then the job that sends what comes after them."""
     trials, on_slurm = tuning.trials_of(searches), where.cluster == "slurm"
-    status = show(where, suites.plan(where, trials, skip_missing))
+    status = show(where, preflight.plan(where, trials, skip_missing))
     if on_slurm:
         print("\n\n# ---- the job that sends what comes after them")
         print(slurm.repeat_text(where, trials, [word for word in words if word != "--print"], ["JOB"]))

@@ -108,6 +108,7 @@ class Search:
 
     base: Sequence[RunConfig]
     tune: Tune
+    fixed: Collection[str] = ()  # settings that the user has given a value
 
     @property
     def folder(self) -> Path:
@@ -123,11 +124,12 @@ class Search:
     def space(self) -> dict[str, list[Any]]:
         """Setting -> values, each once, in the order in which they were given. Raises UserError."""
         first, lists = self.base[0], dict(self.tune.lists) or self._usual_space()
-        faults: list[str] = []
+        both = [name for name in lists if name in self.fixed]
+        faults = [f"{name}: is searched; leave it out of the flags and of [overrides]" for name in both]
         found = {}
         for name, values in lists.items():
             converted = [flags.convert({name: value}, f"[{FOLDER}] ", faults).get(name) for value in values]
-            found[name] = list(dict.fromkeys(list(v) if isinstance(v, tuple) else v for v in converted))
+            found[name] = list(dict.fromkeys(converted))
         if first.max_steps > 0 and "num_train_epochs" in found:
             faults.append(f"--max_steps {first.max_steps}: leaves no choice of num_train_epochs; leave it out")
         if not first.trained or not first.do_train:
@@ -139,7 +141,12 @@ class Search:
     def _usual_space(self) -> dict[str, tuple[Any, ...]]:
         config = self.base[0]
         like = config.task if config.own_task is None else published.LIKE[config.own_task["family"]]
-        return {name: tuple(values) for name, values in published.search_space(like).items()}
+        usual = published.search_space(like)
+        if usual.keys() <= set(self.fixed):
+            raise UserError(
+                f"--tune: {' and '.join(usual)} are given, nothing is left to choose; name values by --sweep"
+            )
+        return {name: tuple(values) for name, values in usual.items() if name not in self.fixed}
 
     @cached_property
     def grid(self) -> list[Values]:
@@ -191,7 +198,12 @@ class Search:
         """Write search.json. `asked`: every choice of settings so far; `chosen`: see `choice`."""
         names = ("space", "sampler", "seeds", "folds")
         values = {"schema": 1, **dict(zip(names, self._about(), strict=True)), "asked": list(asked), "chosen": chosen}
-        write(self.folder / RECORD, json.dumps(values, indent=2) + "\n")
+        try:
+            write(self.folder / RECORD, json.dumps(values, indent=2) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: cannot be written ({error.strerror}); name another --output_dir"
+            ) from error
 
     def propose(self, tried: Sequence[Tried]) -> list[Values]:
         """The next generation, from the scores of all before it; empty where enough were tried."""
@@ -366,13 +378,18 @@ def standard_error(score: float, count: int, metric: str) -> float:
     return math.sqrt(max(0.0, score * (1 - score)) / max(1, count))
 
 
-def searches(configs: Sequence[RunConfig], tunes: Mapping[str, Tune]) -> list[Search]:
-    """The searches that runs of a suite need. `tunes`: by task, and "" for all others. Raises UserError that lists
-    every fault."""
+def searches(
+    configs: Sequence[RunConfig], tunes: Mapping[str, Tune], fixed: Mapping[str, Collection[str]]
+) -> list[Search]:
+    """The searches that runs of a suite need. `tunes`: by task, and "" for all others; `fixed`: settings that the user
+    has given a value, likewise. Raises UserError that lists every fault."""
     groups: dict[str, list[RunConfig]] = {}
     for config in configs:
         groups.setdefault(str(Path(config.output_dir).parent), []).append(config)
-    found = [Search(group, tunes.get(group[0].task, tunes[""])) for group in groups.values()]
+    found = []
+    for group in groups.values():
+        task = group[0].task
+        found.append(Search(group, tunes.get(task, tunes[""]), {*fixed.get("", ()), *fixed.get(task, ())}))
     faults = Faults()
     for search in found:
         with faults.collected():

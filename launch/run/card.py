@@ -52,6 +52,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         note = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
         scores.append(f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {note} |")
     length = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    search = result.get("search", {})
     best = f"of epoch {result['best_epoch']}, the best on dev"
     made = {
         "encoder": config.model_label,
@@ -61,6 +62,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         "trained on": " + ".join(config.train_splits or task.train_splits),
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
         "length of training": length,
+        **({"chosen by": f"the best of {search['trials']} settings by {search['basis']}"} if "basis" in search else {}),
         "examples a step": result["examples_per_step"],
         "longest input": f"{config.max_seq_length} subword tokens",
         "weights": "the last epoch's" if result["selected"] == "last" else best,

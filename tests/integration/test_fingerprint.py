@@ -225,10 +225,10 @@ class TestWhatARunGoesOnWith:
 
     def test_submission_goes_by_content_too(self, begun: Made, tmp_path: Path) -> None:
         copy = shutil.copytree(begun.data, tmp_path / "data")
-        plan = submit.suites.plan(None, [settings.parse(begun.line("--data_dir", str(copy)))[0]])
+        plan = submit.preflight.plan(None, [settings.parse(begun.line("--data_dir", str(copy)))[0]])
         assert plan.faults == [] and len(plan.to_start) == 1
         label(copy / "train.tsv")
-        plan = submit.suites.plan(None, [settings.parse(begun.line("--data_dir", str(copy)))[0]])
+        plan = submit.preflight.plan(None, [settings.parse(begun.line("--data_dir", str(copy)))[0]])
         assert len(plan.faults) == 1 and "holds another run (its data_dir" in plan.faults[0]
 
 

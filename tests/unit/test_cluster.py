@@ -153,7 +153,7 @@ def test_no_path_or_name_breaks_a_line(
     (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(
-        "launch.jobs.suites.look_for_missing", lambda where, configs: ([], [])
+        "launch.jobs.preflight.look_for_missing", lambda where, configs: ([], [])
     )  # there is no such model
     line = ["--task", "mednli", "--model_name_or_path", "m", "--output_dir", "runs/a", "--cluster", "slurm", *words]
     err, out = refused(submit.main, capsys, *line, *(["--print"] if printing else []))

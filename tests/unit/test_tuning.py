@@ -34,7 +34,7 @@ def suite_file(tmp_path: Path, text: str) -> suites.Suite:
 def searches(tmp_path: Path, text: str, *flags: str) -> list[Search]:
     suite = suites.tuned(suite_file(tmp_path, text))
     runs, _ = suites.expand(suite, ["--output_dir", str(tmp_path / "out"), *flags])
-    return tuning.searches(runs, suite.tunes)
+    return tuning.searches(runs, suite.tunes, suites.fixed(suite, flags))
 
 
 def tried(search: Search, values: Values, *dev: float, **about: Any) -> Tried:
@@ -187,6 +187,10 @@ def test_flags_that_leave_no_choice_are_refused(tmp_path: Path) -> None:
     text = 'tasks = ["mednli"]\n[tune]\nnum_train_epochs = [1, 2]\n'
     assert_user_error(lambda: searches(tmp_path, text, "--max_steps", "9"), "--max_steps 9", "num_train_epochs")
     assert_user_error(lambda: searches(tmp_path, text, "--do_eval"), "--tune", "--do_train")
+    assert_user_error(lambda: searches(tmp_path, text, "--num_train_epochs=2"), "num_train_epochs", "is searched")
+    usual = 'tasks = ["mednli"]\n[overrides.mednli]\nlearning_rate = 1e-5\n'
+    assert {*searches(tmp_path, usual)[0].space} == {"num_train_epochs"}  # what is given is not searched
+    assert_user_error(lambda: searches(tmp_path, usual, "--num_train_epochs", "2"), "--tune", "nothing is left")
     files = '[tune]\nds_config = ["a/one.json", "b/one.json"]\n'
     assert_user_error(lambda: searches(tmp_path, f'tasks = ["mednli"]\n{files}'), "share a folder")
 
@@ -195,7 +199,7 @@ def test_swept_values_are_the_space_of_a_search(tmp_path: Path) -> None:
     suite = suites.tuned(suites.narrowed(suite_file(tmp_path, 'tasks = ["mednli"]\n'), None, [], None,
                                          ["learning_rate=1e-5,2e-5"]))  # fmt: skip
     runs, _ = suites.expand(suite, [])
-    (search,) = tuning.searches(runs, suite.tunes)
+    (search,) = tuning.searches(runs, suite.tunes, {})
     assert len(runs) == 1 and search.space == {"learning_rate": [1e-5, 2e-5]}
     swept = suites.narrowed(suite_file(tmp_path, 'tasks = ["mednli"]\n'), None, [], None, ["learning_rate=1e-5,2e-5"])
     marks = [run.search for run in suites.expand(swept, [])[0]]
