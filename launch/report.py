@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.logs import Console
 from harness.terminal import guarded, visible
-from launch.reporting import collect, leaderboard, statistics, tables
+from launch.reporting import collect, leaderboard, overview, statistics, tables
 
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
@@ -27,7 +27,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write report.html and leaderboard.md, .tex, .csv, .json here"
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="write report.html, leaderboard.md, .tex, .csv, .json and, where settings were searched, "
+        "overview.md, .tex, .csv here",
     )
     parser.add_argument(
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
@@ -38,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
     board = leaderboard.build(found)
+    searched = overview.build(found)
     row = statistics.choose(board, given.baseline) if given.baseline else None
     tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")
     # Written first: a reader of the terminal's part, such as head, may leave early.
@@ -52,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             "leaderboard.json": tables.as_json(board, tests, baseline),
             "report.html": page.build(found, board, tests, baseline, given.with_text),
         }
+        if searched:
+            texts["overview.md"] = overview.markdown(searched)
+            texts["overview.tex"] = overview.latex(searched)
+            texts["overview.csv"] = overview.comma_separated(found)
     for name, text in texts.items():
         try:
             files.write(given.out / name, visible(text))
@@ -65,6 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         console.print(Text(statistics.METHOD), soft_wrap=True)
     for note in tables.notes(board):
         console.print(Text(note), soft_wrap=True)
+    for one in searched:
+        console.print(overview.terminal(one))
+        for note in one.notes:
+            console.print(Text(note), soft_wrap=True)
     for name in texts:
         print(given.out / name)
     return 0

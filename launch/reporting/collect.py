@@ -9,7 +9,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ValidationError
 
 import tasks
 from harness import records, run_folder
@@ -17,6 +19,7 @@ from harness.config import RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
 from harness.task import Task
+from harness.validation import faults
 from launch.jobs import status as run_status
 from launch.jobs.status import RunStatus, Status
 from launch.run import settings
@@ -25,6 +28,31 @@ from tasks.predictions import Answers
 from tasks.published import recipe_for
 
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
+SAMPLE = "SAMPLE DATA"  # behind the name of whatever was made of it
+RowKey = tuple[str, str, str]  # model, settings that set it apart, kind of search
+
+
+class Tried(BaseModel):
+    """One combination of values that a search has tried."""
+
+    values: dict[str, Any]
+    dev: list[float]  # fractions, by seed or fold
+
+
+class Searched(BaseModel):
+    """What a run is to a search for settings: `search` of its config.json."""
+
+    kind: Literal["trial", "sweep", "chosen"]
+    values: dict[str, Any]  # setting -> the run's value
+    # Of a chosen run alone, from here on:
+    space: dict[str, list[Any]] = {}  # setting -> the values that were searched
+    sampler: str = ""
+    trials: int = 0
+    device_hours: float | None = None  # of all trials
+    dev: float | None = None  # mean dev score of the chosen trial, a fraction
+    tried: list[Tried] = []
+    basis: str = ""  # what that score was computed on
+    warning: str = ""  # on a dev set that is too small
 
 
 @dataclass(frozen=True)
@@ -38,7 +66,7 @@ class Run:
     title: str = ""  # what the task is called in tables
     definition: Task | None = None  # None for a broken run
     model: str = ""  # name or path, as it was given
-    variant: str = ""  # settings that differ from the recipe's, as `name=value`
+    settings: Mapping[str, str] = field(default_factory=dict)  # those that differ from the recipe's
     seed: int = 0
     data: str = "given"  # or sample
     config: RunConfig | None = None
@@ -57,9 +85,16 @@ class Run:
         return (self.config.search if self.config is not None else None) or {}
 
     @property
-    def row(self) -> tuple[str, str]:
-        """Runs of one row differ in task and seed alone."""
-        return self.model, self.variant
+    def variant(self) -> str:
+        """Settings that differ from the recipe's, as `name=value`."""
+        return _joined(self.settings)
+
+    @property
+    def row(self) -> RowKey:
+        """Runs of one row differ in task and seed alone, and in the values of a search for settings."""
+        searched = self.search.get("values", {})
+        kept = {name: value for name, value in self.settings.items() if name not in searched}
+        return self.model, _joined(kept), self.search.get("kind", "")
 
     @property
     def is_scored(self) -> bool:
@@ -90,6 +125,16 @@ class Run:
 def find(roots: Sequence[Path]) -> list[Run]:
     """All runs in and below the folders, by path. Raises UserError for a folder that is not there or where none is."""
     return read_all(run_status.find(roots))
+
+
+def written(run: Run) -> tuple[float, str]:
+    """When a run ended, to put the newest last."""
+    return (run.folder / "result.json").stat().st_mtime, str(run.folder)
+
+
+def finished_by_seed(runs: Sequence[Run]) -> dict[int, Run]:
+    """Finished runs by seed; of several of one seed the newest."""
+    return {run.seed: run for run in sorted((run for run in runs if run.status == "finished"), key=written)}
 
 
 def answers_of(run: Run) -> tuple[Task, Answers]:
@@ -143,6 +188,11 @@ def _read(found: RunStatus) -> Run:
             if result[name] != expected:
                 path = RunFolder(found.folder).result
                 raise UserError(f"{path}: its {name} is {result[name]!r}, config.json says {expected!r}")
+    if config.search is not None:
+        try:
+            Searched.model_validate(config.search)
+        except ValidationError as error:
+            raise UserError(f"{RunFolder(found.folder).config}: search: {faults(error)[0]}") from None
     other = config.recipe not in (None, recipe_for(config.model_name_or_path))
     parts = {"recipe": config.recipe} if other else {}
     return Run(
@@ -153,7 +203,7 @@ def _read(found: RunStatus) -> Run:
         title=task.title,
         definition=task,
         model=config.model_name_or_path,
-        variant=", ".join(f"{name}={_text(value)}" for name, value in {**parts, **_differences(config)}.items()),
+        settings={name: _text(value) for name, value in {**parts, **_differences(config)}.items()},
         seed=config.seed,
         data="sample" if config.data_dir is None or result.get("data") == "sample" else "given",
         config=config,
@@ -192,6 +242,10 @@ def command(run: Run) -> str:
         elif value is not None:
             words += [f"--{name}", _text(value)]
     return shlex.join([*words, "--output_dir", config.output_dir])
+
+
+def _joined(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _text(value: Any) -> str:

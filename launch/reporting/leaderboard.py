@@ -5,14 +5,15 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tasks
 from launch.jobs import suites
-from launch.reporting.collect import Run
+from launch.reporting import searches
+from launch.reporting.collect import RowKey, Run, written
 from tasks import published
 
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
@@ -21,9 +22,12 @@ MARKS = {  # letter after a score -> what it says
     "t": f"tiny dev set: fewer than {SMALL_DEV} examples, or positive ones; what was chosen by it was chosen by noise",
     "s": "seeds are missing that other tasks of the row have",
     "u": "unfinished, failed or unreadable runs are left out",
-    "x": "its runs differ in examples per step, data folder or selected epoch",
+    "x": "its runs differ in examples per step, data folder, selected epoch or chosen settings",
+    "c": "its settings were chosen by dev among those of a sweep",
+    "b": "its settings were chosen by dev in more or fewer trials than other rows of the column had",
     "r": "repeated: several runs of one seed; the newest counts",
 }
+SEARCHED = {"chosen": " (tuned)", "sweep": " (sweep)", "trial": " (trials)"}  # kind of search -> behind the model
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Score:
     marks: str = ""  # letters of MARKS
     runs: Mapping[int, Run] = field(default_factory=dict)  # by seed; empty for a total and for what is published
     scores: Sequence[float] = ()  # of the runs, by seed
+    trials: int = 0  # combinations of settings that its own were chosen from; 0: nothing was searched
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,16 @@ class Leaderboard:
     def marks(self) -> dict[str, str]:
         """The letters that occur, with their meaning."""
         used = {mark for row in self.rows for score in row.cells.values() for mark in score.marks}
-        return {mark: text for mark, text in MARKS.items() if mark in used}
+        return {mark: text + self._trials(mark) for mark, text in MARKS.items() if mark in used}
+
+    def _trials(self, mark: str) -> str:
+        """Of the marks that are about searches: from how many combinations of settings each row was chosen."""
+        said = []
+        for row in self.rows:
+            cells = [cell for cell in row.cells.values() if cell.runs]
+            if mark == "b" or (mark == "c" and any("c" in cell.marks for cell in cells)):
+                said.append(f"{row.label} {' or '.join(map(str, sorted({cell.trials for cell in cells})))}")
+        return f" (trials a task: {', '.join(said)})" if said else ""
 
 
 def printed(fraction: float) -> float:
@@ -102,9 +116,16 @@ def printed(fraction: float) -> float:
 
 
 def build(runs: Sequence[Run]) -> Leaderboard:
-    """Sample data, unfinished and broken runs never count; each is in `left_out`."""
+    """Sample data, unfinished and broken runs never count; each is in `left_out`.
+
+    Trials of a search are not even left out, nor are the points of a sweep that were not chosen.
+    """
     left_out: list[tuple[Run, str]] = []
-    groups: dict[tuple[str, str], dict[str, list[Run]]] = {}
+    groups: dict[RowKey, dict[str, list[Run]]] = {}
+    trials = {(one.run.row, one.run.task): one.trials for one in searches.find(runs) if one.run.data == "given"}
+    labels, missing = row_labels(runs), suites.left_out_notes([run.folder for run in runs])
+    missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
+    runs = searches.of_rows(runs)
     for run in runs:
         if run.is_counted:
             groups.setdefault(run.row, {}).setdefault(run.task, []).append(run)
@@ -115,38 +136,56 @@ def build(runs: Sequence[Run]) -> Leaderboard:
             left_out.append((run, "test was not predicted" if is_finished else f"{run.status}: {run.reason}"))
     uncounted = {(run.row, run.task) for run in runs if not run.is_counted and run.data == "given" and run.task}
     own = {run.task: run.title for run in sorted(runs, key=lambda run: run.task) if run.is_counted and run.is_own}
-    labels, rows = row_labels(runs), []
+    board: dict[RowKey, dict[str, Score]] = {}
     for key, of_row in groups.items():
         newest = {task: _newest(group, left_out) for task, group in of_row.items()}
         seeds = {seed for task, by_seed in newest.items() if task in tasks.TASKS for seed in by_seed}
-        cells = {}
+        board[key] = {}
         for task in (*tasks.TASKS, *own):
             if task in newest:
                 is_repeated = len(of_row[task]) > len(newest[task])
-                cells[task] = _score(newest[task], seeds, (key, task) in uncounted, is_repeated)
-        if (total := _total(cells)) is not None:
-            cells = {"total": total, **cells}
-        rows.append(Row(labels[key], cells))
+                found = _score(newest[task], seeds, (key, task) in uncounted, is_repeated)
+                board[key][task] = replace(found, trials=trials.get((key, task), 0))
+    _mark_searches(board)
+    rows = []
+    for key, cells in board.items():
+        total = _total(cells)
+        rows.append(Row(labels[key], cells if total is None else {"total": total, **cells}))
     rows.sort(key=lambda row: (row.total is None, -row.total.mean if row.total else 0.0, row.label))
-    return Leaderboard(rows, left_out, own, suites.left_out_notes([run.folder for run in runs]))
+    return Leaderboard(rows, left_out, own, missing)
+
+
+def _mark_searches(board: Mapping[RowKey, dict[str, Score]]) -> None:
+    """What was chosen from how much is no secret: a model that was searched for longer has an advantage."""
+    for (_, _, kind), cells in board.items():
+        for task, cell in cells.items():
+            budgets = {others[task].trials for others in board.values() if task in others}
+            marks = ("c" if kind == "sweep" else "") + ("b" if cell.trials and len(budgets) > 1 else "")
+            cells[task] = replace(cell, marks=cell.marks + marks)
 
 
 def _newest(group: Sequence[Run], left_out: list[tuple[Run, str]]) -> dict[int, Run]:
     """By seed; the others go into `left_out`."""
     found: dict[int, Run] = {}
-    for run in sorted(group, key=lambda run: ((run.folder / "result.json").stat().st_mtime, str(run.folder))):
+    for run in sorted(group, key=written):
         if run.seed in found:
             left_out.append((found[run.seed], f"seed {run.seed} was run again in {run.folder}"))
         found[run.seed] = run
     return found
 
 
-def row_labels(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
-    """Name of each row: the model without its path where that is enough, and the settings that set it apart."""
+def row_labels(runs: Sequence[Run]) -> dict[RowKey, str]:
+    """Name of each row: the model without its path where that is enough, whether its settings were searched, and those
+    that set it apart."""
     models = {run.model for run in runs if run.model}
     count = Counter(Path(model).name for model in models)
     names = {model: Path(model).name if count[Path(model).name] == 1 else model for model in models}
-    return {run.row: names[run.model] + (f" [{run.variant}]" if run.variant else "") for run in runs if run.model}
+    labels = {}
+    for run in runs:
+        _, variant, kind = run.row
+        if run.model:
+            labels[run.row] = names[run.model] + SEARCHED.get(kind, "") + (f" [{variant}]" if variant else "")
+    return labels
 
 
 def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_repeated: bool) -> Score:
@@ -155,7 +194,8 @@ def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_
     for run in by_seed.values():
         examples = run.result["scores"]["test"].get("examples")
         folder = None if run.config is None else run.config.data_dir
-        circumstances.add((run.result.get("examples_per_step"), folder, run.result.get("selected"), examples))
+        values = str(sorted(run.search.get("values", {}).items()))
+        circumstances.add((run.result.get("examples_per_step"), folder, run.result.get("selected"), examples, values))
     applies_to = {
         "d": any(run.result.get("dev_was_trained_on") for run in by_seed.values()),
         "t": any(is_small_dev(run) for run in by_seed.values()),
@@ -182,7 +222,7 @@ def _total(cells: Mapping[str, Score]) -> Score | None:
     if not set(tasks.TASKS) <= set(cells):
         return None
     of_ten = [cells[task] for task in tasks.TASKS]
-    marks = "".join(mark for mark in "sux" if any(mark in cell.marks for cell in of_ten))
+    marks = "".join(mark for mark in "suxcb" if any(mark in cell.marks for cell in of_ten))
     mean, std = statistics.fmean(cell.mean for cell in of_ten), None
     if len({frozenset(cell.runs) for cell in of_ten}) == 1:  # else the seeds have no totals of their own
         _, std = _mean_and_std([statistics.fmean(s) for s in zip(*(cell.scores for cell in of_ten), strict=True)])

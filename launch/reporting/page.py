@@ -19,9 +19,9 @@ import tasks
 from harness import versions
 from harness.errors import UserError
 from harness.task import Task
-from launch.reporting import charts, collect, leaderboard, statistics, tables
+from launch.reporting import charts, collect, leaderboard, searches, statistics, tables
 from launch.reporting.charts import Answered, Part
-from launch.reporting.collect import Run
+from launch.reporting.collect import RowKey, Run
 from launch.reporting.leaderboard import Leaderboard, is_small_dev
 from launch.reporting.statistics import Test
 from launch.run import inputs
@@ -42,7 +42,8 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
     Runs on sample data stay apart, as rows of their own.
     """
     labels = leaderboard.row_labels(runs)
-    names = {(run.row, run.data): labels[run.row] for run in runs if run.model}
+    of_rows = searches.of_rows(runs)  # no trials
+    names = {(run.row, run.data): labels[run.row] for run in of_rows if run.model}
     names = {key: f"{name} ({SAMPLE})" if key[1] == "sample" else name for key, name in names.items()}
     rows = {key: number for number, key in enumerate(sorted(names, key=lambda key: names[key]))}
     numbers = {label: rows[key, "given"] for key, label in labels.items() if (key, "given") in rows}
@@ -51,7 +52,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         "colors": [charts.COLORS[number % len(charts.COLORS)] for number in rows.values()],
         "themes": charts.themes(),
         "board": charts.of_board(board, numbers),
-        "tasks": [*_tasks(runs, {key: (number, names[key]) for key, number in rows.items()}, with_text)],
+        "tasks": [*_tasks(of_rows, {key: (number, names[key]) for key, number in rows.items()}, with_text)],
     }
     finished = [run for run in runs if run.status == "finished"]
     hours = sum(run.device_hours or 0.0 for run in finished)
@@ -91,7 +92,7 @@ def _remark(run: Run) -> str:
 
 
 def _tasks(
-    runs: Sequence[Run], rows: Mapping[tuple[tuple[str, str], str], tuple[int, str]], with_text: bool
+    runs: Sequence[Run], rows: Mapping[tuple[RowKey, str], tuple[int, str]], with_text: bool
 ) -> Iterator[dict[str, Any]]:
     """One entry a task and kind of data. `rows`: (row of the leaderboard, kind of data) -> its number and name here."""
     known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.is_own and run.definition}}

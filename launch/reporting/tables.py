@@ -136,49 +136,56 @@ def tests_table(board: Leaderboard, tests: Sequence[Test], baseline: str) -> Tab
 
 
 # ---- Markdown
+def plain(text: str) -> str:
+    """Text in a cell or a line of Markdown."""
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def markdown_table(head: Sequence[str], parts: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Cells as they are; the first `left` columns to the left."""
+    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *parts)]
+    return "\n".join([lines[0], rule, *lines[1:]]) + "\n"
+
+
 def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:
     """A table as GitHub shows it, with notes below."""
-
-    def plain(text: str) -> str:
-        return text.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cells) + " |"
-
     form = Form(plain, best="**{}**", marks="<sup>{}</sup>", published="*{}, published*")
-    text = line(["model", "seeds", *map(plain, board.columns.values())])
-    text += "\n|---|" + "---:|" * (len(board.columns) + 1)
-    text += "".join(f"\n{line(cells)}" for part in lines(board, form) for cells in part)
-    text += f"\n\n{CAPTION} Published rows: {published.SOURCE}.\n"
+    ours, references = lines(board, form)
+    text = markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
+    text += f"\n{CAPTION} Published rows: {published.SOURCE}.\n"
     if tests:
         text += f"\nAgainst **{plain(baseline)}**: {METHOD}. \\*: p < {SIGNIFICANT}.\n\n"
-        text += f"{line(TEST_HEAD)}\n|---|---|---:|---:|---|\n"
+        text += "| " + " | ".join(TEST_HEAD) + " |\n|---|---|---:|---:|---|\n"
         for test in tests:
             row, task, difference, p, remark = test_cells(board, test)
             cells = [plain(row), plain(task), difference, p, plain(remark)]
-            text += line([part.replace("*", "\\*") for part in cells]) + "\n"
+            text += "| " + " | ".join(part.replace("*", "\\*") for part in cells) + " |\n"
     return text + "".join(f"\n- {plain(note)}" for note in notes(board)) + ("\n" if notes(board) else "")
 
 
 # ---- LaTeX
+def tex(text: str) -> str:
+    """Text of a LaTeX document."""
+    return "".join(TEX.get(letter, letter) for letter in text)
+
+
+def tex_table(kind: str, layout: str, head: Sequence[str], parts: Sequence[Sequence[str]], caption: str) -> list[str]:
+    """Lines of an environment `kind` with booktabs rules; `parts`: blocks of rows, cells joined by &."""
+    made = [rf"\begin{{{kind}}}", r"\centering\small", rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
+    for part in ([" & ".join(head)], *parts):
+        made += [*(rf"{line} \\" for line in part), r"\midrule"]
+    return [*made[:-1], r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(caption)}}}", rf"\end{{{kind}}}"]
+
+
 def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:
     """A `table*` with booktabs rules (\\usepackage{booktabs}); a second one for the tests."""
-
-    def tex(text: str) -> str:
-        return "".join(TEX.get(letter, letter) for letter in text)
-
-    def table(kind: str, layout: str, head: Sequence[str], parts: Sequence[list[str]], caption: str) -> list[str]:
-        made = [rf"\begin{{{kind}}}", r"\centering\small", rf"\begin{{tabular}}{{{layout}}}", r"\toprule"]
-        for part in ([" & ".join(head)], *parts):
-            made += [*(rf"{line} \\" for line in part), r"\midrule"]
-        return [*made[:-1], r"\bottomrule", r"\end{tabular}", rf"\caption{{{tex(caption)}}}", rf"\end{{{kind}}}"]
-
     form = Form(tex, r"\textbf{{{}}}", r"\textsuperscript{{{}}}", r"\textit{{{}}}", "--")
     parts = [[" & ".join(cells) for cells in part] for part in lines(board, form)]
     text = [CAPTION, f"In italics, published: {published.SOURCE}."]
     text += [f"{mark}: {meaning}." for mark, meaning in board.marks.items()]
     head = ["Model", "Seeds", *map(tex, board.columns.values())]
-    made = table("table*", f"lr{'r' * len(board.columns)}", head, parts, " ".join(text))
+    made = tex_table("table*", f"lr{'r' * len(board.columns)}", head, parts, " ".join(text))
     made[2:2] = [r"\setlength{\tabcolsep}{3pt}"]
     if tests:
         part = []
@@ -187,7 +194,7 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") ->
                 row, task, difference, p, _ = test_cells(board, test)
                 part.append(f"{tex(row)} & {tex(task)} & ${difference}$ & {tex(p)}")
         about = f"Difference to {baseline}, times 100, and p-value by {METHOD}. *: p < {SIGNIFICANT}."
-        made += table("table", "llrr", ["Model", "Task", "Difference", "$p$"], [part], about)
+        made += tex_table("table", "llrr", ["Model", "Task", "Difference", "$p$"], [part], about)
     made += [f"% {note}" for line in notes(board) for note in line.splitlines()]
     return "\n".join([r"% \usepackage{booktabs}", *made]) + "\n"
 
@@ -207,8 +214,13 @@ def comma_separated(board: Leaderboard) -> str:
         for column, found in row.cells.items():
             made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, "", "", ""])
     made += [["note", line, *[""] * 7] for line in board.missing]
+    return csv_text(made)
+
+
+def csv_text(lines: Sequence[Sequence[Any]]) -> str:
+    """Lines of cells as a CSV file."""
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([_no_formula(str(cell)) for cell in line] for line in made)
+    csv.writer(out, lineterminator="\n").writerows([_no_formula(str(cell)) for cell in line] for line in lines)
     return out.getvalue()
 
 
