@@ -37,11 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
+    parser.add_argument(
+        "--published", action="store_true", help="show the published rows below ours, and the tasks without a run"
+    )
     given = parser.parse_args(argv)
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
-    board = leaderboard.build(found)
+    board = leaderboard.build(found, given.published)
     searched = overview.build(found)
     row = statistics.choose(board, given.baseline) if given.baseline else None
     tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")
@@ -68,7 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             wrong = f"--out {given.out}: cannot be written ({error.strerror}); name a folder of yours"
             raise UserError(wrong) from error
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    console.print(tables.terminal(board, console.width) if board.rows else "No run counts for a leaderboard.")
+    is_shown = board.rows or board.published
+    console.print(tables.terminal(board, console.width) if is_shown else "No run counts for a leaderboard.")
     if tests:
         console.print(tables.tests_table(board, tests, baseline))
         console.print(Text(statistics.METHOD), soft_wrap=True)

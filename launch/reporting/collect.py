@@ -87,14 +87,18 @@ class Run:
     @property
     def variant(self) -> str:
         """Settings that differ from the recipe's, as `name=value`."""
-        return _joined(self.settings)
+        return joined(self.settings)
 
     @property
     def row(self) -> RowKey:
         """Runs of one row differ in task and seed alone, and in the values of a search for settings."""
+        return self.model, joined(self.row_settings), self.search.get("kind", "")
+
+    @property
+    def row_settings(self) -> dict[str, str]:
+        """Those of its settings that set its row apart."""
         searched = self.search.get("values", {})
-        kept = {name: value for name, value in self.settings.items() if name not in searched}
-        return self.model, _joined(kept), self.search.get("kind", "")
+        return {name: value for name, value in self.settings.items() if name not in searched}
 
     @property
     def is_scored(self) -> bool:
@@ -244,7 +248,8 @@ def command(run: Run) -> str:
     return shlex.join([*words, "--output_dir", config.output_dir])
 
 
-def _joined(values: Mapping[str, str]) -> str:
+def joined(values: Mapping[str, str]) -> str:
+    """Settings as `name=value`, in one line."""
     return ", ".join(f"{name}={value}" for name, value in values.items())
 
 

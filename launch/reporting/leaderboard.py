@@ -13,7 +13,7 @@ from typing import Any
 import tasks
 from launch.jobs import suites
 from launch.reporting import searches
-from launch.reporting.collect import RowKey, Run, written
+from launch.reporting.collect import RowKey, Run, joined, written
 from tasks import published
 
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
@@ -75,9 +75,19 @@ class Leaderboard:
     left_out: Sequence[tuple[Run, str]]  # every run that is not in a cell, and why
     own: Mapping[str, str]  # custom tasks that have a score -> title
     missing: Sequence[str]  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
+    shared: str = ""  # settings that all rows have in common, as `name=value`: no label says them
+    published: Sequence[Row] = ()  # shown below ours
 
     @property
     def columns(self) -> dict[str, str]:
+        """Names and titles of what tables show: `every_column` that our rows have, all with the published rows."""
+        ours = {column for row in self.rows for column in row.cells}
+        is_whole = self.published or not ours
+        shown = {"total", *ours}
+        return {name: title for name, title in self.every_column.items() if is_whole or name in shown}
+
+    @property
+    def every_column(self) -> dict[str, str]:
         """Names and titles: the total, the ten tasks, then the custom ones, which are in no total."""
         return {"total": "Total", **{task: known.title for task, known in tasks.TASKS.items()}, **self.own}
 
@@ -115,15 +125,19 @@ def printed(fraction: float) -> float:
     return round(100 * fraction, 1)
 
 
-def build(runs: Sequence[Run]) -> Leaderboard:
-    """Sample data, unfinished and broken runs never count; each is in `left_out`.
+def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
+    """Sample data, unfinished and broken runs never count; each is in `left_out`. `published`: with those rows.
 
     Trials of a search are not even left out, nor are the points of a sweep that were not chosen.
     """
     left_out: list[tuple[Run, str]] = []
     groups: dict[RowKey, dict[str, list[Run]]] = {}
     trials = {(one.run.row, one.run.task): one.trials for one in searches.find(runs) if one.run.data == "given"}
-    labels, missing = row_labels(runs), suites.left_out_notes([run.folder for run in runs])
+    labels, shared, missing = (
+        row_labels(runs),
+        joined(shared_settings(runs)),
+        suites.left_out_notes([run.folder for run in runs]),
+    )
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
     runs = searches.of_rows(runs)
     for run in runs:
@@ -152,7 +166,7 @@ def build(runs: Sequence[Run]) -> Leaderboard:
         total = _total(cells)
         rows.append(Row(labels[key], cells if total is None else {"total": total, **cells}))
     rows.sort(key=lambda row: (row.total is None, -row.total.mean if row.total else 0.0, row.label))
-    return Leaderboard(rows, left_out, own, missing)
+    return Leaderboard(rows, left_out, own, missing, shared, PUBLISHED if published else ())
 
 
 def _mark_searches(board: Mapping[RowKey, dict[str, Score]]) -> None:
@@ -176,16 +190,25 @@ def _newest(group: Sequence[Run], left_out: list[tuple[Run, str]]) -> dict[int, 
 
 def row_labels(runs: Sequence[Run]) -> dict[RowKey, str]:
     """Name of each row: the model without its path where that is enough, whether its settings were searched, and those
-    that set it apart."""
+    that set it apart from other rows."""
     models = {run.model for run in runs if run.model}
     count = Counter(Path(model).name for model in models)
     names = {model: Path(model).name if count[Path(model).name] == 1 else model for model in models}
+    shared = shared_settings(runs)
     labels = {}
     for run in runs:
-        _, variant, kind = run.row
         if run.model:
-            labels[run.row] = names[run.model] + SEARCHED.get(kind, "") + (f" [{variant}]" if variant else "")
+            own = joined({name: value for name, value in run.row_settings.items() if name not in shared})
+            kind = SEARCHED.get(run.search.get("kind", ""), "")
+            labels[run.row] = names[run.model] + kind + (f" [{own}]" if own else "")
     return labels
+
+
+def shared_settings(runs: Sequence[Run]) -> dict[str, str]:
+    """Settings, other than the recipe's, that all rows have in common."""
+    rows = [run.row_settings for run in searches.of_rows(runs) if run.model]
+    first = rows[0] if rows else {}
+    return {name: value for name, value in first.items() if all(row.get(name) == value for row in rows)}
 
 
 def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_repeated: bool) -> Score:

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table as RichTable
 
 from launch.reporting import searches, tables
@@ -92,14 +93,21 @@ def _space(space: Mapping[str, Sequence[Any]]) -> str:
 
 
 # ---- forms
-def terminal(made: Table) -> RichTable:
-    """For rich; without lines between the columns, to be narrow."""
-    table = RichTable(title=made.title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
-    for place, name in enumerate(made.head):
-        table.add_column(name, justify="left" if place < made.left else "right", overflow="fold")
+def terminal(made: Table) -> Group:
+    """For rich; narrow: without lines between the columns, and the overview as a table a model."""
+    models: dict[str, list[Sequence[str]]] = {}
+    is_overview = made.left == 2
     for row in made.rows:
-        table.add_row(*row)
-    return table
+        models.setdefault(row[1] if is_overview else "", []).append([row[0], *row[2:]] if is_overview else row)
+    parts: list[str | RichTable] = [made.title]
+    for model, rows in models.items():
+        table = RichTable(title=model or None, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0))
+        for place, name in enumerate([made.head[0], *made.head[2:]] if is_overview else made.head):
+            table.add_column(name, justify="left" if place < made.left - 1 else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        parts.append(table)
+    return Group(*parts)
 
 
 def markdown(made: Sequence[Table]) -> str:

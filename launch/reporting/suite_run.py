@@ -27,7 +27,7 @@ def save(configs: Sequence[RunConfig], home: Path) -> str | None:
         group=first.wandb_group,
         name=first.wandb_group,
         tags=first.wandb_tags,
-        notes="\n".join(tables.notes(board)),
+        notes="\n".join([*([f"all rows: {board.shared}"] if board.shared else []), *tables.notes(board)]),
         job_type="summary",
     )
     suite = {

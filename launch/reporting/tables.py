@@ -11,19 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 import tasks
-from launch.reporting.leaderboard import PUBLISHED, Leaderboard, Row, printed
+from launch.reporting.leaderboard import Leaderboard, Row, printed
 from launch.reporting.statistics import METHOD, Test
 from tasks import published
 
 NOTHING = "-"
 SIGNIFICANT = 0.05
 MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
-WIDE = 180  # columns of a terminal that holds a row of eleven scores
+LABEL = 16  # letters of a model's name in a line, where it stands above a column
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a spreadsheet computes begins so
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
@@ -33,6 +34,11 @@ CAPTION = (
     "Bold: the best of our rows in each column."
 )
 TEST_HEAD = ("model", "task", "difference", "p", "on")
+
+
+def caption(board: Leaderboard) -> str:
+    """What the numbers of a table are."""
+    return CAPTION + (f" Published rows: {published.SOURCE}." if board.published else "")
 
 
 def cell(mean: float, std: float | None) -> str:
@@ -55,7 +61,7 @@ def notes(board: Leaderboard) -> list[str]:
     lines = [f"{mark}: {text}" for mark, text in board.marks.items()]
     for row in board.rows:
         if row.total is None and set(row.cells) & set(tasks.TASKS):
-            lacking = [board.columns[task] for task in tasks.TASKS if task not in row.cells]
+            lacking = [board.every_column[task] for task in tasks.TASKS if task not in row.cells]
             lines.append(f"{row.label}: no total without {', '.join(lacking)}")
     if board.own:
         lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
@@ -94,7 +100,7 @@ def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[st
             if column in row.cells and board.is_best(column, row.cells[column].mean):
                 text = form.best.format(text)
             ours[-1].append(text + (form.marks.format(marks) if marks else "") + count)
-    for row in PUBLISHED:
+    for row in board.published:
         cells = [(numbers(row, column) or (form.nothing,))[0] for column in board.columns]
         references.append([form.published.format(form.plain(row.label)), str(published.SEEDS), *cells])
     return ours, references
@@ -109,19 +115,38 @@ def test_cells(board: Leaderboard, test: Test) -> tuple[str, str, str, str, str]
 
 
 # ---- terminal
-def terminal(board: Leaderboard, width: int) -> Table:
-    """For rich: a row a model where the terminal is wide enough, else a column a model."""
+def terminal(board: Leaderboard, width: int) -> Group:
+    """For rich: a row a model where that fits, else a column a model, in as many tables as are needed."""
     form = Form(escape, best="[bold]{}[/bold]", published="{} (published)")
     ours, references = lines(board, form)
     texts = [[escape(name) for name in ("model", "seeds", *board.columns.values())], *ours]
     texts += [[f"[dim]{text}[/dim]" for text in line] for line in references]
-    if width < WIDE:
-        texts = [list(line) for line in zip(*texts, strict=True)]
-    table = Table(title="Leaderboard", title_justify="left", caption=CAPTION, caption_justify="left")
-    for place, name in enumerate(texts[0]):
-        table.add_column(Text.from_markup(name, emoji=False), justify="right" if place else "left", overflow="fold")
+    cells = [[Text.from_markup(text, emoji=False) for text in line] for line in texts]
+    head, *rows = cells
+    shown = [cells]
+    if sum(max(cell.cell_len for cell in column) + 3 for column in zip(*cells, strict=True)) + 1 > width:
+        taken = free = max(cell.cell_len for cell in head) + 4
+        shown = []
+        for row in rows:
+            needed = max(min(row[0].cell_len, LABEL), *(cell.cell_len for cell in row[1:])) + 3
+            if not shown or taken + needed > width:
+                shown.append([head])
+                taken = free
+            shown[-1].append(row)
+            taken += needed
+        shown = [[list(line) for line in zip(*group, strict=True)] for group in shown]
+    above = [Text(f"All rows: {board.shared}")] if board.shared else []
+    return Group("Leaderboard", *above, *map(_rich_table, shown), Text(caption(board)))
+
+
+def _rich_table(texts: Sequence[Sequence[Text]]) -> Table:
+    """The names of columns may take several lines, their cells do not."""
+    table = Table()
+    for place, (name, *column) in enumerate(zip(*texts, strict=True)):
+        least = max((cell.cell_len for cell in column), default=0)
+        table.add_column(name, justify="right" if place else "left", overflow="fold", min_width=least)
     for line in texts[1:]:
-        table.add_row(*(Text.from_markup(text, emoji=False) for text in line))
+        table.add_row(*line)
     return table
 
 
@@ -152,8 +177,9 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "")
     """A table as GitHub shows it, with notes below."""
     form = Form(plain, best="**{}**", marks="<sup>{}</sup>", published="*{}, published*")
     ours, references = lines(board, form)
-    text = markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
-    text += f"\n{CAPTION} Published rows: {published.SOURCE}.\n"
+    text = f"All rows: {plain(board.shared)}\n\n" if board.shared else ""
+    text += markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
+    text += f"\n{caption(board)}\n"
     if tests:
         text += f"\nAgainst **{plain(baseline)}**: {METHOD}. \\*: p < {SIGNIFICANT}.\n\n"
         text += "| " + " | ".join(TEST_HEAD) + " |\n|---|---|---:|---:|---|\n"
@@ -181,8 +207,9 @@ def tex_table(kind: str, layout: str, head: Sequence[str], parts: Sequence[Seque
 def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") -> str:
     """A `table*` with booktabs rules (\\usepackage{booktabs}); a second one for the tests."""
     form = Form(tex, r"\textbf{{{}}}", r"\textsuperscript{{{}}}", r"\textit{{{}}}", "--")
-    parts = [[" & ".join(cells) for cells in part] for part in lines(board, form)]
-    text = [CAPTION, f"In italics, published: {published.SOURCE}."]
+    parts = [[" & ".join(cells) for cells in part] for part in lines(board, form) if part]
+    text = [f"All rows: {board.shared}."] if board.shared else []
+    text += [caption(board).replace("Published rows:", "In italics, published:")]
     text += [f"{mark}: {meaning}." for mark, meaning in board.marks.items()]
     head = ["Model", "Seeds", *map(tex, board.columns.values())]
     made = tex_table("table*", f"lr{'r' * len(board.columns)}", head, parts, " ".join(text))
@@ -210,10 +237,11 @@ def comma_separated(board: Leaderboard) -> str:
             scores = " ".join(map(repr, found.scores))
             std = "" if found.std is None else found.std
             made.append(["ours", row.label, column, found.mean, std, seeds, scores, found.marks, best])
-    for row in PUBLISHED:
+    for row in board.published:
         for column, found in row.cells.items():
             made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, "", "", ""])
-    made += [["note", line, *[""] * 7] for line in board.missing]
+    said = [f"all rows: {board.shared}"] if board.shared else []
+    made += [["note", line, *[""] * 7] for line in (*said, *board.missing)]
     return csv_text(made)
 
 
@@ -243,11 +271,12 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         rows.append({"model": row.label, "seeds": row.seeds, "total": total, "tasks": cells})
     references = {
         row.label: {column: {"mean": one.mean, "std": one.std} for column, one in row.cells.items()}
-        for row in PUBLISHED
+        for row in board.published
     }
     tested = [dataclasses.asdict(test) for test in tests]
     values = {
         "rows": rows,
+        "settings_of_all_rows": board.shared,
         "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": references},
         "marks": board.marks,
         "significance": {"baseline": baseline, "method": METHOD, "tests": tested} if tests else None,

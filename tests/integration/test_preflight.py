@@ -183,7 +183,7 @@ class TestLeftOut:
         for name in ("report.html", "leaderboard.md", "leaderboard.tex", "leaderboard.csv", "leaderboard.json"):
             assert note in (tmp_path / "report" / name).read_text(), name
         with open(tmp_path / "report" / "leaderboard.csv", newline="") as file:
-            assert {row["kind"] for row in csv.DictReader(file)} == {"ours", "published", "note"}
+            assert {row["kind"] for row in csv.DictReader(file)} == {"ours", "note"}
 
     def test_until_it_is_there(self, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.started(tmp_path, model)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from made_up_runs import made_up
+from rich.console import Console
 
 import tasks
 from launch import report
@@ -32,6 +33,13 @@ def board(root: Path) -> Leaderboard:
     return leaderboard.build(collect.find([root]))
 
 
+def terminal(found: Leaderboard) -> list[str]:
+    """The lines that a terminal of 100 columns shows."""
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))
+    console.print(report_tables.terminal(found, console.width))
+    return console.export_text().splitlines()
+
+
 def only(root: Path, label: str = "encoder-a") -> leaderboard.Row:
     return next(row for row in board(root).rows if row.label == label)
 
@@ -49,7 +57,7 @@ class TestNumbers:
     def test_every_form_says_the_same(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ten(tmp_path / "runs")
         ten(tmp_path / "runs", "encoder-b", lower=0.1)
-        assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+        assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--published"]) == 0
         shown = capsys.readouterr().out
         line = next(line for line in shown.splitlines() if line.startswith("│ encoder-a"))
         assert [cell.strip() for cell in line.split("│")[2:5]] == ["2", "91.0 (1.4)", "82.0 (1.4) t"]
@@ -69,13 +77,69 @@ class TestNumbers:
         assert {path.stat().st_mode & 0o077 for path in (tmp_path / "out").iterdir()} == {0}
 
     def test_a_narrow_terminal_gets_a_column_a_model(self, tmp_path: Path) -> None:
-        from rich.console import Console
-
         ten(tmp_path)
-        console = Console(width=110, record=True, file=open(os.devnull, "w"))
-        console.print(report_tables.terminal(board(tmp_path), console.width))
-        lines = [[cell.strip() for cell in line.split("│")] for line in console.export_text().splitlines()]
+        lines = [[cell.strip() for cell in line.split("│")] for line in terminal(board(tmp_path))]
         assert next(line for line in lines if "MedNLI" in line)[1:3] == ["MedNLI", "100.0 (1.4) t"]
+
+    def test_a_terminal_of_100_columns_holds_every_model(self, tmp_path: Path) -> None:
+        """In several tables, without a cell in two lines, however long the models' names are."""
+        models = [f"an-encoder-with-a-name-that-has-no-end-{number}" for number in range(1, 6)]
+        for lower, model in enumerate(models):
+            ten(tmp_path, model, lower / 100)
+        made_up(tmp_path / "more", "hoc", models[0], seed=3, score=0.7, rows=4)
+        for published in (False, True):
+            shown = terminal(leaderboard.build(collect.find([tmp_path]), published))
+            assert max(map(len, shown)) <= 100
+            scores = [line for line in shown if line.startswith("│ MedNLI")]
+            assert len(scores) > 1 and " ".join(scores).count("(1.4) t") == len(models)
+            assert all(f"{100 - lower:.1f} (1.4) t" in " ".join(scores) for lower in range(len(models)))
+            assert any("ouBioBERT" in line for line in shown) == published
+
+    def test_few_tasks_are_a_row_a_model(self, tmp_path: Path) -> None:
+        """Tasks without a run of ours have no column, but with the published rows."""
+        for task in ("mednli", "hoc"):
+            made_up(tmp_path / task, task, score=0.8, rows=4)
+        (head,) = [line for line in terminal(board(tmp_path)) if line.startswith("┃ model")]
+        assert [cell.strip() for cell in head.strip("┃").split("┃")] == ["model", "seeds", "Total", "HoC", "MedNLI"]
+        forms = [
+            "".join(
+                form(found) for form in (report_tables.markdown, report_tables.latex, report_tables.comma_separated)
+            )
+            for found in (board(tmp_path), leaderboard.build(collect.find([tmp_path]), published=True))
+        ]
+        assert ["BIOSSES |" in form and "biosses" in form and "BIOSSES &" in form for form in forms] == [False, True]
+        assert ["BioBERT-Base v1.1" in form for form in forms] == [False, True]
+
+    def test_settings_of_all_rows_stand_once_above_the_table(self, tmp_path: Path) -> None:
+        for number, rate in enumerate(("1e-4", "2e-4")):
+            flags = ["--max_seq_length", "64", "--learning_rate", rate]
+            made_up(tmp_path / rate, "mednli", seed=1, score=0.8 + number / 10, flags=flags)
+        found = board(tmp_path)
+        assert found.shared == "max_seq_length=64"
+        assert {row.label for row in found.rows} == {
+            "encoder-a [learning_rate=0.0001]", "encoder-a [learning_rate=0.0002]"
+        }  # fmt: skip
+        assert [line for line in terminal(found) if "max_seq_length" in line] == ["All rows: max_seq_length=64"]
+        texts = [report_tables.markdown(found), report_tables.latex(found), report_tables.comma_separated(found)]
+        assert [text.replace("\\", "").lower().count("all rows: max_seq_length=64") for text in texts] == [1, 1, 1]
+        assert [text.replace("\\", "").count("max_seq_length") for text in texts] == [1, 1, 1]
+        assert json.loads(report_tables.as_json(found))["settings_of_all_rows"] == "max_seq_length=64"
+        made_up(tmp_path / "plain", "mednli", "encoder-b", seed=1, score=0.8)
+        assert board(tmp_path).shared == ""
+
+    def test_long_labels_that_differ_at_the_end_stay_apart(self, tmp_path: Path) -> None:
+        name = "an-encoder-with-a-name-that-has-no-end"
+        for rate in ("1e-4", "2e-4"):
+            made_up(tmp_path / rate, "mednli", name, flags=["--max_grad_norm", "0.5", "--learning_rate", rate])
+        made_up(tmp_path / "other", "mednli", "encoder-b")
+        found = board(tmp_path)
+        labels = [row.label for row in found.rows]
+        assert len(set(labels)) == 3
+        for text in (report_tables.markdown(found), report_tables.latex(found).replace("\\", "")):
+            assert all(text.count(label) >= 1 for label in labels)
+        head = [line.strip("┃").split("┃") for line in terminal(found) if line.startswith("┃")]
+        names = ["".join("".join(cells).split()) for cells in zip(*head, strict=True)]
+        assert names == ["model", *("".join(label.split()) for label in labels)]
 
     def test_equal_to_the_decimal_that_is_shown_are_both_best(self, tmp_path: Path) -> None:
         made_up(tmp_path / "a", "mednli", "encoder-a", score=0.81234)
@@ -285,7 +349,7 @@ def test_latex_is_whole(tmp_path: Path) -> None:
 
     ten(tmp_path)
     made_up(tmp_path / "x", "mednli", "odd_50%&#{x}~^\\ <model>", seed=1, score=0.5)
-    text = report_tables.latex(board(tmp_path))
+    text = report_tables.latex(leaderboard.build(collect.find([tmp_path]), published=True))
     nodes, _, _ = LatexWalker(text, tolerant_parsing=False).get_latex_nodes()
     tables = [node for node in nodes if isinstance(node, LatexEnvironmentNode)]
     assert [table.environmentname for table in tables] == ["table*"]

@@ -80,7 +80,8 @@ class TestOverview:
         assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
         shown = capsys.readouterr().out
         cells = ["MedNLI", "encoder-a (tuned)", "4e-05", "10", "85.0", "82.0 (1.4)", "2", "4", "0.40", "grid"]
-        assert " ".join(cells) in [" ".join(line.split()) for line in shown.splitlines()] and BASIS in shown
+        lines = [" ".join(line.split()) for line in shown.splitlines()]
+        assert lines.index("encoder-a (tuned)") < lines.index(" ".join([cells[0], *cells[2:]])) and BASIS in shown
         out = tmp_path / "out"
         assert f"| {' | '.join(cells)} |" in (out / "overview.md").read_text()
         assert " & ".join(cells) in (out / "overview.tex").read_text()
@@ -152,7 +153,8 @@ class TestLeaderboard:
         search = {"kind": "chosen", "values": {"learning_rate": 4e-5}}
         flags = ["--learning_rate", "4e-5", "--max_seq_length", "64"]
         made_up(tmp_path / "a", "mednli", flags=flags, search=search)
-        assert [row.label for row in board(tmp_path).rows] == ["encoder-a (tuned) [max_seq_length=64]"]
+        made_up(tmp_path / "b", "mednli")
+        assert "encoder-a (tuned) [max_seq_length=64]" in [row.label for row in board(tmp_path).rows]
 
     def test_trials_are_nowhere(self, tmp_path: Path) -> None:
         made_up(tmp_path / "plain", "mednli", score=0.7)
