@@ -20,7 +20,7 @@ from harness import flags, run_folder, terminal
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, Faults, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import commands, local, preflight, resources, slurm, suites, tuning
+from launch.jobs import commands, local, preflight, resources, slurm, suite_record, suites, tuning
 from launch.jobs.preflight import Plan
 from launch.jobs.resources import Request
 from launch.jobs.slurm import TrainJob
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan = preflight.plan(where, configs, options.skip_missing)
         if options.print:
             return show(where, plan)
-        status = carry_out(where, plan)
+        status = carry_out(where, plan, options.suite)
         if options.suite is not None and status != EXIT_STOPPED:
             _sum_up(where, plan.wanted)
         return status
@@ -133,7 +133,7 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
         plan = preflight.plan(where, configs, options.skip_missing)
         plan.faults.refuse()
         begin()
-        return carry_out(where, plan), plan.left_out
+        return carry_out(where, plan, options.suite), plan.left_out
 
     status, tried = tuning.run_trials(searches, start, slurm.REPEATS in os.environ)
     if not tried and status == 0 and where.cluster == "slurm":
@@ -154,7 +154,7 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
     wanted = [config for _, config in sorted(zip(order, wanted, strict=True), key=lambda pair: pair[0])]
     if wanted:
         plan = preflight.plan(where, wanted, options.skip_missing)
-        status = carry_out(where, plan)
+        status = carry_out(where, plan, options.suite)
         if status != EXIT_STOPPED:
             _sum_up(where, plan.wanted)
     for fault in faults:
@@ -188,15 +188,23 @@ def show(where: Request, plan: Plan) -> int:
     return 0
 
 
-def carry_out(where: Request, plan: Plan) -> int:
-    """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be."""
+def carry_out(where: Request, plan: Plan, suite: str | None = None) -> int:
+    """Make the folders and start the runs. Raises UserError, before anything is made, where one of them cannot be.
+
+    `suite`: as in --suite, whose runs they are.
+    """
     faults = Faults()
     if plan.to_start and where.cluster == "slurm":
         with faults.collected():
             slurm.check(where, plan.to_start)
     Faults([*faults, *plan.faults]).refuse()
     plan.make_folders()
-    left_out = suites.left_out_notes([Path(config.output_dir) for config in plan.wanted])
+    if suite is not None:
+        known = suites.read(suite)
+        total = suite_record.Total(tasks=known.tasks, groups=known.total)
+        folders = [*(Path(config.output_dir) for config in plan.wanted), *plan.left_out]
+        suite_record.record_total(folders, known.name, total)
+    left_out = suite_record.left_out_notes([Path(config.output_dir) for config in plan.wanted])
     for text in plan.notes:
         print(text, file=sys.stderr)
     for text in plan.busy:

@@ -19,7 +19,7 @@ from harness.config import RunConfig, nearest
 from harness.errors import EXIT_STOPPED, UserError
 from harness.run_folder import RunFolder
 from launch.jobs import status as run_status
-from launch.jobs import suites
+from launch.jobs import suite_record
 from launch.jobs.resources import Request
 from launch.jobs.status import Metrics, Queued, RunStatus, Submission
 
@@ -68,7 +68,7 @@ def _status(found: Sequence[RunStatus], as_json: bool) -> int:
     folders = [run.folder for run in found]
     if not as_json:
         base = Path(os.path.commonpath(folders))
-        show_runs(str(base), base, found, (*COLUMNS, "job", "node", "reason"), suites.left_out_notes(folders))
+        show_runs(str(base), base, found, (*COLUMNS, "job", "node", "reason"), suite_record.left_out_notes(folders))
         return 0
     for run in found:
         metrics = {name: getattr(run.metrics, name) for name in ("epoch", "step", "dev", "test")}

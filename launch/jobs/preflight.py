@@ -24,7 +24,7 @@ from harness.run_folder import RunFolder
 from launch.jobs import status
 from launch.jobs.resources import Request
 from launch.jobs.status import RunStatus
-from launch.jobs.suites import record_left_out
+from launch.jobs.suite_record import record_left_out
 from launch.run import inputs, settings
 from tasks import readers
 

@@ -16,37 +16,34 @@ tasks/suites.toml, or a TOML file:
     max_seq_length = 256
     [overrides.hoc]                        # for one task; wins over the above
     num_train_epochs = 10
-
-suite.json in the folder above a suite's runs says which were left out because something was missing, and why. Every
-table that is made of the runs says so, until a run that was left out is finished after all.
+    [total]                                # groups of tasks: the report's total is the mean of their means
+    "Inference" = ["mednli"]
+    "Documents" = ["hoc"]
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 import tasks
-from harness import flags, records
+from harness import flags
 from harness.config import RunConfig, nearest
 from harness.errors import Faults, UserError
-from harness.files import read_settings, write
+from harness.files import read_settings
 from harness.synonyms import hint
 from harness.validation import checked, unknown
 from launch.jobs.tuning import Tune, listed
 from launch.run import settings
 
 FIRST_SEED: int = RunConfig().seed  # the published one: five seeds are this one and the four after it
-RECORD = "suite.json"
-LEVELS = 6  # from a run up to the folder of its suite: <task>/<model>/[tune/][<settings>/]seed-<n>, and one to spare
 # They have a place of their own, or commas.
 NOT_SWEPT = ("task", "model_name_or_path", "seed", "data_dir", "train_splits", "fold")
 
@@ -75,6 +72,7 @@ class SuiteFile(BaseModel):
     sweep: dict[str, Annotated[tuple[Any, ...], BeforeValidator(listed)]] = {}  # setting -> its values
     tune: dict[str, Any] = {}  # parts of a Tune, and task -> such parts
     overrides: dict[str, Any] = {}  # setting -> value, and task -> settings
+    total: dict[str, Names] = {}  # group -> its tasks; without groups each task counts alike
 
 
 class Suite(SuiteFile):
@@ -110,8 +108,15 @@ def read(name: str) -> Suite:
             flags.convert(table, f"{where}[overrides.{task}] ", faults)
     _check_sweep(file.sweep, where, faults)
     tunes = _tunes(file.tune, names, where, faults)
+    groups = {name: _tasks(group, where, faults, path.parent, task_files)[0] for name, group in file.total.items()}
+    grouped = list(itertools.chain.from_iterable(groups.values()))
+    outside = [f"{task}: not a task of this suite{nearest(task, names)}" for task in grouped if task not in names]
+    twice = [f"{task}: in two groups, or twice in one" for task in dict.fromkeys(grouped) if grouped.count(task) > 1]
+    alone = [f"{task}: in no group; each task of the suite needs one" for task in names if task not in grouped]
+    faults += [f"{where}[total] {text}" for text in (*outside, *twice, *(alone if groups else []))]
     faults.refuse()
-    return Suite(**{**dict(file), "name": path.stem, "tasks": names, "task_files": task_files, "tunes": tunes})
+    resolved = {"tasks": names, "task_files": task_files, "tunes": tunes, "total": groups}
+    return Suite(**{**dict(file), "name": path.stem, **resolved})
 
 
 def _tunes(table: Mapping[str, Any], names: Sequence[str], where: str, faults: Faults) -> dict[str, Tune]:
@@ -264,47 +269,3 @@ def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[st
         else:
             for value in values:
                 flags.convert({name: value}, where, faults)
-
-
-# ---- runs that were left out
-class _LeftOut(BaseModel):
-    what: str
-    why: str
-
-
-class _Record(BaseModel):
-    left_out: dict[str, _LeftOut]  # by run folder, from the folder of the suite
-
-
-def record_left_out(home: Path, wanted: Iterable[Path], left_out: Mapping[Path, tuple[str, str]]) -> None:
-    """Of the runs that are wanted now, say which are left out: run folder -> (what they lack it for, why)."""
-    path = home / RECORD
-    before = _left_out_before(path)
-    names = {os.path.relpath(folder, home) for folder in wanted}
-    now = {name: entry for name, entry in before.items() if name not in names}
-    now |= {os.path.relpath(folder, home): {"what": what, "why": why} for folder, (what, why) in left_out.items()}
-    if now == before:
-        return
-    try:
-        write(path, json.dumps({"schema": 1, "left_out": now}, indent=2) + "\n")
-    except OSError as error:
-        raise UserError(f"--output_dir {home}: cannot be written ({error.strerror}); name another folder") from error
-
-
-def left_out_notes(folders: Sequence[Path]) -> list[str]:
-    """A line for each reason why runs of the same suites as these were left out."""
-    homes = dict.fromkeys(above for folder in folders for above in [*folder.absolute().parents][:LEVELS])
-    why: dict[str, dict[str, None]] = {}
-    for home in homes:
-        for name, entry in _left_out_before(home / RECORD).items():
-            if not os.path.isfile(home / name / "result.json"):
-                why.setdefault(entry["why"], {})[entry["what"]] = None
-    return [f"left out: {', '.join(what)} ({reason})" for reason, what in why.items()]
-
-
-def _left_out_before(path: Path) -> dict[str, dict[str, str]]:
-    try:
-        entries: dict[str, dict[str, str]] = records.read(path, TypeAdapter(_Record)).model_dump()["left_out"]
-        return entries
-    except UserError:
-        return {}

@@ -18,7 +18,7 @@ from harness.errors import UserError, first_line
 from harness.run_folder import RunFolder
 from harness.task import Confusion, Scatter, Task
 from launch.reporting.collect import Run, answers_of
-from launch.reporting.leaderboard import PUBLISHED, Leaderboard
+from launch.reporting.leaderboard import Leaderboard
 from tasks.predictions import Answers
 
 BINS = 10
@@ -125,7 +125,7 @@ def _plain(text: str) -> str:
 def of_board(board: Leaderboard, numbers: Mapping[str, int]) -> go.Figure:
     """Our rows and the published ones, task by task. `numbers`: label of our rows -> number on the page."""
     traces, lowest = [], 100.0
-    for place, row in enumerate((*board.rows, *PUBLISHED)):
+    for place, row in enumerate((*board.rows, *board.references)):
         is_ours = place < len(board.rows)
         color = COLORS[numbers[row.label] % len(COLORS)] if is_ours else QUIET
         symbol = "circle" if is_ours else SYMBOLS[place % len(SYMBOLS)]

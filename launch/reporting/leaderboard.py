@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tasks
-from launch.jobs import suites
+from launch.jobs import suite_record
 from launch.reporting import searches
 from launch.reporting.collect import RowKey, Run, joined, written
 from tasks import published
@@ -47,18 +47,48 @@ class Row:
     """One model under one choice of settings."""
 
     label: str
-    cells: Mapping[str, Score]  # by column, in their order: "total" where all ten are there, tasks with a counted run
+    # By column, in their order: "total" where all tasks of the suite are there, "total_shared" over those that all rows
+    # have where some row has no total, tasks with a counted run.
+    cells: Mapping[str, Score]
+    seeds: Sequence[int] = ()  # of the suite's tasks, where it has any of them
 
     @property
     def total(self) -> Score | None:
-        """Mean of the scores of the ten tasks, never of custom ones. Its deviation is that of the seeds' own totals."""
+        """Mean over the suite's tasks, or of the means of its groups. Its deviation is that of the seeds' totals."""
         return self.cells.get("total")
 
-    @property
-    def seeds(self) -> list[int]:
-        """Of the ten tasks, where it has any of them."""
-        of_ten = [cell for task, cell in self.cells.items() if task in tasks.TASKS]
-        return sorted({seed for cell in of_ten or self.cells.values() for seed in cell.runs})
+
+@dataclass(frozen=True)
+class Suite:
+    """The tasks that a total is of. Without a suite's own record it is BLUE: the ten, each counting alike."""
+
+    name: str = ""  # "": BLUE
+    tasks: Sequence[str] = tuple(tasks.TASKS)
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # their means count alike; empty: the tasks do
+    shared: Sequence[str] = ()  # tasks of "total_shared"; empty where there is none
+
+    def total(self, cells: Mapping[str, Score], of: Sequence[str]) -> Score | None:
+        """Over the tasks `of`; None where there is none, or one is missing in `cells`."""
+        groups = [[task for task in group if task in of] for group in (self.groups or {"": self.tasks}).values()]
+        groups = [group for group in groups if group]
+        if not groups or any(task not in cells for task in of):
+            return None
+        found = [cells[task] for task in of]
+        marks = "".join(mark for mark in "suxcb" if any(mark in cell.marks for cell in found))
+        mean, std = statistics.fmean(statistics.fmean(cells[task].mean for task in group) for group in groups), None
+        if (
+            all(cell.runs for cell in found) and len({frozenset(cell.runs) for cell in found}) == 1
+        ):  # else the seeds have no totals of their own
+            by_seed = [[*zip(*(cells[task].scores for task in group), strict=True)] for group in groups]
+            _, std = _mean_and_std(
+                [statistics.fmean(map(statistics.fmean, of_seed)) for of_seed in zip(*by_seed, strict=True)]
+            )
+        return Score(mean, std, marks)
+
+    def with_totals(self, cells: Mapping[str, Score]) -> dict[str, Score]:
+        """A row's cells, its totals before its tasks."""
+        totals = {"total": self.total(cells, self.tasks), "total_shared": self.total(cells, self.shared)}
+        return {**{name: total for name, total in totals.items() if total is not None}, **cells}
 
 
 PUBLISHED = [
@@ -69,27 +99,43 @@ PUBLISHED = [
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Rows by total, then by label; rows without a total last."""
+    """Models by total, then by label; those without a total last. The rows of one model stand together, by label: they
+    are choices among its settings, which no test score may order."""
 
     rows: Sequence[Row]
     left_out: Sequence[tuple[Run, str]]  # every run that is not in a cell, and why
     own: Mapping[str, str]  # custom tasks that have a score -> title
     missing: Sequence[str]  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
     shared: str = ""  # settings that all rows have in common, as `name=value`: no label says them
-    published: Sequence[Row] = ()  # shown below ours
+    suite: Suite = field(default_factory=Suite)
+    references: Sequence[Row] = ()  # published ones, with totals over the same tasks as ours
+    published: Sequence[Row] = ()  # those of them that tables show below ours
 
     @property
     def columns(self) -> dict[str, str]:
         """Names and titles of what tables show: `every_column` that our rows have, all with the published rows."""
         ours = {column for row in self.rows for column in row.cells}
         is_whole = self.published or not ours
-        shown = {"total", *ours}
+        shown = {*ours, "total"} if ours & {*self.suite.tasks} else ours
         return {name: title for name, title in self.every_column.items() if is_whole or name in shown}
 
     @property
     def every_column(self) -> dict[str, str]:
-        """Names and titles: the total, the ten tasks, then the custom ones, which are in no total."""
-        return {"total": "Total", **{task: known.title for task, known in tasks.TASKS.items()}, **self.own}
+        """Names and titles: the totals, the ten tasks, then the custom ones."""
+        shared = f"Total ({len(self.suite.shared)} of {len(self.suite.tasks)})"
+        totals = {"total": "Total", **({"total_shared": shared} if self.suite.shared else {})}
+        return {**totals, **{task: known.title for task, known in tasks.TASKS.items()}, **self.own}
+
+    @property
+    def outside(self) -> list[str]:
+        """Tasks that have a score and are in no total."""
+        scored = {column for row in self.rows for column in row.cells}
+        return [name for name in self.every_column if name in scored - {"total", "total_shared", *self.suite.tasks}]
+
+    def lacking(self, row: Row) -> list[str]:
+        """Titles of the suite's tasks that the row has no score of; none where it has none of the suite at all."""
+        lacks = [self.every_column.get(task, task) for task in self.suite.tasks if task not in row.cells]
+        return lacks if len(lacks) < len(self.suite.tasks) else []
 
     @cached_property
     def best(self) -> Mapping[str, float]:
@@ -136,7 +182,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     labels, shared, missing = (
         row_labels(runs),
         joined(shared_settings(runs)),
-        suites.left_out_notes([run.folder for run in runs]),
+        suite_record.left_out_notes([run.folder for run in runs]),
     )
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
     runs = searches.of_rows(runs)
@@ -150,10 +196,11 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
             left_out.append((run, "test was not predicted" if is_finished else f"{run.status}: {run.reason}"))
     uncounted = {(run.row, run.task) for run in runs if not run.is_counted and run.data == "given" and run.task}
     own = {run.task: run.title for run in sorted(runs, key=lambda run: run.task) if run.is_counted and run.is_own}
+    suite, said = _suite(runs)
     board: dict[RowKey, dict[str, Score]] = {}
     for key, of_row in groups.items():
         newest = {task: _newest(group, left_out) for task, group in of_row.items()}
-        seeds = {seed for task, by_seed in newest.items() if task in tasks.TASKS for seed in by_seed}
+        seeds = {seed for task, by_seed in newest.items() if task in suite.tasks for seed in by_seed}
         board[key] = {}
         for task in (*tasks.TASKS, *own):
             if task in newest:
@@ -161,12 +208,57 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
                 found = _score(newest[task], seeds, (key, task) in uncounted, is_repeated)
                 board[key][task] = replace(found, trials=trials.get((key, task), 0))
     _mark_searches(board)
-    rows = []
+    suite = replace(suite, shared=_shared(suite, list(board.values())))
+    rows: dict[str, list[Row]] = {}  # by model
     for key, cells in board.items():
-        total = _total(cells)
-        rows.append(Row(labels[key], cells if total is None else {"total": total, **cells}))
-    rows.sort(key=lambda row: (row.total is None, -row.total.mean if row.total else 0.0, row.label))
-    return Leaderboard(rows, left_out, own, missing, shared, PUBLISHED if published else ())
+        of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
+        all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
+        rows.setdefault(key[0], []).append(Row(labels[key], suite.with_totals(cells), all_seeds))
+    references = []
+    for row in PUBLISHED:
+        of_tasks = {task: cell for task, cell in row.cells.items() if task in tasks.TASKS}
+        own_total = {} if suite.name or row.total is None else {"total": row.total}  # it has a deviation, too
+        references.append(Row(row.label, {**suite.with_totals(of_tasks), **own_total}))
+    return Leaderboard(
+        rows=_in_order([*rows.values()]),
+        left_out=left_out,
+        own=own,
+        missing=[*missing, *said],
+        shared=shared,
+        suite=suite,
+        references=references,
+        published=references if published else (),
+    )
+
+
+def _suite(runs: Sequence[Run]) -> tuple[Suite, list[str]]:
+    """(the suite that the runs are of, a line where they are of several)."""
+    found = suite_record.recorded_totals([run.folder for run in runs])
+    if len(found) > 1:
+        return Suite(), [f"runs of several suites ({', '.join(found)}): the total is of the ten tasks of BLUE"]
+    for name, total in found.items():
+        if total.groups or {*total.tasks} != {*tasks.TASKS}:
+            return Suite(name, total.tasks, total.groups), []
+    return Suite(), []
+
+
+def _shared(suite: Suite, rows: Sequence[Mapping[str, Score]]) -> list[str]:
+    """The suite's tasks that all rows have, where some row lacks one of the suite; at least two."""
+    of_suite = [row for row in rows if any(task in row for task in suite.tasks)]
+    shared = [task for task in suite.tasks if all(task in row for row in of_suite)]
+    return shared if of_suite and 1 < len(shared) < len(suite.tasks) else []
+
+
+def _in_order(models: Sequence[Sequence[Row]]) -> list[Row]:
+    """Models by the total of the first of their rows, by label, that has one."""
+
+    def place(rows: Sequence[Row]) -> tuple[bool, float, str]:
+        totals = [row.cells.get("total_shared") or row.total for row in rows]
+        first = next((total.mean for total in totals if total), None)
+        return first is None, -(first or 0.0), rows[0].label
+
+    by_label = [sorted(rows, key=lambda row: row.label) for rows in models]
+    return [row for rows in sorted(by_label, key=place) for row in rows]
 
 
 def _mark_searches(board: Mapping[RowKey, dict[str, Score]]) -> None:
@@ -239,17 +331,6 @@ def is_small_dev(run: Run) -> bool:
         return False
     positive = dev["TP"] + dev["FN"] if {"TP", "FN"} <= dev.keys() else dev["examples"]
     return bool(min(positive, dev["examples"]) < SMALL_DEV)
-
-
-def _total(cells: Mapping[str, Score]) -> Score | None:
-    if not set(tasks.TASKS) <= set(cells):
-        return None
-    of_ten = [cells[task] for task in tasks.TASKS]
-    marks = "".join(mark for mark in "suxcb" if any(mark in cell.marks for cell in of_ten))
-    mean, std = statistics.fmean(cell.mean for cell in of_ten), None
-    if len({frozenset(cell.runs) for cell in of_ten}) == 1:  # else the seeds have no totals of their own
-        _, std = _mean_and_std([statistics.fmean(s) for s in zip(*(cell.scores for cell in of_ten), strict=True)])
-    return Score(mean, std, marks)
 
 
 def _mean_and_std(scores: Sequence[float]) -> tuple[float, float | None]:

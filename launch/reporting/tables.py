@@ -16,29 +16,41 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-import tasks
 from launch.reporting.leaderboard import Leaderboard, Row, printed
 from launch.reporting.statistics import METHOD, Test
 from tasks import published
 
 NOTHING = "-"
 SIGNIFICANT = 0.05
+MOST_NAMED = 2  # missing tasks, in a cell
 MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
 LABEL = 16  # letters of a model's name in a line, where it stands above a column
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a spreadsheet computes begins so
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": r"$<$", ">": r"$>$"}
-CAPTION = (
-    "Test scores times 100, mean (standard deviation) over seeds; the total is the mean of the ten tasks. "
-    "Bold: the best of our rows in each column."
-)
 TEST_HEAD = ("model", "task", "difference", "p", "on")
 
 
 def caption(board: Leaderboard) -> str:
     """What the numbers of a table are."""
-    return CAPTION + (f" Published rows: {published.SOURCE}." if board.published else "")
+    suite, titles = board.suite, {**{task: task for task in board.suite.tasks}, **board.every_column}
+    tasks_of = f"the {len(suite.tasks)} tasks of suite {suite.name}" if suite.name else "the ten tasks"
+    if suite.groups:
+        groups = [f"{name} ({', '.join(titles[task] for task in of)})" for name, of in suite.groups.items()]
+        tasks_of = f"the means of the groups of suite {suite.name}, {'; '.join(groups)}"
+    text = "Test scores times 100, mean (standard deviation) over seeds; "
+    text += f"the total is the mean of {tasks_of}. Bold: the best of our rows in each column."
+    if suite.shared:
+        text += f" {titles['total_shared']}: over the tasks that all rows have, "
+        text += f"{', '.join(titles[task] for task in suite.shared)}."
+    return text + (f" Published rows: {published.SOURCE}." if board.published else "")
+
+
+def without_total(board: Leaderboard, row: Row) -> str:
+    """For the total's cell of a row that has none: which tasks it lacks, or how many; `notes` name them."""
+    lacks = board.lacking(row)
+    return f"lacks {len(lacks) if len(lacks) > MOST_NAMED else ', '.join(lacks)}" if lacks else ""
 
 
 def cell(mean: float, std: float | None) -> str:
@@ -60,11 +72,12 @@ def notes(board: Leaderboard) -> list[str]:
     one reason has kept many out."""
     lines = [f"{mark}: {text}" for mark, text in board.marks.items()]
     for row in board.rows:
-        if row.total is None and set(row.cells) & set(tasks.TASKS):
-            lacking = [board.every_column[task] for task in tasks.TASKS if task not in row.cells]
+        if lacking := board.lacking(row):
             lines.append(f"{row.label}: no total without {', '.join(lacking)}")
-    if board.own:
-        lines.append(f"not of the ten, and not in the total: {'; '.join(board.own.values())}")
+    outside = [title for column, title in board.columns.items() if column in board.outside]
+    if outside:
+        of_suite = f"suite {board.suite.name}" if board.suite.name else "the ten"
+        lines.append(f"not of {of_suite}, and not in the total: {'; '.join(outside)}")
     if any("#" in task for task in board.own):
         lines.append("#: task files of one name that do not say the same; each has a column of its own")
     lines += board.missing
@@ -96,7 +109,8 @@ def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[st
     for row in board.rows:
         ours.append([form.plain(row.label), str(len(row.seeds))])
         for column in board.columns:
-            text, marks, count = numbers(row, column) or (form.nothing, "", "")
+            lacks = form.plain(without_total(board, row)) if column == "total" else ""
+            text, marks, count = numbers(row, column) or (lacks or form.nothing, "", "")
             if column in row.cells and board.is_best(column, row.cells[column].mean):
                 text = form.best.format(text)
             ours[-1].append(text + (form.marks.format(marks) if marks else "") + count)
@@ -240,7 +254,7 @@ def comma_separated(board: Leaderboard) -> str:
     for row in board.published:
         for column, found in row.cells.items():
             made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, "", "", ""])
-    said = [f"all rows: {board.shared}"] if board.shared else []
+    said = [caption(board), *([f"all rows: {board.shared}"] if board.shared else [])]
     made += [["note", line, *[""] * 7] for line in (*said, *board.missing)]
     return csv_text(made)
 
@@ -267,8 +281,8 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
             runs = {str(seed): str(run.folder) for seed, run in sorted(found.runs.items())}
             scores = {"scores": dict(zip(runs, found.scores, strict=True)), "folders": runs} if runs else {}
             cells[column] = {"mean": found.mean, "std": found.std, **scores, "marks": found.marks}
-        total = cells.pop("total", None)
-        rows.append({"model": row.label, "seeds": row.seeds, "total": total, "tasks": cells})
+        totals = {name: cells.pop(name, None) for name in ("total", "total_shared")}
+        rows.append({"model": row.label, "seeds": row.seeds, **totals, "lacks": board.lacking(row), "tasks": cells})
     references = {
         row.label: {column: {"mean": one.mean, "std": one.std} for column, one in row.cells.items()}
         for row in board.published
@@ -277,6 +291,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
     values = {
         "rows": rows,
         "settings_of_all_rows": board.shared,
+        "suite": dataclasses.asdict(board.suite),
         "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": references},
         "marks": board.marks,
         "significance": {"baseline": baseline, "method": METHOD, "tests": tested} if tests else None,

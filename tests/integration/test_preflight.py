@@ -16,7 +16,7 @@ from running import SMALL, cut
 from harness import run_folder
 from harness.run_folder import RunFolder
 from launch import report, submit
-from launch.jobs import suites
+from launch.jobs import suite_record
 from launch.run.settings import parse
 
 TASKS = ("biosses", "medsts", "mednli")
@@ -194,6 +194,22 @@ class TestLeftOut:
         assert report.main([str(tmp_path / "out")]) == 0
         assert "left out: mednli" not in capsys.readouterr().out
 
+    def test_the_total_is_of_the_suite(self, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Whatever of it was run."""
+        line = suite(tmp_path, model, more=("--cluster", "debug", "--skip_missing"))
+        (tmp_path / "mine.toml").write_text('tasks = ["biosses", "mednli", "hoc"]\n[total]\na = "biosses"\n'
+                                            'b = ["mednli", "hoc"]\n')  # fmt: skip
+        line[:2] = ["--suite", str(tmp_path / "mine.toml"), "--tasks", "biosses,mednli"]
+        assert submit.main(line) == 0
+        record = json.loads((tmp_path / "out" / "suite.json").read_text())
+        assert record["suites"]["mine"] == {
+            "tasks": ["biosses", "mednli", "hoc"], "groups": {"a": ["biosses"], "b": ["mednli", "hoc"]}
+        }  # fmt: skip
+        assert record["schema"] == 2 and len(record["left_out"]) == 1
+        capsys.readouterr()
+        assert report.main([str(tmp_path / "out")]) == 0
+        assert "lacks MedNLI, HoC" in capsys.readouterr().out or "lacks mednli, hoc" in capsys.readouterr().out
+
     @pytest.mark.slow
     def test_the_table_of_a_queue_here(self, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = suite(tmp_path, model, tmp_path / "no" / "model", more=("--cluster", "local", "--skip_missing"))
@@ -209,14 +225,14 @@ class TestLeftOut:
 
     def test_record_of_a_suite_that_was_moved_or_spoilt(self, tmp_path: Path) -> None:
         home, folder = tmp_path / "a", tmp_path / "a" / "t" / "m" / "seed-1"
-        suites.record_left_out(home, [folder], {home / "u" / "m" / "seed-1": ("u", "no data")})
+        suite_record.record_left_out(home, [folder], {home / "u" / "m" / "seed-1": ("u", "no data")})
         assert (home / "suite.json").stat().st_mode & 0o077 == 0
         os.rename(home, tmp_path / "b")
         moved = tmp_path / "b" / "t" / "m" / "seed-1"
-        assert suites.left_out_notes([moved]) == ["left out: u (no data)"]
+        assert suite_record.left_out_notes([moved]) == ["left out: u (no data)"]
         for text in ("{", "[]", json.dumps({"left_out": 3})):
             (tmp_path / "b" / "suite.json").write_text(text)
-            assert suites.left_out_notes([moved]) == []
+            assert suite_record.left_out_notes([moved]) == []
 
 
 def test_a_model_that_is_in_the_download_cache(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:

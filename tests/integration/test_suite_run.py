@@ -50,8 +50,8 @@ def test_a_repeat_goes_on_with_the_same_run(tmp_path: Path) -> None:
     tables = [json.loads(path.read_text()) for path in sorted((tmp_path / "wandb").rglob("files/**/*.table.json"))]
     cells = [dict(zip(table["columns"], row, strict=True)) for table in tables for row in table["data"]]
     assert sorted((cell["seeds"], cell["MedNLI"], cell["Total"]) for cell in cells) == [
-        (1, "75.0 t", ""),
-        (2, "75.0 (0.0) t", ""),
+        (1, "75.0 t", "lacks 8"),
+        (2, "75.0 (0.0) t", "lacks 8"),
     ]
     assert not (tmp_path / "metrics.jsonl").exists()  # the folder above the runs is none itself
 

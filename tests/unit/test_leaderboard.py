@@ -8,15 +8,18 @@ import os
 from pathlib import Path
 from typing import Any
 
+import own_files
 import pytest
 from made_up_runs import made_up
 from rich.console import Console
 
 import tasks
 from launch import report
+from launch.jobs import suite_record
 from launch.reporting import collect, leaderboard
 from launch.reporting import tables as report_tables
 from launch.reporting.leaderboard import Leaderboard
+from launch.run import settings
 
 SCORES = {  # test scores of two seeds; the means are 0.82, 0.84, ... 1.00, each with a deviation of 0.01 * sqrt(2)
     task: (0.81 + 0.02 * number, 0.83 + 0.02 * number) for number, task in enumerate(tasks.TASKS)
@@ -100,7 +103,9 @@ class TestNumbers:
         for task in ("mednli", "hoc"):
             made_up(tmp_path / task, task, score=0.8, rows=4)
         (head,) = [line for line in terminal(board(tmp_path)) if line.startswith("┃ model")]
-        assert [cell.strip() for cell in head.strip("┃").split("┃")] == ["model", "seeds", "Total", "HoC", "MedNLI"]
+        assert [cell.strip() for cell in head.strip("┃").split("┃")] == [
+            "model", "seeds", "Total", "Total (2 of 10)", "HoC", "MedNLI"
+        ]  # fmt: skip
         forms = [
             "".join(
                 form(found) for form in (report_tables.markdown, report_tables.latex, report_tables.comma_separated)
@@ -155,6 +160,57 @@ class TestNothingIsAveragedOverSilently:
             made_up(tmp_path / task, task, score=0.8, rows=4)
         assert only(tmp_path).total is None
         assert "encoder-a: no total without MedNLI" in report_tables.notes(board(tmp_path))
+        assert "| encoder-a | 1 | lacks MedNLI | **80.0** |" in report_tables.markdown(board(tmp_path))
+
+    def test_rows_that_lack_tasks_have_a_total_over_what_all_have(self, tmp_path: Path) -> None:
+        """The shared tasks are MedSTS, BIOSSES and HoC: of encoder-a 0.82, 0.84 and 0.98 with a deviation of
+        0.01 * sqrt(2) over seeds' means, of encoder-b 0.1 less."""
+        ten(tmp_path)
+        for task in ("medsts", "biosses", "hoc"):
+            for seed, score in zip((1, 2), SCORES[task], strict=True):
+                made_up(tmp_path / "b" / task / str(seed), task, "encoder-b", seed, score=score - 0.1, rows=4)
+        found = board(tmp_path)
+        assert [*found.columns.values()][:3] == ["Total", "Total (3 of 10)", "MedSTS"]
+        shared = {row.label: row.cells["total_shared"] for row in found.rows}
+        assert {label: one.mean for label, one in shared.items()} == pytest.approx(
+            {"encoder-a": 0.88, "encoder-b": 0.78}
+        )
+        assert shared["encoder-b"].std == pytest.approx(0.01 * 2**0.5)
+        assert [row.total is None for row in found.rows] == [False, True]
+        line = next(line for line in report_tables.markdown(found).splitlines() if line.startswith("| encoder-b"))
+        assert line.startswith("| encoder-b | 2 | lacks 7 | 78.0 (1.4) | 72.0 (1.4)")
+        note = (
+            "encoder-b: no total without BC5CDR-disease, BC5CDR-chemical, ShARe/CLEFE, DDI, ChemProt, i2b2 2010, MedNLI"
+        )
+        assert note in report_tables.notes(found)
+        said = "Total (3 of 10): over the tasks that all rows have, MedSTS, BIOSSES, HoC."
+        texts = [report_tables.markdown(found), report_tables.latex(found), report_tables.comma_separated(found)]
+        assert all(said in text for text in texts) and "lacks 7 &" in texts[1]
+        values = json.loads(report_tables.as_json(found))
+        assert values["rows"][1]["total"] is None and len(values["rows"][1]["lacks"]) == 7
+        assert values["rows"][1]["total_shared"]["mean"] == pytest.approx(0.78)
+        assert values["suite"]["shared"] == ["medsts", "biosses", "hoc"]
+
+    def test_a_total_over_one_task_is_none(self, tmp_path: Path) -> None:
+        ten(tmp_path)
+        made_up(tmp_path / "b", "hoc", "encoder-b", seed=1, score=0.5, rows=4)
+        assert "total_shared" not in board(tmp_path).columns
+
+    def test_a_missing_seed_marks_the_shared_total_too(self, tmp_path: Path) -> None:
+        for task, seed in (("hoc", 1), ("hoc", 2), ("mednli", 1)):
+            made_up(tmp_path / task / str(seed), task, seed=seed, score=0.5, rows=4)
+        shared = only(tmp_path).cells["total_shared"]
+        assert (shared.mean, shared.std, shared.marks) == (0.5, None, "s")
+
+    def test_choices_among_the_settings_of_one_model_are_in_order_of_their_names(self, tmp_path: Path) -> None:
+        """No test score orders them; models are in the order of their totals."""
+        for model, rate, score in (("m", "1e-4", 0.1), ("m", "2e-4", 0.9), ("m", "3e-4", 0.3), ("n", "1e-4", 0.2)):
+            for task in ("hoc", "mednli"):
+                made_up(
+                    tmp_path / task / model / rate, task, model, score=score, rows=4, flags=["--learning_rate", rate]
+                )
+        rates = ["m [learning_rate=0.0001]", "m [learning_rate=0.0002]", "m [learning_rate=0.0003]"]
+        assert [row.label for row in board(tmp_path).rows] == ["n [learning_rate=0.0001]", *rates]
 
     def test_a_missing_seed_is_marked(self, tmp_path: Path) -> None:
         ten(tmp_path)
@@ -238,6 +294,67 @@ class TestNothingIsAveragedOverSilently:
         made_up(tmp_path / "a", "mednli", seed=1, rows=120)
         made_up(tmp_path / "b", "mednli", seed=2, rows=120, examples_per_step=64)
         assert only(tmp_path).cells["mednli"].marks == "x"
+
+
+class TestSuites:
+    def record(self, root: Path, **suites: suite_record.Total) -> None:
+        for name, total in suites.items():
+            suite_record.record_total([root / "a", root / "b"], name, total)
+
+    def runs(self, root: Path) -> None:
+        """Scores of two seeds: 0.5 and 0.7 on MedSTS, 0.3 and 0.5 on BIOSSES, 0.8 and 1.0 on HoC."""
+        for task, score in (("medsts", 0.5), ("biosses", 0.3), ("hoc", 0.8)):
+            for seed in (1, 2):
+                made_up(root / task / "m" / f"seed-{seed}", task, "m", seed, score=score + 0.2 * (seed - 1), rows=4)
+
+    def test_the_mean_of_its_tasks(self, tmp_path: Path) -> None:
+        self.runs(tmp_path)
+        self.record(tmp_path, mine=suite_record.Total(tasks=("medsts", "biosses")))
+        (row,) = board(tmp_path).rows
+        assert row.total is not None and row.total.mean == pytest.approx((0.6 + 0.4) / 2)
+        assert row.total.std == pytest.approx(0.1 * 2**0.5)
+        text = report_tables.markdown(board(tmp_path))
+        assert "the total is the mean of the 2 tasks of suite mine." in text
+        assert "not of suite mine, and not in the total: HoC" in text
+        (one, *_) = leaderboard.build(collect.find([tmp_path]), published=True).published
+        assert one.total is not None and one.total.mean == pytest.approx((0.849 + 0.923) / 2)
+
+    def test_the_mean_of_the_means_of_groups(self, tmp_path: Path) -> None:
+        self.runs(tmp_path)
+        groups = {"Similarity": ("medsts", "biosses"), "Documents": ("hoc",)}
+        self.record(tmp_path, mine=suite_record.Total(tasks=("medsts", "biosses", "hoc"), groups=groups))
+        (row,) = board(tmp_path).rows  # 0.5 and 0.9; a plain mean would be 0.633
+        assert row.total is not None and row.total.mean == pytest.approx(0.7)
+        assert row.total.std == pytest.approx(0.1 * 2**0.5)
+        said = "suite mine, Similarity (MedSTS, BIOSSES); Documents (HoC)."
+        assert said in report_tables.latex(board(tmp_path))
+
+    def test_custom_tasks_of_a_suite_count(self, tmp_path: Path) -> None:
+        task = own_files.write("multiclass", tmp_path / "data")
+        config, _ = settings.parse(["--task_file", str(task), "--model_name_or_path", "m"])
+        self.runs(tmp_path)
+        self.record(tmp_path, mine=suite_record.Total(tasks=("medsts", "harm")))
+        assert [board(tmp_path).lacking(row) for row in board(tmp_path).rows] == [["harm"]]
+        folder = made_up(tmp_path / "harm" / "m" / "seed-1", "mednli", "m", 1, score=0.5, rows=4)
+        for name, more in (("config.json", {"own_task": config.own_task}), ("result.json", {})):
+            values = json.loads((folder / name).read_text())
+            (folder / name).write_text(json.dumps(values | {"task": "harm"} | more))
+        (row,) = board(tmp_path).rows
+        assert row.total is not None and row.total.mean == pytest.approx((0.6 + 0.5) / 2)
+        assert row.total.marks == "s" and board(tmp_path).outside == ["biosses", "hoc"]
+
+    def test_runs_of_several_suites(self, tmp_path: Path) -> None:
+        self.runs(tmp_path)
+        total = suite_record.Total(tasks=("medsts", "biosses"))
+        self.record(tmp_path, one=total, other=suite_record.Total(tasks=("hoc",)))
+        assert board(tmp_path).rows[0].total is None
+        assert "runs of several suites (one, other): the total is of the ten tasks of BLUE" in board(tmp_path).missing
+
+    def test_records_of_schema_1_and_damaged_ones(self, tmp_path: Path) -> None:
+        self.runs(tmp_path)
+        for text in ('{"schema": 1, "left_out": {}}', "{", '{"suites": {"x": 3}}'):
+            (tmp_path / "suite.json").write_text(text)
+            assert board(tmp_path).suite.name == "" and board(tmp_path).rows[0].total is None
 
 
 BROKEN = {

@@ -102,9 +102,19 @@ def test_one_run_is_where_it_always_was(tmp_path: Path) -> None:
     assert (run.output_dir, run.wandb_group) == (str(tmp_path / "run"), None)
 
 
+def test_groups_of_a_total(tmp_path: Path) -> None:
+    text = OWN + '[total]\n"Pairs" = ["blue-similarity"]\nDocuments = "hoc"\n'
+    assert own(tmp_path, text).total == {"Pairs": ("medsts", "biosses"), "Documents": ("hoc",)}
+    assert own(tmp_path).total == {}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ('tasks = ["hoc"]\n[total]\na = ["mednli"]', "[total] mednli: not a task of this suite"),
+        ('tasks = ["hoc"]\n[total]\na = "hoc"\nb = "hoc"', "[total] hoc: in two groups, or twice in one"),
+        ('tasks = ["hoc", "mednli"]\n[total]\na = "hoc"', "[total] mednli: in no group; each task of the suite needs"),
+        ('tasks = ["hoc"]\n[total]\na = 3', "total.a[0] = 3: must be text in quotes"),
         ('task = ["hoc"]', "task: no such key; did you mean tasks?"),
         ('tasks = ["hok"]', "unknown task 'hok'; did you mean 'hoc'?"),
         ("tasks = 3", "tasks[0] = 3: must be text in quotes"),
