@@ -73,7 +73,13 @@ def build_parser() -> argparse.ArgumentParser:
     which.add_argument("--suite", metavar="X", help=f"{', '.join(tasks.SUITES)}, or a TOML file")
     which.add_argument("--tasks", metavar="A,B", help="only these tasks of the suite, or these without a suite; "
                        "custom tasks by their TOML files")  # fmt: skip
-    which.add_argument("--model", nargs="+", default=[], metavar="M", help="encoders: folders or hub names")
+    which.add_argument(
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="encoders: folders or hub names, or a pattern such as 'ckpts/step-*', in quotes: the folders that match",
+    )
     which.add_argument("--seeds", metavar="N|A,B", help=f"how many, from {suites.FIRST_SEED} on; or which ones")
     which.add_argument("--sweep", nargs="+", action="extend", default=[], metavar="NAME=A,B",
                        help="values of a setting, for example learning_rate=3e-5,5e-5")  # fmt: skip

@@ -24,8 +24,10 @@ tasks/suites.toml, or a TOML file:
 from __future__ import annotations
 
 import functools
+import glob
 import itertools
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +147,10 @@ def narrowed(
 ) -> Suite:
     """The suite with what the command line says in place of its own parts. Raises UserError."""
     faults = Faults()
-    changes: dict[str, Any] = {"models": tuple(models)} if models else {}
+    where = "--model " if models else f"--suite {suite.name}: models: "
+    found = {model: _matching(model, where, faults) for model in models or suite.models}
+    changes: dict[str, Any] = {"models": tuple(dict.fromkeys(itertools.chain.from_iterable(found.values())))}
+    changes["several"] = suite.several or any(of != [model] for model, of in found.items())
     if tasks_named is not None:
         wanted, files = _tasks([word for word in tasks_named.split(",") if word.strip()], "--tasks ", faults,
                                known=suite.task_files)  # fmt: skip
@@ -255,6 +260,22 @@ def _tasks(
             else:
                 found += tasks.SUITES.get(word) or ([word] if word in (known or {}) else [tasks.resolve(word, None)])
     return tuple(dict.fromkeys(found)), files
+
+
+def _matching(model: str, where: str, faults: Faults) -> list[str]:
+    """The folders that a pattern such as `ckpts/step-*` means, in natural order; anything else is itself."""
+    path = os.path.expanduser(model)
+    if not glob.has_magic(path) or os.path.isdir(path):
+        return [model]
+    found = sorted((folder for folder in glob.glob(path) if os.path.isdir(folder)), key=natural)
+    if not found:
+        faults.append(f"{where}{model}: no folder matches; give a pattern of checkpoints' folders, in quotes")
+    return found
+
+
+def natural(text: str) -> list[tuple[bool, int, str]]:
+    """A key to sort by: numbers in names count as numbers, so that step-2 comes before step-10."""
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in re.split(r"(\d+)", text)]
 
 
 def _check_sweep(sweep: Mapping[str, Sequence[Any]], where: str, faults: list[str]) -> None:

@@ -36,7 +36,7 @@ class Tried(BaseModel):
     """One combination of values that a search has tried."""
 
     values: dict[str, Any]
-    dev: list[float]  # fractions, by seed or fold
+    dev: list[float]  # fractions, by seed or fold; none of one that failed
 
 
 class Searched(BaseModel):
@@ -48,6 +48,7 @@ class Searched(BaseModel):
     space: dict[str, list[Any]] = {}  # setting -> the values that were searched
     sampler: str = ""
     trials: int = 0
+    pruning: bool = False  # trials that did badly were ended early
     device_hours: float | None = None  # of all trials
     dev: float | None = None  # mean dev score of the chosen trial, a fraction
     tried: list[Tried] = []

@@ -12,7 +12,8 @@ from typing import Any
 
 import tasks
 from launch.jobs import suite_record
-from launch.reporting import searches
+from launch.jobs.suites import natural
+from launch.reporting import searches, series
 from launch.reporting.collect import RowKey, Run, joined, written
 from tasks import published
 
@@ -100,7 +101,7 @@ PUBLISHED = [
 @dataclass(frozen=True)
 class Leaderboard:
     """Models by total, then by label; those without a total last. The rows of one model stand together, by label: they
-    are choices among its settings, which no test score may order."""
+    are choices among its settings or its checkpoints, which no test score may order."""
 
     rows: Sequence[Row]
     left_out: Sequence[tuple[Run, str]]  # every run that is not in a cell, and why
@@ -209,11 +210,12 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
                 board[key][task] = replace(found, trials=trials.get((key, task), 0))
     _mark_searches(board)
     suite = replace(suite, shared=_shared(suite, list(board.values())))
-    rows: dict[str, list[Row]] = {}  # by model
+    rows: dict[str, list[Row]] = {}  # by model, or series of checkpoints
+    families = series.families(model for model, *_ in board)
     for key, cells in board.items():
         of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
         all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
-        rows.setdefault(key[0], []).append(Row(labels[key], suite.with_totals(cells), all_seeds))
+        rows.setdefault(families[key[0]], []).append(Row(labels[key], suite.with_totals(cells), all_seeds))
     references = []
     for row in PUBLISHED:
         of_tasks = {task: cell for task, cell in row.cells.items() if task in tasks.TASKS}
@@ -257,7 +259,7 @@ def _in_order(models: Sequence[Sequence[Row]]) -> list[Row]:
         first = next((total.mean for total in totals if total), None)
         return first is None, -(first or 0.0), rows[0].label
 
-    by_label = [sorted(rows, key=lambda row: row.label) for rows in models]
+    by_label = [sorted(rows, key=lambda row: natural(row.label)) for rows in models]
     return [row for rows in sorted(by_label, key=place) for row in rows]
 
 

@@ -149,5 +149,6 @@ def comma_separated(runs: Sequence[Run]) -> str:
         lines.append([one.kind, *head, *values, dev, "", *test, seeds, *cost, "; ".join(one.remarks)])
         for point in one.tried:
             values, scores = [point.values.get(name, "") for name in names], " ".join(map(repr, point.dev))
-            lines.append(["tried", *head, *values, fmean(point.dev), scores, *[""] * (len(CSV_HEAD) - 2)])
+            mean = fmean(point.dev) if point.dev else ""  # it failed
+            lines.append(["tried", *head, *values, mean, scores, *[""] * (len(CSV_HEAD) - 2)])
     return tables.csv_text(lines)

@@ -99,7 +99,13 @@ def _tuned(runs: Sequence[Run]) -> Search:
     last = finished[max(finished)] if finished else runs[-1]
     record = Searched.model_validate(last.search)
     rest = len({run.seed for run in runs}) - len(finished)
-    remarks = [record.basis, record.warning, f"{rest} of the runs with the chosen values not finished" if rest else ""]
+    pruned = "pruning: trials that did badly were ended early" if record.pruning else ""
+    remarks = [
+        record.basis,
+        record.warning,
+        pruned,
+        f"{rest} of the runs with the chosen values not finished" if rest else "",
+    ]
     return Search(
         run=last,
         kind="chosen",

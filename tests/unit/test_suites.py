@@ -102,6 +102,29 @@ def test_one_run_is_where_it_always_was(tmp_path: Path) -> None:
     assert (run.output_dir, run.wandb_group) == (str(tmp_path / "run"), None)
 
 
+def test_a_series_of_checkpoints(tmp_path: Path) -> None:
+    for name in ("step-10", "step-2", "step-100", "other"):
+        (tmp_path / "ckpts" / name).mkdir(parents=True)
+    (tmp_path / "ckpts" / "step-3").touch()  # no folder
+    suite = suites.narrowed(Suite(several=False), None, [f"{tmp_path}/ckpts/step-*", "a/hub-name"], None, [])
+    names = [f"{tmp_path}/ckpts/step-{step}" for step in (2, 10, 100)]
+    assert ([*suite.models], suite.several) == ([*names, "a/hub-name"], True)
+    runs, _ = suites.expand(suite, ["--task", "mednli", "--output_dir", str(tmp_path / "out")])
+    assert [run.output_dir for run in runs[:2]] == [f"{tmp_path}/out/mednli/step-{step}/seed-12" for step in (2, 10)]
+    one = suites.narrowed(Suite(several=False), None, [f"{tmp_path}/ckpts/other*"], None, [])
+    assert one.several  # tomorrow it may be two
+    assert not suites.narrowed(Suite(several=False), None, [f"{tmp_path}/ckpts/other"], None, []).several
+    from_file = suites.narrowed(own(tmp_path, f'models = ["{tmp_path}/ckpts/step-*"]'), None, [], None, [])
+    assert [*from_file.models] == names
+
+
+def test_a_series_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--model .*/step-\*: no folder matches; give a pattern"):
+        suites.narrowed(Suite(several=False), None, [f"{tmp_path}/step-*"], None, [])
+    with pytest.raises(UserError, match=r"--suite mine: models: .*/step-\*: no folder matches"):
+        suites.narrowed(own(tmp_path, f'models = "{tmp_path}/step-*"'), None, [], None, [])
+
+
 def test_groups_of_a_total(tmp_path: Path) -> None:
     text = OWN + '[total]\n"Pairs" = ["blue-similarity"]\nDocuments = "hoc"\n'
     assert own(tmp_path, text).total == {"Pairs": ("medsts", "biosses"), "Documents": ("hoc",)}

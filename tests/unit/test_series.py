@@ -1,0 +1,53 @@
+"""Checkpoints of one pre-training in the report: their order, and the data of the chart of score against step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from made_up_runs import made_up
+
+from launch.reporting import collect, leaderboard, series
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[collect.Run]:
+    for task in ("mednli", "hoc"):
+        for step, score in ((2, 0.5), (10, 0.75), (100, 0.625)):
+            for seed in (1, 2):
+                folder, model = tmp_path / f"{task}-{step}-{seed}", f"/ckpts/step-{step}"
+                made_up(folder, task, model, seed, rows=4, score=score + seed / 64)
+        for number, score in enumerate((0.7, 0.1)):
+            made_up(tmp_path / f"{task}-v{number}", task, f"dmis-lab/biobert-v1.{number}", 1, rows=4, score=score)
+    made_up(tmp_path / "medsts", "medsts", "/ckpts/step-2", 1, rows=4)
+    made_up(tmp_path / "sample", "mednli", "/ckpts/step-10", 1, rows=4, data_dir=None)
+    return collect.find([tmp_path])
+
+
+def test_rows_are_in_the_order_of_the_steps(runs: list[collect.Run]) -> None:
+    """Not in that of their scores; versions of a model are no series."""
+    labels = [row.label for row in leaderboard.build(runs).rows]
+    assert labels == ["biobert-v1.0", "step-2", "step-10", "step-100", "biobert-v1.1"]
+
+
+def test_scores_by_step(runs: list[collect.Run]) -> None:
+    hoc, found = series.find(runs)
+    assert (found.name, found.run.task, found.run.data, hoc.run.task) == ("/ckpts/step-*", "mednli", "given", "hoc")
+    assert [point.step for point in found.points] == [2, 10, 100]
+    assert [[*point.test] for point in found.points] == [
+        [mean + seed / 64 for seed in (1, 2)] for mean in (0.5, 0.75, 0.625)
+    ]
+    assert all(len(point.dev) == 2 for point in found.points)
+    labels = leaderboard.row_labels(runs)
+    assert [labels[point.row] for point in found.points] == ["step-2", "step-10", "step-100"]
+
+
+def test_two_series_of_the_same_names_stay_apart(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        for step in (1, 2):
+            made_up(tmp_path / f"{folder}{step}", "mednli", f"/{folder}/step-{step}", 1, rows=4, score=step / 10)
+    runs = collect.find([tmp_path])
+    assert [one.name for one in series.find(runs)] == ["/a/step-*", "/b/step-*"]
+    assert [row.label for row in leaderboard.build(runs).rows] == [
+        "/a/step-1", "/a/step-2", "/b/step-1", "/b/step-2"
+    ]  # fmt: skip
