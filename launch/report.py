@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
-    board = leaderboard.build(found, given.published)
+    board = statistics.assess(leaderboard.build(found, given.published))
     searched = overview.build(found)
     row = statistics.choose(board, given.baseline) if given.baseline else None
     tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(tables.terminal(board, console.width) if is_shown else "No run counts for a leaderboard.")
     if tests:
         console.print(tables.tests_table(board, tests, baseline))
-        console.print(Text(statistics.METHOD), soft_wrap=True)
+        console.print(Text(statistics.method(tests)), soft_wrap=True)
     for note in tables.notes(board):
         console.print(Text(note), soft_wrap=True)
     for one in searched:

@@ -6,6 +6,7 @@ gold standard there.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -185,7 +186,7 @@ class Units:
     """`score(values.sum(0))` is the task's primary metric."""
 
     name: str  # what a unit is: example | document | sentence
-    gold: list[object]  # of each unit: equal where two systems answered the same questions
+    gold: str  # digest of the ids and labels of all units: equal where two systems answered the same questions
     values: np.ndarray  # [units, k] float64
     score: Score
 
@@ -205,8 +206,12 @@ def _f1(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * hits, 2 * hits + wrong + missed)
 
 
-def _labelled(answers: Answers) -> list[object]:
-    return [(example.id, example.label) for example in answers.examples]
+def _digest(gold: Sequence[object]) -> str:
+    return hashlib.sha256(repr(gold).encode(errors="surrogatepass")).hexdigest()
+
+
+def _labelled(answers: Answers) -> str:
+    return _digest([(example.id, example.label) for example in answers.examples])
 
 
 def _classes(task: Task, answers: Answers) -> Units:
@@ -253,7 +258,7 @@ def _documents(task: Task, answers: Answers) -> Units:
         return _ratio(2 * precision * recall, precision + recall)
 
     of_sums = _f1 if task.score_key == "micro_f1" else score
-    return Units("document", list(gold), np.array(rows, dtype=np.float64), of_sums)
+    return Units("document", _digest(gold), np.array(rows, dtype=np.float64), of_sums)
 
 
 def _sentences(task: Task, answers: Answers) -> Units:
@@ -265,7 +270,7 @@ def _sentences(task: Task, answers: Answers) -> Units:
     for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
         starts = [mention[0] for mention in group]
         np.add.at(values[:, column], np.searchsorted(ends, starts, side="right"), 1)
-    return Units("sentence", [(example.texts, example.label) for example in answers.examples], values, _f1)
+    return Units("sentence", _digest([(e.texts, e.label) for e in answers.examples]), values, _f1)
 
 
 def _pairs(task: Task, answers: Answers) -> Units:

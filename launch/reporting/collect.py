@@ -8,6 +8,7 @@ import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,9 +25,10 @@ from launch.jobs import status as run_status
 from launch.jobs.status import RunStatus, Status
 from launch.run import settings
 from tasks import predictions
-from tasks.predictions import Answers
+from tasks.predictions import Answers, Units
 from tasks.published import recipe_for
 
+MOST_OFF = 1e-6  # between a score and what its predictions add up to: rounding
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
 SAMPLE = "SAMPLE DATA"  # behind the name of whatever was made of it
 RowKey = tuple[str, str, str]  # model, settings that set it apart, kind of search
@@ -120,6 +122,16 @@ class Run:
     def test_score(self) -> float | None:
         """A fraction; None where test was not predicted."""
         return self.score("test")
+
+    @cached_property
+    def units(self) -> Units:
+        """What its test predictions add up to, read once. Raises UserError, also for those of another score."""
+        found = predictions.units(*answers_of(self))
+        score = float(found.score(found.values.sum(axis=0)))
+        if self.test_score is None or abs(score - self.test_score) > MOST_OFF:
+            said = f"score {score:.4f}, result.json says {self.test_score}"
+            raise UserError(f"{RunFolder(self.folder).prediction('test')}: these predictions {said}")
+        return found
 
     @property
     def device_hours(self) -> float | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,9 @@ class Score:
     runs: Mapping[int, Run] = field(default_factory=dict)  # by seed; empty for a total and for what is published
     scores: Sequence[float] = ()  # of the runs, by seed
     trials: int = 0  # combinations of settings that its own were chosen from; 0: nothing was searched
+    is_best: bool = False  # bold: best of its column or not told apart from it, see launch/reporting/statistics.py
+    interval: tuple[float, float] | None = None  # 95 %, fractions, see launch/reporting/intervals.py
+    rank: tuple[int, int] | None = None  # best and worst place in the column, from 1: tied rows share places
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,18 @@ class Row:
     # have where some row has no total, tasks with a counted run.
     cells: Mapping[str, Score]
     seeds: Sequence[int] = ()  # of the suite's tasks, where it has any of them
+    is_choice: bool = False  # one of several settings or checkpoints of one model: never bold, since test would choose
 
     @property
     def total(self) -> Score | None:
         """Mean over the suite's tasks, or of the means of its groups. Its deviation is that of the seeds' totals."""
         return self.cells.get("total")
+
+    def with_best(self, best: Mapping[str, Collection[str]]) -> Row:
+        """With what is bold. `best`: column -> labels of the rows; other columns stay."""
+        cells = {column: replace(cell, is_best=self.label in best[column] if column in best else cell.is_best)
+                 for column, cell in self.cells.items()}  # fmt: skip
+        return replace(self, cells=cells)
 
 
 @dataclass(frozen=True)
@@ -86,6 +95,13 @@ class Suite:
             )
         return Score(mean, std, marks)
 
+    def weights(self, column: str) -> dict[str, float]:
+        """Task -> its weight in a total; empty for the column of a task."""
+        of = {"total": self.tasks, "total_shared": self.shared}.get(column, ())
+        groups = [[task for task in group if task in of] for group in (self.groups or {"": self.tasks}).values()]
+        groups = [group for group in groups if group]
+        return {task: 1 / len(groups) / len(group) for group in groups for task in group}
+
     def with_totals(self, cells: Mapping[str, Score]) -> dict[str, Score]:
         """A row's cells, its totals before its tasks."""
         totals = {"total": self.total(cells, self.tasks), "total_shared": self.total(cells, self.shared)}
@@ -111,6 +127,7 @@ class Leaderboard:
     suite: Suite = field(default_factory=Suite)
     references: Sequence[Row] = ()  # published ones, with totals over the same tasks as ours
     published: Sequence[Row] = ()  # those of them that tables show below ours
+    remarks: Sequence[str] = ()  # lines on what intervals, ranks and bold rest on
 
     @property
     def columns(self) -> dict[str, str]:
@@ -138,19 +155,6 @@ class Leaderboard:
         lacks = [self.every_column.get(task, task) for task in self.suite.tasks if task not in row.cells]
         return lacks if len(lacks) < len(self.suite.tasks) else []
 
-    @cached_property
-    def best(self) -> Mapping[str, float]:
-        """Column -> best mean of our rows, as it is printed."""
-        best: dict[str, float] = {}
-        for row in self.rows:
-            for column, score in row.cells.items():
-                best[column] = max(best.get(column, float("-inf")), printed(score.mean))
-        return best
-
-    def is_best(self, column: str, mean: float) -> bool:
-        """Whether a fraction prints as the best one of its column."""
-        return printed(mean) == self.best.get(column)
-
     @property
     def marks(self) -> dict[str, str]:
         """The letters that occur, with their meaning."""
@@ -170,6 +174,36 @@ class Leaderboard:
 def printed(fraction: float) -> float:
     """Times 100, to the one decimal that tables show."""
     return round(100 * fraction, 1)
+
+
+def common_means(rows: Sequence[Row], column: str, suite: Suite) -> dict[str, float]:
+    """Label -> mean over the seeds that all rows with a score have, so that no row is compared on luckier ones.
+
+    Over each row's own seeds where there is no such seed.
+    """
+    if weights := suite.weights(column):
+        with_total = [row for row in rows if column in row.cells]
+        of_tasks = {task: common_means(with_total, task, suite) for task in weights}
+        labels = [row.label for row in with_total]
+        return {label: sum(weight * of_tasks[task][label] for task, weight in weights.items()) for label in labels}
+    cells = {row.label: row.cells[column] for row in rows if column in row.cells}
+    seeds = set.intersection(*(set(cell.runs) for cell in cells.values())) if cells else set()
+    means = {}
+    for label, cell in cells.items():
+        by_seed = dict(zip(sorted(cell.runs), cell.scores, strict=True))
+        means[label] = statistics.fmean(by_seed[seed] for seed in seeds or by_seed)
+    return means
+
+
+def best_of(means: Mapping[str, float], tied: Collection[str] = ()) -> set[str]:
+    """Labels of what is bold in a column: what prints as the best mean, and `tied`, which cannot be told apart from it.
+
+    Nothing where there is no second row, and never a 0.0.
+    """
+    top = max(map(printed, means.values()), default=0.0)
+    if len(means) < 2:
+        return set()
+    return {label for label, mean in means.items() if printed(mean) > 0 and (printed(mean) == top or label in tied)}
 
 
 def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
@@ -215,14 +249,21 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     for key, cells in board.items():
         of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
         all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
-        rows.setdefault(families[key[0]], []).append(Row(labels[key], suite.with_totals(cells), all_seeds))
+        alike = [other for other in board if families[other[0]] == families[key[0]] and not other[2] and not key[2]]
+        is_usual = key[1] in ("", shared) and families[key[0]] == key[0]
+        row = Row(labels[key], suite.with_totals(cells), all_seeds, len(alike) > 1 and not is_usual)
+        rows.setdefault(families[key[0]], []).append(row)
     references = []
     for row in PUBLISHED:
         of_tasks = {task: cell for task, cell in row.cells.items() if task in tasks.TASKS}
         own_total = {} if suite.name or row.total is None else {"total": row.total}  # it has a deviation, too
         references.append(Row(row.label, {**suite.with_totals(of_tasks), **own_total}))
+    in_order = _in_order([*rows.values()])
+    columns = {column: None for row in in_order for column in row.cells}
+    compared = [row for row in in_order if not row.is_choice]
+    best = {column: best_of(common_means(compared, column, suite)) for column in columns}
     return Leaderboard(
-        rows=_in_order([*rows.values()]),
+        rows=[row.with_best(best) for row in in_order],
         left_out=left_out,
         own=own,
         missing=[*missing, *said],

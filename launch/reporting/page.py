@@ -19,7 +19,7 @@ import tasks
 from harness import versions
 from harness.errors import UserError
 from harness.task import Task
-from launch.reporting import charts, collect, leaderboard, searches, statistics, tables
+from launch.reporting import charts, collect, intervals, leaderboard, searches, statistics, tables
 from launch.reporting.charts import Answered, Part
 from launch.reporting.collect import RowKey, Run
 from launch.reporting.leaderboard import Leaderboard, is_small_dev
@@ -64,7 +64,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
     }
     environment = Environment(loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined)
     template = environment.get_template("page.html.j2")
-    modules = {"tables": tables, "charts": charts, "statistics": statistics, "published": published}
+    modules = {"tables": tables, "charts": charts, "intervals": intervals, "published": published}
     return template.render(
         **modules,
         plotly=re.sub(r"</(?=script)", r"<\\/", get_plotlyjs(), flags=re.I),
@@ -74,6 +74,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         rows={"ours": board.rows, "published": board.references},
         tests=[(test, *tables.test_cells(board, test)) for test in tests],
         baseline=baseline,
+        method=statistics.method(tests),
         notes=tables.notes(board)[len(board.marks) :],  # the marks stand below the table
         runs=[(run, _remark(run), collect.command(run) if run.config is not None else "") for run in runs],
         statuses=sorted({run.status for run in runs}),

@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from launch.reporting import intervals
 from launch.reporting.leaderboard import Leaderboard, Row, printed
-from launch.reporting.statistics import METHOD, Test
+from launch.reporting.statistics import Test, method
 from tasks import published
 
 NOTHING = "-"
-SIGNIFICANT = 0.05
 MOST_NAMED = 2  # missing tasks, in a cell
 MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
 LABEL = 16  # letters of a model's name in a line, where it stands above a column
@@ -29,7 +29,11 @@ FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a s
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": r"$<$", ">": r"$>$"}
-TEST_HEAD = ("model", "task", "difference", "p", "on")
+BOLD = (
+    "Bold: the best of our rows in each column on the seeds that all have, and those that cannot be told apart from it "
+    "(paired bootstrap at 5 %, corrected for the number of rows); never one of several settings of one model."
+)
+TEST_HEAD = ("model", "task", "difference", "p", "p (Holm)", "on")
 
 
 def caption(board: Leaderboard) -> str:
@@ -40,7 +44,7 @@ def caption(board: Leaderboard) -> str:
         groups = [f"{name} ({', '.join(titles[task] for task in of)})" for name, of in suite.groups.items()]
         tasks_of = f"the means of the groups of suite {suite.name}, {'; '.join(groups)}"
     text = "Test scores times 100, mean (standard deviation) over seeds; "
-    text += f"the total is the mean of {tasks_of}. Bold: the best of our rows in each column."
+    text += f"the total is the mean of {tasks_of}. {BOLD}"
     if suite.shared:
         text += f" {titles['total_shared']}: over the tasks that all rows have, "
         text += f"{', '.join(titles[task] for task in suite.shared)}."
@@ -80,7 +84,7 @@ def notes(board: Leaderboard) -> list[str]:
         lines.append(f"not of {of_suite}, and not in the total: {'; '.join(outside)}")
     if any("#" in task for task in board.own):
         lines.append("#: task files of one name that do not say the same; each has a column of its own")
-    lines += board.missing
+    lines += [*board.remarks, *board.missing]
     alike: dict[str, list[str]] = {}
     for run, why in board.left_out:
         alike.setdefault(why, []).append(str(run.folder))
@@ -111,7 +115,7 @@ def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[st
         for column in board.columns:
             lacks = form.plain(without_total(board, row)) if column == "total" else ""
             text, marks, count = numbers(row, column) or (lacks or form.nothing, "", "")
-            if column in row.cells and board.is_best(column, row.cells[column].mean):
+            if column in row.cells and row.cells[column].is_best:
                 text = form.best.format(text)
             ours[-1].append(text + (form.marks.format(marks) if marks else "") + count)
     for row in board.published:
@@ -120,12 +124,26 @@ def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[st
     return ours, references
 
 
-def test_cells(board: Leaderboard, test: Test) -> tuple[str, str, str, str, str]:
-    """For the columns of TEST_HEAD: the difference times 100, and p with a star below SIGNIFICANT."""
+def test_cells(board: Leaderboard, test: Test) -> tuple[str, str, str, str, str, str]:
+    """For the columns of TEST_HEAD: the difference times 100; the corrected p has a star below SIGNIFICANT."""
     difference = NOTHING if test.difference is None else f"{100 * test.difference:+.1f}"
-    p = NOTHING if test.p is None else "<0.001" if test.p < 0.001 else f"{test.p:.3f}"
-    star = "*" if test.p is not None and test.p < SIGNIFICANT else ""
-    return test.row, board.columns[test.task], difference, p + star, test.remark
+    ps = [NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (test.p, test.corrected)]
+    star = "*" if test.is_significant else ""
+    return test.row, board.columns[test.task], difference, ps[0], ps[1] + star, test.remark
+
+
+def interval_cells(board: Leaderboard, form: Form, dash: str) -> list[list[str]]:
+    """A line a row: label, then a cell a column: `81.2-84.5 (1-2)`, the interval times 100 and the rank. Empty where no
+    row has one."""
+    made = []
+    for row in board.rows:
+        made.append([form.plain(row.label)])
+        for column in board.columns:
+            found = row.cells.get(column)
+            ends = dash.join(f"{printed(end):.1f}" for end in (found and found.interval) or ())
+            places = dash.join(map(str, dict.fromkeys((found and found.rank) or ())))  # once where both are one
+            made[-1].append(f"{ends} ({places})" if places else ends or form.nothing)
+    return made if any(cell != form.nothing for line in made for cell in line[1:]) else []
 
 
 # ---- terminal
@@ -168,7 +186,7 @@ def tests_table(board: Leaderboard, tests: Sequence[Test], baseline: str) -> Tab
     """Differences to the baseline, for rich."""
     table = Table(title=f"Against {baseline}", title_justify="left")
     for name in TEST_HEAD:
-        table.add_column(name, justify="right" if name in ("difference", "p") else "left")
+        table.add_column(name, justify="right" if name not in ("model", "task", "on") else "left")
     for test in tests:
         table.add_row(*test_cells(board, test))
     return table
@@ -194,12 +212,15 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "")
     text = f"All rows: {plain(board.shared)}\n\n" if board.shared else ""
     text += markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
     text += f"\n{caption(board)}\n"
+    if ranges := interval_cells(board, form, "-"):
+        text += f"\n{intervals.METHOD}.\n\n{markdown_table(['model', *map(plain, board.columns.values())], ranges)}"
     if tests:
-        text += f"\nAgainst **{plain(baseline)}**: {METHOD}. \\*: p < {SIGNIFICANT}.\n\n"
-        text += "| " + " | ".join(TEST_HEAD) + " |\n|---|---|---:|---:|---|\n"
+        about = method(tests).replace("*", "\\*")
+        text += f"\nAgainst **{plain(baseline)}**: {about}.\n\n"
+        text += "| " + " | ".join(TEST_HEAD) + " |\n|---|---|---:|---:|---:|---|\n"
         for test in tests:
-            row, task, difference, p, remark = test_cells(board, test)
-            cells = [plain(row), plain(task), difference, p, plain(remark)]
+            row, task, *ps, remark = test_cells(board, test)
+            cells = [plain(row), plain(task), *ps, plain(remark)]
             text += "| " + " | ".join(part.replace("*", "\\*") for part in cells) + " |\n"
     return text + "".join(f"\n- {plain(note)}" for note in notes(board)) + ("\n" if notes(board) else "")
 
@@ -228,14 +249,18 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") ->
     head = ["Model", "Seeds", *map(tex, board.columns.values())]
     made = tex_table("table*", f"lr{'r' * len(board.columns)}", head, parts, " ".join(text))
     made[2:2] = [r"\setlength{\tabcolsep}{3pt}"]
+    if ranges := interval_cells(board, form, "--"):
+        part = [" & ".join(cells) for cells in ranges]
+        layout, about = f"l{'r' * len(board.columns)}", f"{intervals.METHOD}."
+        made += tex_table("table*", layout, [head[0], *head[2:]], [part], about)
     if tests:
         part = []
         for test in tests:
             if test.p is not None:
-                row, task, difference, p, _ = test_cells(board, test)
-                part.append(f"{tex(row)} & {tex(task)} & ${difference}$ & {tex(p)}")
-        about = f"Difference to {baseline}, times 100, and p-value by {METHOD}. *: p < {SIGNIFICANT}."
-        made += tex_table("table", "llrr", ["Model", "Task", "Difference", "$p$"], [part], about)
+                row, task, difference, p, corrected, _ = test_cells(board, test)
+                part.append(f"{tex(row)} & {tex(task)} & ${difference}$ & {tex(p)} & {tex(corrected)}")
+        about = f"Difference to {baseline}, times 100, and p-value by {method(tests)}."
+        made += tex_table("table", "llrrr", ["Model", "Task", "Difference", "$p$", "$p$ (Holm)"], [part], about)
     made += [f"% {note}" for line in notes(board) for note in line.splitlines()]
     return "\n".join([r"% \usepackage{booktabs}", *made]) + "\n"
 
@@ -244,18 +269,20 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") ->
 def comma_separated(board: Leaderboard) -> str:
     """One line a score: fractions; `kind` is ours or published, or note for what a suite left out."""
     made: list[list[Any]] = [["kind", "model", "task", "mean", "std", "seeds", "scores", "marks", "best"]]
+    made[0] += ["low", "high", "rank_best", "rank_worst"]
     for row in board.rows:
         for column, found in row.cells.items():
-            best = int(board.is_best(column, found.mean))
+            bounds = [*(found.interval or ("", "")), *(found.rank or ("", ""))]
             seeds = " ".join(map(str, sorted(found.runs) or row.seeds))
             scores = " ".join(map(repr, found.scores))
             std = "" if found.std is None else found.std
-            made.append(["ours", row.label, column, found.mean, std, seeds, scores, found.marks, best])
+            figures = [found.mean, std, seeds, scores, found.marks, int(found.is_best), *bounds]
+            made.append(["ours", row.label, column, *figures])
     for row in board.published:
         for column, found in row.cells.items():
-            made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, "", "", ""])
+            made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, *[""] * 7])
     said = [caption(board), *([f"all rows: {board.shared}"] if board.shared else [])]
-    made += [["note", line, *[""] * 7] for line in (*said, *board.missing)]
+    made += [["note", line, *[""] * 11] for line in (*said, *board.missing)]
     return csv_text(made)
 
 
@@ -281,6 +308,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
             runs = {str(seed): str(run.folder) for seed, run in sorted(found.runs.items())}
             scores = {"scores": dict(zip(runs, found.scores, strict=True)), "folders": runs} if runs else {}
             cells[column] = {"mean": found.mean, "std": found.std, **scores, "marks": found.marks}
+            cells[column] |= {"best": found.is_best, "interval": found.interval, "rank": found.rank}
         totals = {name: cells.pop(name, None) for name in ("total", "total_shared")}
         rows.append({"model": row.label, "seeds": row.seeds, **totals, "lacks": board.lacking(row), "tasks": cells})
     references = {
@@ -294,7 +322,9 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         "suite": dataclasses.asdict(board.suite),
         "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": references},
         "marks": board.marks,
-        "significance": {"baseline": baseline, "method": METHOD, "tests": tested} if tests else None,
+        "intervals": intervals.METHOD,
+        "remarks": list(board.remarks),
+        "significance": {"baseline": baseline, "method": method(tests), "tests": tested} if tests else None,
         "left_out": [{"folder": str(run.folder), "why": why} for run, why in board.left_out],
         "missing": list(board.missing),
     }
