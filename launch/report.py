@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.text import Text
@@ -16,7 +17,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.logs import Console
 from harness.terminal import guarded, visible
-from launch.reporting import collect, leaderboard, overview, statistics, tables
+from launch.reporting import collect, ensembles, leaderboard, overview, statistics, tables
 
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
@@ -40,11 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--published", action="store_true", help="show the published rows below ours, and the tasks without a run"
     )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="below each row with several seeds, these seeds as one system"
+    )
     given = parser.parse_args(argv)
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
     board = statistics.assess(leaderboard.build(found, given.published))
+    if given.ensemble:
+        rows, remarks = ensembles.build(board)
+        board = replace(board, ensembles=rows, missing=[*board.missing, *remarks])
     searched = overview.build(found)
     row = statistics.choose(board, given.baseline) if given.baseline else None
     tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")

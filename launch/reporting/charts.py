@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import html
 import itertools
 import math
@@ -15,9 +14,8 @@ import numpy as np
 from plotly import graph_objects as go
 
 from harness.errors import UserError, first_line
-from harness.run_folder import RunFolder
 from harness.task import Confusion, Scatter, Task
-from launch.reporting.collect import Run, answers_of
+from launch.reporting.collect import Run, answers_of, probabilities_of
 from launch.reporting.leaderboard import Leaderboard
 from tasks.predictions import Answers
 
@@ -288,15 +286,8 @@ def _bins(task: Task, run: Run, answers: Answers, chart: Confusion | Scatter | N
         pairs = np.array(sorted(zip(chart.predicted, chart.gold, strict=True)))
         parts = np.split(pairs, [len(pairs) * number // BINS for number in range(1, BINS)])
         return np.array([(len(part), *part.sum(axis=0)) for part in parts])
-    path = RunFolder(run.folder).prediction("test_probabilities")
-    rows: list[list[float]] = []
-    with contextlib.suppress(OSError, ValueError):
-        lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
-        rows = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
-    if not rows or len(rows) != len(answers.examples) or any(len(row) != len(task.labels) for row in rows):
-        return None
-    claimed = np.array(rows)
-    if not ((claimed >= 0) & (claimed <= 1)).all():
+    claimed = probabilities_of(run, answers)
+    if claimed is None:
         return None
     if task.family == "multilabel":
         true = np.array([example.label for example in answers.examples], dtype=float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ValidationError
 
 import tasks
@@ -161,6 +163,20 @@ def answers_of(run: Run) -> tuple[Task, Answers]:
     if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
         raise UserError(f"{path}: is not a file")
     return run.definition, predictions.read(run.definition, path)
+
+
+def probabilities_of(run: Run, answers: Answers, split: str = "test") -> np.ndarray | None:
+    """[examples, labels] as the run wrote them; None where there are none, or none that fit the answers."""
+    path = RunFolder(run.folder).prediction(f"{split}_probabilities")
+    rows: list[list[float]] = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = path.read_text(encoding="utf-8").splitlines()[1:] if path.is_file() else []
+        rows = [[float(cell) for cell in line.split("\t")[1:]] for line in lines]
+    assert run.definition is not None
+    if not rows or len(rows) != len(answers.examples) or any(len(row) != len(run.definition.labels) for row in rows):
+        return None
+    claimed = np.array(rows)
+    return claimed if ((claimed >= 0) & (claimed <= 1)).all() else None
 
 
 def read_all(folders: Sequence[Path]) -> list[Run]:

@@ -39,6 +39,7 @@ class Score:
     marks: str = ""  # letters of MARKS
     runs: Mapping[int, Run] = field(default_factory=dict)  # by seed; empty for a total and for what is published
     scores: Sequence[float] = ()  # of the runs, by seed
+    members: int = 0  # seeds of an ensemble
     trials: int = 0  # combinations of settings that its own were chosen from; 0: nothing was searched
     is_best: bool = False  # bold: best of its column or not told apart from it, see launch/reporting/statistics.py
     interval: tuple[float, float] | None = None  # 95 %, fractions, see launch/reporting/intervals.py
@@ -125,6 +126,7 @@ class Leaderboard:
     missing: Sequence[str]  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
     shared: str = ""  # settings that all rows have in common, as `name=value`: no label says them
     suite: Suite = field(default_factory=Suite)
+    ensembles: Sequence[Row] = ()  # shown below ours, and never among the best: they are several systems
     references: Sequence[Row] = ()  # published ones, with totals over the same tasks as ours
     published: Sequence[Row] = ()  # those of them that tables show below ours
     remarks: Sequence[str] = ()  # lines on what intervals, ranks and bold rest on

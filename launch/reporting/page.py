@@ -71,7 +71,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         data=to_json_plotly(data, engine="json"),  # `<` becomes \u003c; NaN and infinity become null
         assets={name: (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")},
         board=board,
-        rows={"ours": board.rows, "published": board.references},
+        rows={"ours": board.rows, "ensemble": board.ensembles, "published": board.references},
         tests=[(test, *tables.test_cells(board, test)) for test in tests],
         baseline=baseline,
         method=statistics.method(tests),

@@ -23,6 +23,10 @@ from tasks import published
 
 NOTHING = "-"
 MOST_NAMED = 2  # missing tasks, in a cell
+ENSEMBLES = (
+    "the mean probability of a row's seeds where all have written theirs, else a majority vote (of a tie the first "
+    "seed's answer among the tied), the mean of similarity scores; each is one system of several, never in bold"
+)
 MOST_ALIKE = 5  # runs that are left out for one reason, in lines of their own
 LABEL = 16  # letters of a model's name in a line, where it stands above a column
 FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a spreadsheet computes begins so
@@ -48,6 +52,8 @@ def caption(board: Leaderboard) -> str:
     if suite.shared:
         text += f" {titles['total_shared']}: over the tasks that all rows have, "
         text += f"{', '.join(titles[task] for task in suite.shared)}."
+    if board.ensembles:
+        text += f" Ensembles: {ENSEMBLES}."
     return text + (f" Published rows: {published.SOURCE}." if board.published else "")
 
 
@@ -67,7 +73,8 @@ def numbers(row: Row, column: str) -> tuple[str, str, str] | None:
     found = row.cells.get(column)
     if found is None:
         return None
-    fewer = f" n={len(found.runs)}" if found.runs and len(found.runs) < len(row.seeds) else ""
+    count = len(found.runs) or found.members
+    fewer = f" n={count}" if 0 < count < len(row.seeds) else ""
     return cell(found.mean, found.std), found.marks, fewer
 
 
@@ -108,9 +115,9 @@ class Form:
 
 
 def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[str]]]:
-    """(our rows, the published ones): label, number of seeds and a cell a column of each."""
+    """(our rows and their ensembles, the published ones): label, number of seeds and a cell a column of each."""
     ours, references = [], []
-    for row in board.rows:
+    for row in (*board.rows, *board.ensembles):
         ours.append([form.plain(row.label), str(len(row.seeds))])
         for column in board.columns:
             lacks = form.plain(without_total(board, row)) if column == "total" else ""
@@ -278,6 +285,10 @@ def comma_separated(board: Leaderboard) -> str:
             std = "" if found.std is None else found.std
             figures = [found.mean, std, seeds, scores, found.marks, int(found.is_best), *bounds]
             made.append(["ours", row.label, column, *figures])
+    for row in board.ensembles:
+        for column, found in row.cells.items():
+            members = found.members or len(row.seeds)
+            made.append(["ensemble", row.label, column, found.mean, "", members, "", found.marks, *[""] * 5])
     for row in board.published:
         for column, found in row.cells.items():
             made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, *[""] * 7])
@@ -318,6 +329,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
     tested = [dataclasses.asdict(test) for test in tests]
     values = {
         "rows": rows,
+        "ensembles": [_ensemble(row) for row in board.ensembles],
         "settings_of_all_rows": board.shared,
         "suite": dataclasses.asdict(board.suite),
         "published": {"source": published.SOURCE, "seeds": published.SEEDS, "rows": references},
@@ -329,3 +341,10 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         "missing": list(board.missing),
     }
     return json.dumps(values, indent=2, allow_nan=False) + "\n"
+
+
+def _ensemble(row: Row) -> dict[str, Any]:
+    cells = {
+        column: {"score": cell.mean, "seeds": cell.members, "marks": cell.marks} for column, cell in row.cells.items()
+    }
+    return {"model": row.label, **{name: cells.pop(name, None) for name in ("total", "total_shared")}, "tasks": cells}

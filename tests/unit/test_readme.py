@@ -20,7 +20,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 OTHER_PROGRAMS = {
     *("num_gpus", "nproc_per_node", "module", "help", "source", "rdzv_conf", "dev_ids", "accept-license"),
     *("list", "only", "minutes", "small"),
-    *("out", "baseline", "published", "with_text", "predictions", "split", "input", "rank"),
+    *("out", "baseline", "published", "ensemble", "with_text", "predictions", "split", "input", "rank"),
 }
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
