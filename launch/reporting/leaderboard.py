@@ -55,18 +55,12 @@ class Row:
     # have where some row has no total, tasks with a counted run.
     cells: Mapping[str, Score]
     seeds: Sequence[int] = ()  # of the suite's tasks, where it has any of them
-    is_choice: bool = False  # one of several settings or checkpoints of one model: never bold, since test would choose
+    is_choice: bool = False  # one of several settings of a model: no test score may choose, so never bold or ranked
 
     @property
     def total(self) -> Score | None:
         """Mean over the suite's tasks, or of the means of its groups. Its deviation is that of the seeds' totals."""
         return self.cells.get("total")
-
-    def with_best(self, best: Mapping[str, Collection[str]]) -> Row:
-        """With what is bold. `best`: column -> labels of the rows; other columns stay."""
-        cells = {column: replace(cell, is_best=self.label in best[column] if column in best else cell.is_best)
-                 for column, cell in self.cells.items()}  # fmt: skip
-        return replace(self, cells=cells)
 
 
 @dataclass(frozen=True)
@@ -78,34 +72,30 @@ class Suite:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # their means count alike; empty: the tasks do
     shared: Sequence[str] = ()  # tasks of "total_shared"; empty where there is none
 
-    def total(self, cells: Mapping[str, Score], of: Sequence[str]) -> Score | None:
-        """Over the tasks `of`; None where there is none, or one is missing in `cells`."""
-        groups = [[task for task in group if task in of] for group in (self.groups or {"": self.tasks}).values()]
-        groups = [group for group in groups if group]
-        if not groups or any(task not in cells for task in of):
-            return None
-        found = [cells[task] for task in of]
-        marks = "".join(mark for mark in "suxcb" if any(mark in cell.marks for cell in found))
-        mean, std = statistics.fmean(statistics.fmean(cells[task].mean for task in group) for group in groups), None
-        if (
-            all(cell.runs for cell in found) and len({frozenset(cell.runs) for cell in found}) == 1
-        ):  # else the seeds have no totals of their own
-            by_seed = [[*zip(*(cells[task].scores for task in group), strict=True)] for group in groups]
-            _, std = _mean_and_std(
-                [statistics.fmean(map(statistics.fmean, of_seed)) for of_seed in zip(*by_seed, strict=True)]
-            )
-        return Score(mean, std, marks)
-
     def weights(self, column: str) -> dict[str, float]:
-        """Task -> its weight in a total; empty for the column of a task."""
+        """Task -> its part of the total that is called so; they add up to 1. Empty for the column of a task."""
         of = {"total": self.tasks, "total_shared": self.shared}.get(column, ())
         groups = [[task for task in group if task in of] for group in (self.groups or {"": self.tasks}).values()]
         groups = [group for group in groups if group]
         return {task: 1 / len(groups) / len(group) for group in groups for task in group}
 
+    def total(self, cells: Mapping[str, Score], column: str) -> Score | None:
+        """None where there is no such total, or one of its tasks is missing in `cells`."""
+        weights = self.weights(column)
+        if not weights or any(task not in cells for task in weights):
+            return None
+        found = [cells[task] for task in weights]
+        marks = "".join(mark for mark in "suxcb" if any(mark in cell.marks for cell in found))
+        mean, std = statistics.fmean([cell.mean for cell in found], weights.values()), None
+        # Else the seeds have no totals of their own.
+        if all(cell.runs for cell in found) and len({frozenset(cell.runs) for cell in found}) == 1:
+            by_seed = zip(*(cell.scores for cell in found), strict=True)
+            _, std = _mean_and_std([statistics.fmean(scores, weights.values()) for scores in by_seed])
+        return Score(mean, std, marks)
+
     def with_totals(self, cells: Mapping[str, Score]) -> dict[str, Score]:
         """A row's cells, its totals before its tasks."""
-        totals = {"total": self.total(cells, self.tasks), "total_shared": self.total(cells, self.shared)}
+        totals = {name: self.total(cells, name) for name in ("total", "total_shared")}
         return {**{name: total for name, total in totals.items() if total is not None}, **cells}
 
 
@@ -183,17 +173,15 @@ def common_means(rows: Sequence[Row], column: str, suite: Suite) -> dict[str, fl
 
     Over each row's own seeds where there is no such seed.
     """
+    rows = [row for row in rows if column in row.cells]
     if weights := suite.weights(column):
-        with_total = [row for row in rows if column in row.cells]
-        of_tasks = {task: common_means(with_total, task, suite) for task in weights}
-        labels = [row.label for row in with_total]
-        return {label: sum(weight * of_tasks[task][label] for task, weight in weights.items()) for label in labels}
-    cells = {row.label: row.cells[column] for row in rows if column in row.cells}
-    seeds = set.intersection(*(set(cell.runs) for cell in cells.values())) if cells else set()
+        by_task = [common_means(rows, task, suite) for task in weights]
+        return {row.label: statistics.fmean([of[row.label] for of in by_task], weights.values()) for row in rows}
+    seeds = set.intersection(*(set(row.cells[column].runs) for row in rows)) if rows else set()
     means = {}
-    for label, cell in cells.items():
-        by_seed = dict(zip(sorted(cell.runs), cell.scores, strict=True))
-        means[label] = statistics.fmean(by_seed[seed] for seed in seeds or by_seed)
+    for row in rows:
+        by_seed = dict(zip(sorted(row.cells[column].runs), row.cells[column].scores, strict=True))
+        means[row.label] = statistics.fmean(by_seed[seed] for seed in seeds or by_seed)
     return means
 
 
@@ -251,21 +239,18 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     for key, cells in board.items():
         of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
         all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
-        alike = [other for other in board if families[other[0]] == families[key[0]] and not other[2] and not key[2]]
-        is_usual = key[1] in ("", shared) and families[key[0]] == key[0]
-        row = Row(labels[key], suite.with_totals(cells), all_seeds, len(alike) > 1 and not is_usual)
+        alike = [other for other in board if (families[other[0]], other[2]) == (families[key[0]], key[2])]
+        is_usual = key[1] in ("", shared) and families[key[0]] == key[0]  # it stands for the model
+        is_choice = len(alike) > 1 and not is_usual
+        row = Row(labels[key], suite.with_totals(cells), all_seeds, is_choice)
         rows.setdefault(families[key[0]], []).append(row)
     references = []
     for row in PUBLISHED:
         of_tasks = {task: cell for task, cell in row.cells.items() if task in tasks.TASKS}
         own_total = {} if suite.name or row.total is None else {"total": row.total}  # it has a deviation, too
         references.append(Row(row.label, {**suite.with_totals(of_tasks), **own_total}))
-    in_order = _in_order([*rows.values()])
-    columns = {column: None for row in in_order for column in row.cells}
-    compared = [row for row in in_order if not row.is_choice]
-    best = {column: best_of(common_means(compared, column, suite)) for column in columns}
     return Leaderboard(
-        rows=[row.with_best(best) for row in in_order],
+        rows=_with_bold(_in_order([*rows.values()]), suite),
         left_out=left_out,
         own=own,
         missing=[*missing, *said],
@@ -274,6 +259,17 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
         references=references,
         published=references if published else (),
     )
+
+
+def _with_bold(rows: Sequence[Row], suite: Suite) -> list[Row]:
+    """By printed means, which need no predictions."""
+    comparable = [row for row in rows if not row.is_choice]
+    columns = {column for row in rows for column in row.cells}
+    best = {column: best_of(common_means(comparable, column, suite)) for column in columns}
+    return [
+        replace(row, cells={name: replace(cell, is_best=row.label in best[name]) for name, cell in row.cells.items()})
+        for row in rows
+    ]
 
 
 def _suite(runs: Sequence[Run]) -> tuple[Suite, list[str]]:

@@ -161,25 +161,23 @@ def assess(board: Leaderboard) -> Leaderboard:
             resampled[task], comparison, reasons[task] = _of_task(rows, task)
             found |= {} if comparison is None else {task: comparison}
     for total in ("total", "total_shared"):
-        weights, labels = board.suite.weights(total), [row.label for row in board.rows if total in row.cells]
-        if not labels:
-            continue
-        whole = [label for label in labels if all(label in resampled[task] for task in weights)]
-        of_tasks = {label: [resampled[task][label] for task in weights] for label in whole}
-        resampled[total] = {label: intervals.mean(parts, [*weights.values()]) for label, parts in of_tasks.items()}
-        if set(weights) <= set(found):
-            comparisons = [found[task] for task in weights]
-            found[total] = intervals.compared_mean(comparisons, [*weights.values()], labels)
-    choices = {row.label for row in board.rows if row.is_choice}
+        weights = board.suite.weights(total)
+        parts, rows = [*weights.values()], [row for row in board.rows if total in row.cells]
+        resampled[total] = {
+            row.label: intervals.mean([resampled[task][row.label] for task in weights], parts)
+            for row in rows
+            if all(row.label in resampled[task] for task in weights)
+        }
+        compared = [row.label for row in rows if not row.is_choice]
+        if compared and set(weights) <= set(found):
+            found[total] = intervals.compared_mean([found[task] for task in weights], parts, compared)
     best, ranks = {}, {}
     for column, comparison in found.items():
-        better, labels = intervals.ahead(comparison), list(comparison.labels)
+        better, labels = intervals.ahead(comparison), comparison.labels
+        behind_best = better[comparison.means.argmax()]
+        tied = [label for label, is_behind in zip(labels, behind_best, strict=True) if not is_behind]
+        best[column] = best_of(dict(zip(labels, comparison.means, strict=True)), tied)
         ranks[column] = dict(zip(labels, intervals.ranks(better), strict=True)) if len(labels) > 1 else {}
-        places = [place for place, label in enumerate(labels) if label not in choices]
-        if places:
-            top = max(places, key=lambda place: comparison.means[place])
-            tied = [labels[place] for place in places if not better[top][place]]
-            best[column] = best_of({labels[place]: float(comparison.means[place]) for place in places}, tied)
     rows = []
     for row in board.rows:
         cells = {}
@@ -197,13 +195,15 @@ def assess(board: Leaderboard) -> Leaderboard:
 
 def _remarks(board: Leaderboard, rows: Sequence[Row], reasons: Mapping[str, str], compared: set[str]) -> list[str]:
     """`reasons`: by column, why predictions are not used, where some are not."""
-    lines = []
-    if without := [column for column in reasons if column not in compared]:
-        names = ", ".join(board.every_column[column] for column in without)
+    titles, lines = board.every_column, []
+    if choices := [row.label for row in rows if row.is_choice]:
+        lines.append(f"neither bold nor ranked, as no test score may choose settings of a model: {'; '.join(choices)}")
+    if without := [column for column, reason in reasons.items() if reason and column not in compared]:
+        names = ", ".join(titles[column] for column in without)
         lines.append(f"bold by printed means, without ranks: {names} ({reasons[without[0]]})")
     for column, reason in reasons.items():
         if reason and column in compared:
-            lines.append(f"{board.every_column[column]}: not all runs are compared ({reason})")
+            lines.append(f"{titles[column]}: not all runs are compared ({reason})")
     if any(len(cell.runs) < ENOUGH_SEEDS for row in rows for cell in row.cells.values() if cell.runs and cell.interval):
         lines.append(f"intervals, ranks and bold: {CAUTION}")
     return lines
@@ -234,12 +234,13 @@ def _of_task(rows: Sequence[Row], task: str) -> tuple[dict[str, Resampled], Comp
             drawn = np.stack([scores[key] for key in keys], axis=1)
             values = _stacked([runs[key] for key in keys])
             resampled[row.label] = intervals.resampled(values, runs[keys[0]].score, drawn, task)
-    seeds = sorted(set.intersection(*({seed for label, seed in runs if label == row.label} for row in rows)))
-    if not seeds or len(golds) > 1:
+    labels = [row.label for row in rows if not row.is_choice]
+    if not labels:
+        return resampled, None, reason
+    seeds = sorted(set.intersection(*({seed for label, seed in runs if label == name} for name in labels)))
+    systems = [[runs[label, seed] for seed in seeds] for label in labels]
+    if not seeds or len({one.gold for system in systems for one in system}) > 1:
         return resampled, None, reason or ("predictions of different data" if seeds else "no seed that all rows have")
-    labels = [row.label for row in rows]
-    by_seed = [
-        [float(runs[label, seed].score(runs[label, seed].values.sum(axis=0))) for seed in seeds] for label in labels
-    ]
+    by_seed = np.array([[one.score(one.values.sum(axis=0)) for one in system] for system in systems])
     drawn = np.stack([np.stack([scores[label, seed] for seed in seeds], axis=1) for label in labels], axis=1)
-    return resampled, intervals.compared(labels, np.array(by_seed), drawn, task), reason
+    return resampled, intervals.compared(labels, by_seed, drawn, task), reason

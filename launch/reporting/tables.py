@@ -33,10 +33,6 @@ FORMULA = re.compile(r"\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")  # what a s
 NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 TEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}"}
 TEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}", "<": r"$<$", ">": r"$>$"}
-BOLD = (
-    "Bold: the best of our rows in each column on the seeds that all have, and those that cannot be told apart from it "
-    "(paired bootstrap at 5 %, corrected for the number of rows); never one of several settings of one model."
-)
 TEST_HEAD = ("model", "task", "difference", "p", "p (Holm)", "on")
 
 
@@ -47,8 +43,9 @@ def caption(board: Leaderboard) -> str:
     if suite.groups:
         groups = [f"{name} ({', '.join(titles[task] for task in of)})" for name, of in suite.groups.items()]
         tasks_of = f"the means of the groups of suite {suite.name}, {'; '.join(groups)}"
-    text = "Test scores times 100, mean (standard deviation) over seeds; "
-    text += f"the total is the mean of {tasks_of}. {BOLD}"
+    text = f"Test scores times 100, mean (standard deviation) over seeds; the total is the mean of {tasks_of}. "
+    text += "Bold: the best of our rows in each column on the seeds that all have, and those that cannot be told apart "
+    text += "from it (paired bootstrap at 5 %, corrected for the number of rows)."
     if suite.shared:
         text += f" {titles['total_shared']}: over the tasks that all rows have, "
         text += f"{', '.join(titles[task] for task in suite.shared)}."
@@ -216,11 +213,12 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "")
     """A table as GitHub shows it, with notes below."""
     form = Form(plain, best="**{}**", marks="<sup>{}</sup>", published="*{}, published*")
     ours, references = lines(board, form)
+    head = ["model", *map(plain, board.columns.values())]
     text = f"All rows: {plain(board.shared)}\n\n" if board.shared else ""
-    text += markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
+    text += markdown_table([head[0], "seeds", *head[1:]], [*ours, *references])
     text += f"\n{caption(board)}\n"
     if ranges := interval_cells(board, form, "-"):
-        text += f"\n{intervals.METHOD}.\n\n{markdown_table(['model', *map(plain, board.columns.values())], ranges)}"
+        text += f"\n{intervals.METHOD}.\n\n{markdown_table(head, ranges)}"
     if tests:
         about = method(tests).replace("*", "\\*")
         text += f"\nAgainst **{plain(baseline)}**: {about}.\n\n"
@@ -258,8 +256,8 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") ->
     made[2:2] = [r"\setlength{\tabcolsep}{3pt}"]
     if ranges := interval_cells(board, form, "--"):
         part = [" & ".join(cells) for cells in ranges]
-        layout, about = f"l{'r' * len(board.columns)}", f"{intervals.METHOD}."
-        made += tex_table("table*", layout, [head[0], *head[2:]], [part], about)
+        layout = "l" + "r" * len(board.columns)
+        made += tex_table("table*", layout, [head[0], *head[2:]], [part], f"{intervals.METHOD}.")
     if tests:
         part = []
         for test in tests:
@@ -293,7 +291,7 @@ def comma_separated(board: Leaderboard) -> str:
         for column, found in row.cells.items():
             made.append(["published", row.label, column, found.mean, found.std, published.SEEDS, *[""] * 7])
     said = [caption(board), *([f"all rows: {board.shared}"] if board.shared else [])]
-    made += [["note", line, *[""] * 11] for line in (*said, *board.missing)]
+    made += [["note", line, *[""] * 11] for line in (*said, *board.remarks, *board.missing)]
     return csv_text(made)
 
 

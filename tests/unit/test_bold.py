@@ -55,7 +55,8 @@ class TestByPrintedMeans:
             for seed, score in scores.items():
                 runs(tmp_path, model, 0.9, (seed,), score=score, rows=4)
         found = board(tmp_path)
-        assert leaderboard.common_means(found.rows, TASK) == pytest.approx({"a": 0.80, "b": 0.82, "c": 0.8})
+        means = leaderboard.common_means(found.rows, TASK, found.suite)
+        assert means == pytest.approx({"a": 0.80, "b": 0.82, "c": 0.8})
         assert cells(found)["a"].mean > cells(found)["b"].mean and bold(found) == {"b"}
 
     def test_a_total_too(self, tmp_path: Path) -> None:
@@ -64,6 +65,21 @@ class TestByPrintedMeans:
                 for seed, score in scores.items():
                     runs(tmp_path, model, 0.9, (seed,), task, score=score, rows=4)
         assert bold(board(tmp_path), "total") == {"b"}
+
+    def test_settings_of_one_model_are_not_compared(self, tmp_path: Path) -> None:
+        """No test score may choose among them: bold would."""
+        for name, flags in (("usual", []), ("other", ["--learning_rate", "1e-4"])):
+            runs(tmp_path / name, "a", 0.9, flags=flags)
+        found = statistics.assess(board(tmp_path))
+        assert len(found.rows) == 2 and bold(found) == set()
+        assert all(cell.interval and cell.rank is None for cell in cells(found).values())
+        assert any("no test score may choose" in note for note in tables.notes(found))
+        for model, skill in (("b", 0.5), ("c", 0.6)):
+            runs(tmp_path / "more", model, skill)
+        found = statistics.assess(board(tmp_path))
+        assert "a" in bold(found) and bold(found) <= {"a", "b", "c"}  # its usual settings stand for the model
+        ranks = {label: cell.rank for label, cell in cells(found).items()}
+        assert {label for label, rank in ranks.items() if rank} == {"a", "b", "c"}
 
 
 class TestByPredictions:

@@ -69,12 +69,14 @@ class TestReport:
 
     def test_a_row_of_its_own_that_is_never_the_best(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         out = runs.parent / "out"
+        made_up(runs / "other", "mednli", "other", seed=1, skill=0.3, rows=60)
         assert report.main([str(runs), "--out", str(out), "--ensemble"]) == 0
         assert "encoder-a (ensemble of 3 seeds)" in capsys.readouterr().out
-        single, ensemble = [line for line in (out / "leaderboard.md").read_text().splitlines() if "| encoder" in line]
+        lines = [line for line in (out / "leaderboard.md").read_text().splitlines() if "| encoder" in line]
+        single, ensemble = lines[:2]  # then its intervals
         assert "**" in single and "**" not in ensemble and "(ensemble of 3 seeds)" in ensemble
         board = json.loads((out / "leaderboard.json").read_text())
-        (row,), (seeds,) = board["ensembles"], board["rows"]
+        (row,), (seeds, _) = board["ensembles"], board["rows"]
         assert set(row["tasks"]) == {"mednli", "clefe", "hoc", "medsts"}  # one seed is no ensemble
         assert all(cell["score"] > seeds["tasks"][task]["mean"] for task, cell in row["tasks"].items())
         kinds = [
