@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(wrong) from error
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     is_shown = board.rows or board.published
-    console.print(tables.terminal(board, console.width) if is_shown else "No run counts for a leaderboard.")
+    console.print(tables.terminal(board, console.width) if is_shown else tables.NO_ROWS)
     if tests:
         console.print(tables.tests_table(board, tests, baseline))
         console.print(Text(statistics.method(tests)), soft_wrap=True)

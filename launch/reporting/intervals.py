@@ -106,7 +106,7 @@ def interval(of: Resampled) -> tuple[float, float] | None:
     acceleration = of.cubes / of.squares**1.5 / 6 if of.squares > 0 else 0.0
     moved = shift + ndtri([TAIL, 1 - TAIL])
     low, high = np.quantile(of.draws, ndtr(shift + moved / (1 - acceleration * moved)))
-    return float(low), float(high)
+    return float(low.round(6)), float(high.round(6))  # the same on processors that round otherwise
 
 
 # ---- rows of one column against each other

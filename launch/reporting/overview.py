@@ -55,8 +55,9 @@ def _overview(found: Sequence[Search], labels: Sequence[str], title: str) -> Tab
     rows: list[list[str]] = []
     notes: dict[str, dict[str, list[str]]] = {}  # note -> task -> models that it is about
     for one, label in zip(found, labels, strict=True):
-        values = [str(one.values.get(name, tables.NOTHING)) for name in names]
-        hours = tables.NOTHING if one.device_hours is None else f"{one.device_hours:.2f}"
+        values = [_text(one.values.get(name, tables.NOTHING)) for name in names]
+        decimals = 2 if (one.device_hours or 0.0) > 0.1 else 4
+        hours = tables.NOTHING if one.device_hours is None else f"{one.device_hours:.{decimals}f}"
         numbers = [_mean([one.dev] if one.dev is not None else []), _mean(one.test), str(len(one.test))]
         task = one.run.title + (f" ({SAMPLE})" if one.run.data == "sample" else "")  # also where a row is copied
         rows.append([task, label, *values, *numbers, str(one.trials), hours, one.sampler])
@@ -77,7 +78,7 @@ def _points(found: Search, title: str) -> Table:
     head = [*(TITLES.get(name, name) for name in found.space), "dev", "seeds"]
     rows = []
     for point in found.tried:
-        values = [str(point.values.get(name, tables.NOTHING)) for name in found.space]
+        values = [_text(point.values.get(name, tables.NOTHING)) for name in found.space]
         rows.append([*values, _mean(point.dev), str(len(point.dev))])
     return Table(title, head, rows, 0, found.remarks)
 
@@ -89,7 +90,11 @@ def _mean(scores: Sequence[float]) -> str:
 
 
 def _space(space: Mapping[str, Sequence[Any]]) -> str:
-    return "; ".join(f"{TITLES.get(name, name)} {', '.join(map(str, values))}" for name, values in space.items())
+    return "; ".join(f"{TITLES.get(name, name)} {', '.join(map(_text, values))}" for name, values in space.items())
+
+
+def _text(value: Any) -> str:
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 # ---- forms

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tasks
+from launch.jobs.suites import natural
 from launch.reporting.collect import SAMPLE, Run, Searched, Tried, finished_by_seed
 
 
@@ -44,8 +45,12 @@ def find(runs: Sequence[Run]) -> list[Search]:
         kind = run.search.get("kind", "trial")
         if kind != "trial":
             values = str(sorted(run.search["values"].items())) if kind == "chosen" else ""
-            groups.setdefault((run.data, _place(run), run.row, values), []).append(run)
-    return [_tuned(of) if of[0].search["kind"] == "chosen" else _swept(of) for _, of in sorted(groups.items())]
+            model, *rest = run.row
+            groups.setdefault((run.data, _place(run), tuple(natural(model)), *rest, values), []).append(run)
+    return [
+        _tuned(of) if of[0].search["kind"] == "chosen" else _swept(of)
+        for _, of in sorted(groups.items(), key=lambda group: group[0])
+    ]
 
 
 def unfinished(runs: Sequence[Run]) -> list[str]:
@@ -54,9 +59,9 @@ def unfinished(runs: Sequence[Run]) -> list[str]:
     groups: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         if run.search.get("kind") == "trial" and (run.data, run.task, run.model) not in chosen:
-            groups.setdefault((run.data, _place(run), run.model), []).append(run)
+            groups.setdefault((run.data, _place(run), tuple(natural(run.model))), []).append(run)
     lines = []
-    for _, trials in sorted(groups.items()):
+    for _, trials in sorted(groups.items(), key=lambda group: group[0]):
         done = sum(run.status == "finished" for run in trials)
         what = f"{done} of {len(trials)} runs of trials are finished, none has the chosen values yet"
         lines.append(f"{name(trials[0])}: {what}")
@@ -145,6 +150,9 @@ def _swept(runs: Sequence[Run]) -> Search:
         for setting, value in run.search["values"].items():
             if value not in space.setdefault(setting, []):
                 space[setting].append(value)
+    remarks = [f"{without} of {len(points)} settings have no dev score and cannot be chosen"] if without else []
+    if len({len(tried.dev) for _, tried, _ in scored}) > 1:
+        remarks.append("some settings have dev scores of fewer seeds than others: run the sweep to its end")
     hours = [run.device_hours for run in runs if run.device_hours is not None]
     return Search(
         run=runs[0],
@@ -157,5 +165,5 @@ def _swept(runs: Sequence[Run]) -> Search:
         device_hours=sum(hours) if hours else None,
         sampler="sweep",
         space={setting: sorted(values, key=str) for setting, values in space.items()},
-        remarks=[f"{without} of {len(points)} settings have no dev score and cannot be chosen"] if without else [],
+        remarks=remarks,
     )

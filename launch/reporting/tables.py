@@ -22,6 +22,7 @@ from launch.reporting.statistics import Test, method
 from tasks import published
 
 NOTHING = "-"
+NO_ROWS = "No run counts for a leaderboard."
 MOST_NAMED = 2  # missing tasks, in a cell
 ENSEMBLES = (
     "the mean probability of a row's seeds where all have written theirs, else a majority vote (of a tie the first "
@@ -130,24 +131,26 @@ def lines(board: Leaderboard, form: Form) -> tuple[list[list[str]], list[list[st
 
 def test_cells(board: Leaderboard, test: Test) -> tuple[str, str, str, str, str, str]:
     """For the columns of TEST_HEAD: the difference times 100; the corrected p has a star below SIGNIFICANT."""
-    difference = NOTHING if test.difference is None else f"{100 * test.difference:+.1f}"
+    difference = NOTHING if test.difference is None else f"{printed(test.difference) + 0.0:+.1f}"  # no -0.0
     ps = [NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}" for p in (test.p, test.corrected)]
     star = "*" if test.is_significant else ""
     return test.row, board.columns[test.task], difference, ps[0], ps[1] + star, test.remark
 
 
 def interval_cells(board: Leaderboard, form: Form, dash: str) -> list[list[str]]:
-    """A line a row: label, then a cell a column: `81.2-84.5 (1-2)`, the interval times 100 and the rank. Empty where no
-    row has one."""
+    """A line a column of the leaderboard, where a row has an interval or a rank: title, then of each row
+    `81.2-84.5 (1-2)`, the interval times 100 and the rank."""
     made = []
-    for row in board.rows:
-        made.append([form.plain(row.label)])
-        for column in board.columns:
+    for column, title in board.columns.items():
+        line = []
+        for row in board.rows:
             found = row.cells.get(column)
             ends = dash.join(f"{printed(end):.1f}" for end in (found and found.interval) or ())
             places = dash.join(map(str, dict.fromkeys((found and found.rank) or ())))  # once where both are one
-            made[-1].append(f"{ends} ({places})" if places else ends or form.nothing)
-    return made if any(cell != form.nothing for line in made for cell in line[1:]) else []
+            line.append(f"{ends} ({places})" if places else ends or form.nothing)
+        if any(cell != form.nothing for cell in line):
+            made.append([form.plain(title), *line])
+    return made
 
 
 # ---- terminal
@@ -213,11 +216,12 @@ def markdown(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "")
     """A table as GitHub shows it, with notes below."""
     form = Form(plain, best="**{}**", marks="<sup>{}</sup>", published="*{}, published*")
     ours, references = lines(board, form)
-    head = ["model", *map(plain, board.columns.values())]
-    text = f"All rows: {plain(board.shared)}\n\n" if board.shared else ""
-    text += markdown_table([head[0], "seeds", *head[1:]], [*ours, *references])
+    text = f"All rows: {plain(board.shared)}\n\n" if board.shared and ours else ""
+    text += markdown_table(["model", "seeds", *map(plain, board.columns.values())], [*ours, *references])
     text += f"\n{caption(board)}\n"
+    text = text if ours or references else f"{NO_ROWS}\n"
     if ranges := interval_cells(board, form, "-"):
+        head = ["task", *(plain(row.label) for row in board.rows)]
         text += f"\n{intervals.METHOD}.\n\n{markdown_table(head, ranges)}"
     if tests:
         about = method(tests).replace("*", "\\*")
@@ -254,10 +258,11 @@ def latex(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") ->
     head = ["Model", "Seeds", *map(tex, board.columns.values())]
     made = tex_table("table*", f"lr{'r' * len(board.columns)}", head, parts, " ".join(text))
     made[2:2] = [r"\setlength{\tabcolsep}{3pt}"]
+    made = made if parts else [f"% {NO_ROWS}"]
     if ranges := interval_cells(board, form, "--"):
         part = [" & ".join(cells) for cells in ranges]
-        layout = "l" + "r" * len(board.columns)
-        made += tex_table("table*", layout, [head[0], *head[2:]], [part], f"{intervals.METHOD}.")
+        head = ["Task", *(tex(row.label) for row in board.rows)]
+        made += tex_table("table*", f"l{'r' * len(board.rows)}", head, [part], f"{intervals.METHOD}.")
     if tests:
         part = []
         for test in tests:

@@ -204,8 +204,8 @@ def test_every_file_has_intervals_and_ranks(tmp_path: Path, capsys: pytest.Captu
     assert [float(line["low"]), float(line["high"])] == [low, high]
     assert (line["rank_best"], line["rank_worst"], line["best"]) == ("1", "2", "1")
     ends = [f"{leaderboard.printed(end):.1f}" for end in (low, high)]
-    assert f"| a | - | {'-'.join(ends)} (1-2) |" in texts[".md"]
-    assert f"a & -- & {'--'.join(ends)} (1--2)" in texts[".tex"]
-    assert "(3)" in texts[".md"]
+    assert f"| MedSTS | {'-'.join(ends)} (1-2) |" in texts[".md"]
+    assert f"MedSTS & {'--'.join(ends)} (1--2) &" in texts[".tex"]
+    assert "(3) |" in texts[".md"]
     for kind in (".md", ".tex", ".html"):
         assert "5 seeds" in texts[kind] and "Bonferroni" in texts[kind] and "Holm" in texts[kind], kind

@@ -66,7 +66,7 @@ class TestAgainstScipy:
         system = System(task)
         ours = intervals.interval(system.resampled)
         theirs = scipys(system.resampled, (np.arange(30),), lambda numbers: system.score([0], numbers))
-        assert ours == pytest.approx(theirs, abs=1e-9)
+        assert ours == pytest.approx(theirs, abs=1e-6)
 
     def test_one_level_with_resamples_of_its_own(self, task: str) -> None:
         found = System(task).units[0]
@@ -82,7 +82,7 @@ class TestAgainstScipy:
         """To scipy they are two samples of one statistic."""
         system = System(task, seeds=4)
         ours, theirs = system.resampled, scipys(system.resampled, (np.arange(4), np.arange(30)), system.score)
-        assert intervals.interval(ours) == pytest.approx(theirs, abs=1e-9)
+        assert intervals.interval(ours) == pytest.approx(theirs, abs=1e-6)
         assert ours.score == pytest.approx(np.mean([one.score(one.values.sum(0)) for one in system.units]))
 
 
@@ -106,7 +106,7 @@ def test_a_mean_of_tasks_is_a_statistic_of_all_their_samples() -> None:
         return float(np.round(0.25 * one.score(*data[:2]) + 0.75 * other.score(*data[2:]), 12))
 
     theirs = scipys(total, (np.arange(3), np.arange(30), np.arange(2), np.arange(30)), score)
-    assert intervals.interval(total) == pytest.approx(theirs, abs=1e-9)
+    assert intervals.interval(total) == pytest.approx(theirs, abs=1e-6)
 
 
 def test_the_same_in_every_report_and_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,15 @@ class TestOverview:
         assert {line["data"] for line in lines if line["task"] == "hoc"} == {"SAMPLE DATA"}
         assert "91.9" not in "".join((tmp_path / "out" / f"leaderboard.{form}").read_text() for form in ("md", "tex"))
 
+    def test_models_in_natural_order_and_numbers_as_a_user_writes_them(self, tmp_path: Path) -> None:
+        values = {"kind": "chosen", "values": {"num_train_epochs": 5.0}, "device_hours": 0.0123, "dev": 0.5}
+        for step in (10, 2):
+            made_up(tmp_path / str(step), "mednli", f"/c/step-{step}", search=values, score=0.8)
+        (table,) = overview.build(collect.find([tmp_path]))
+        assert [[*row[1:4], row[7]] for row in table.rows] == [
+            ["step-2 (tuned)", "5", "50.0", "0.0123"], ["step-10 (tuned)", "5", "50.0", "0.0123"]
+        ]  # fmt: skip
+
     def test_no_searches_no_overview(self, tmp_path: Path) -> None:
         made_up(tmp_path / "runs", "mednli")
         assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
@@ -233,6 +242,13 @@ class TestSweep:
         assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
         texts = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix != ".html"]
         assert not any("98.8" in text or "0.9876" in text for text in (capsys.readouterr().out, *texts))
+
+    def test_points_with_fewer_seeds_are_said(self, tmp_path: Path) -> None:
+        point(tmp_path, 3e-5, 0.8, 0.7)
+        point(tmp_path, 3e-5, 0.8, 0.7, seed=2)
+        point(tmp_path, 5e-5, 0.9, 0.7)
+        (line,) = board(tmp_path).missing
+        assert line.startswith("sweep of MedNLI, encoder-a: some settings have dev scores of fewer seeds")
 
     def test_a_sweep_without_any_dev_score(self, tmp_path: Path) -> None:
         point(tmp_path, 3e-5, None, 0.9)
