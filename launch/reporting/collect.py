@@ -156,10 +156,10 @@ def finished_by_seed(runs: Sequence[Run]) -> dict[int, Run]:
     return {run.seed: run for run in sorted((run for run in runs if run.status == "finished"), key=written)}
 
 
-def answers_of(run: Run) -> tuple[Task, Answers]:
-    """The task of a finished run, and what it answered on test. Raises UserError."""
+def answers_of(run: Run, split: str = "test") -> tuple[Task, Answers]:
+    """The task of a finished run, and what it answered on the split. Raises UserError."""
     assert run.definition is not None
-    path = RunFolder(run.folder).prediction("test")
+    path = RunFolder(run.folder).prediction(split)
     if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
         raise UserError(f"{path}: is not a file")
     return run.definition, predictions.read(run.definition, path)

@@ -19,9 +19,19 @@ import tasks
 from harness import versions
 from harness.errors import UserError
 from harness.task import Task
-from launch.reporting import charts, collect, intervals, leaderboard, searches, statistics, tables
-from launch.reporting.charts import Answered, Part
-from launch.reporting.collect import RowKey, Run
+from launch.reporting import (
+    board_charts,
+    charts,
+    collect,
+    intervals,
+    leaderboard,
+    overview,
+    searches,
+    statistics,
+    tables,
+)
+from launch.reporting.charts import Answered, Part, Trials
+from launch.reporting.collect import SAMPLE, RowKey, Run
 from launch.reporting.leaderboard import Leaderboard, is_small_dev
 from launch.reporting.statistics import Test
 from launch.run import inputs
@@ -31,9 +41,10 @@ from tasks.predictions import Answers
 from tasks.tagging import whole_sentences
 
 ASSETS = Path(__file__).parent / "assets"
-SAMPLE = "SAMPLE DATA"
+# One of the runs, (settings, dev scores) of each trial, and the chosen settings.
+Searched = tuple[Run, Sequence[tuple[Mapping[str, Any], Sequence[float]]], Mapping[str, Any] | None]
 MOST_ROWS = 2000  # examples of a task in the error browser
-MOST_CHARACTERS = 1_500_000  # of a task's answers in it: what keeps the page of 500 runs small
+MOST_CHARACTERS = 750_000  # of a task's answers to a split in it: what keeps the page of 500 runs small
 
 
 def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseline: str, with_text: bool) -> str:
@@ -41,18 +52,28 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
 
     Runs on sample data stay apart, as rows of their own.
     """
-    labels = leaderboard.row_labels(runs)
+    labels, tried = leaderboard.row_labels(runs), searched(runs)
     of_rows = searches.of_rows(runs)  # no trials
-    names = {(run.row, run.data): labels[run.row] for run in of_rows if run.model}
+    with_name = [run for run in (*of_rows, *(run for run, *_ in tried)) if run.model]
+    names = {(run.row, run.data): labels[run.row] for run in with_name}
     names = {key: f"{name} ({SAMPLE})" if key[1] == "sample" else name for key, name in names.items()}
-    rows = {key: number for number, key in enumerate(sorted(names, key=lambda key: names[key]))}
+    rows = {key: number for number, key in enumerate(sorted(names, key=lambda key: natural(names[key])))}
     numbers = {label: rows[key, "given"] for key, label in labels.items() if (key, "given") in rows}
+    called = charts.names(names.values())
+    numbered = {key: (number, called[names[key]]) for key, number in rows.items()}
+    ours, theirs = (
+        {name: title for name, title in board.columns.items() if any(name in row.cells for row in of)}
+        for of in (board.rows, board.references)
+    )
+    columns = {**ours, **theirs}  # those without a run of ours last
     data = {
         "rows": [names[key] for key in rows],
         "colors": [charts.COLORS[number % len(charts.COLORS)] for number in rows.values()],
         "themes": charts.themes(),
-        "board": charts.of_board(board, numbers),
-        "tasks": [*_tasks(of_rows, {key: (number, names[key]) for key, number in rows.items()}, with_text)],
+        "board": board_charts.of_board(board, ours or theirs, numbers),
+        "differences": board_charts.of_differences(board, ours, tests, baseline),
+        "csv": [tables.FORMULA.pattern, tables.NUMBER.pattern],
+        "tasks": [*_tasks(of_rows, numbered, tried, with_text)],
     }
     finished = [run for run in runs if run.status == "finished"]
     hours = sum(run.device_hours or 0.0 for run in finished)
@@ -71,11 +92,15 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         data=to_json_plotly(data, engine="json"),  # `<` becomes \u003c; NaN and infinity become null
         assets={name: (ASSETS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")},
         board=board,
+        columns=columns,
         rows={"ours": board.rows, "ensemble": board.ensembles, "published": board.references},
+        searched=overview.build(runs),
+        overview=overview,
         tests=[(test, *tables.test_cells(board, test)) for test in tests],
         baseline=baseline,
+        ranges=tables.interval_cells(board, tables.Form(str), " to "),
         method=statistics.method(tests),
-        notes=tables.notes(board)[len(board.marks) :],  # the marks stand below the table
+        notes={kind: lines for kind, lines in tables.grouped_notes(board).items() if kind != "marks"},
         runs=[(run, _remark(run), collect.command(run) if run.config is not None else "") for run in runs],
         statuses=sorted({run.status for run in runs}),
         cards=cards,
@@ -86,75 +111,116 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
     )
 
 
+def natural(name: str) -> list[str | float]:
+    """To sort by: step-2000 before step-10000."""
+    return [float(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", name))]
+
+
 def _remark(run: Run) -> str:
     remarks = [run.reason, "tiny dev set" if is_small_dev(run) else ""]
     remarks += ["dev was trained on" if run.result.get("dev_was_trained_on") else ""]
     return "; ".join(filter(None, remarks))
 
 
+def searched(runs: Sequence[Run]) -> list[Searched]:
+    """The searches for settings, those that have not chosen any yet among them."""
+    found: list[Searched] = []
+    for one in searches.find(runs):
+        points = [(point.values, point.dev) for point in one.tried if point.dev]  # a failed trial has no score
+        found += [(one.run, points, one.values)] if points else []
+    decided = {(run.data, run.task, run.model) for run, *_ in found}
+    going: dict[tuple[str, str, str], dict[str, list[Run]]] = {}
+    for run in runs:
+        key = (run.data, run.task, run.model)
+        if run.search.get("kind") == "trial" and run.score("dev") is not None and key not in decided:
+            going.setdefault(key, {}).setdefault(str(run.search["values"]), []).append(run)
+    for points in going.values():
+        dev = [(of[0].search["values"], [run.score("dev") or 0.0 for run in of]) for of in points.values()]
+        found.append((next(iter(points.values()))[0], dev, None))
+    return found
+
+
 def _tasks(
-    runs: Sequence[Run], rows: Mapping[tuple[RowKey, str], tuple[int, str]], with_text: bool
+    runs: Sequence[Run],
+    rows: Mapping[tuple[RowKey, str], tuple[int, str]],
+    tried: Sequence[Searched],
+    with_text: bool,
 ) -> Iterator[dict[str, Any]]:
-    """One entry a task and kind of data. `rows`: (row of the leaderboard, kind of data) -> its number and name here."""
+    """One entry a task and kind of data that have results.
+
+    `rows`: (row of the leaderboard, kind of data) -> its number and name in charts.
+    """
     known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.is_own and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():
             mine = [run for run in runs if run.task == name and run.data == data]
-            if not mine:
+            of_search = [one for one in tried if (one[0].task, one[0].data) == (name, data)]
+            if not of_search and not any(run.result or run.epochs for run in mine):
                 continue
-            parts = []
+            trials = [Trials(*rows[run.row, data], points, chosen) for run, points, chosen in of_search]
+            parts, of_dev = [], []
             for key, (number, label) in rows.items():
-                of_row = sorted((run for run in mine if (run.row, run.data) == key), key=lambda run: run.seed)
+                of_row = sorted((run for run in mine if (run.row, data) == key), key=lambda run: run.seed)
                 scored = [run for run in of_row if run.is_scored]
                 answers = [charts.answered(run, is_kept=run is scored[0]) for run in scored]
                 parts += [Part(number, label, of_row, answers)] if of_row else []
+                with_dev = [run for run in of_row if run.score("dev") is not None][:1]
+                of_dev += [(number, charts.answered(run, "dev")) for run in with_dev]
+            of_test = [(part.row, one) for part in parts for one in part.answers[:1]]
             metric = next((run.result["scores"]["test"]["metric"] for run in mine if run.test_score is not None), "?")
             line = [f"{task.family}, scored by {metric}; {len({(run.row, run.seed) for run in mine})} runs"]
             line += [f"{one.run.folder}: {one.remark}" for part in parts for one in part.answers if one.remark]
             yield {
-                "title": mine[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
+                "title": (mine or [of_search[0][0]])[0].title + (f" ({SAMPLE})" if data == "sample" else ""),
                 "line": ". ".join(line),
                 "family": task.family,
                 "labels": task.labels,
                 "names": task.label_titles or task.labels,
                 "rows": [part.row for part in parts],
-                "figures": charts.of_task(task, parts),
-                "errors": errors(task, [(part.row, one) for part in parts for one in part.answers[:1]], with_text),
+                "figures": charts.of_task(task, parts, trials),
+                "errors": {
+                    split: found
+                    for split, of_split in (("test", of_test), ("dev", of_dev))
+                    if (found := errors(task, split, of_split, with_text))["models"]
+                },
             }
 
 
 # ---- error browser
-def errors(task: Task, answered: Sequence[tuple[int, Answered]], with_text: bool) -> dict[str, Any]:
-    """Gold against predicted of one run a model: `answered` has (number of its row on the page, the run).
+def errors(task: Task, split: str, answered: Sequence[tuple[int, Answered]], with_text: bool) -> dict[str, Any]:
+    """Gold against predicted of one run a model: `answered` has (number of its row on the page, what it answered).
 
     Examples that every model gets right are left out. Without texts nothing of an example leaves its data folder but
     its index and its labels; of a tagged sentence the tags.
     """
-    usable = [(row, one.run, one.answers) for row, one in answered if one.answers is not None]
+    usable = [(row, one, one.answers) for row, one in answered if one.answers is not None]
     if not usable:
-        return {"models": [], "ids": [], "gold": [], "total": 0, "wrong": 0, "remarks": []}
-    _, first, answers = usable[0]
+        return {"models": []}
+    first, answers = usable[0][1].run, usable[0][2]
     questions = [(example.id, example.label) for example in answers.examples]
     gold = [_coded(task, label) for _, label in questions]
     models: list[dict[str, Any]] = []
-    remarks = []
-    for row, run, found in usable:
+    remarks = ["dev was trained on"] if split == "dev" and first.result.get("dev_was_trained_on") else []
+    for row, one, found in usable:
         if [(example.id, example.label) for example in found.examples] == questions:
             coded = [_coded(task, prediction.value) for prediction in found.predictions]
-            models.append({"row": row, "seed": run.seed, "answers": coded})
+            sure = None if one.confidence is None else [round(float(p), 3) for p in one.confidence]
+            models.append({"row": row, "seed": one.run.seed, "answers": coded, "sure": sure})
         else:
-            remarks.append(f"{run.folder}: predictions of other data than {first.folder}, not shown")
+            remarks.append(f"{one.run.folder}: predictions of other data than {first.folder}, not shown")
     wrong = [i for i, label in enumerate(gold) if any(model["answers"][i] != label for model in models)]
     if task.family == "similarity":
         wrong = list(range(len(gold)))
-    width = max(1, sum(len(str(gold[i])) + 3 for i in wrong) // max(1, len(wrong)))
+    width = sum(len(str(gold[i])) + 3 for i in wrong) // max(1, len(wrong))
+    width = max(1, width + 6 * any(model["sure"] for model in models))
     shown = wrong[: max(100, min(MOST_ROWS, MOST_CHARACTERS // (width * (1 + len(models)))))]
     for model in models:
-        model["answers"] = [model["answers"][i] for i in shown]
+        for name in ("answers", "sure"):
+            model[name] = model[name] and [model[name][i] for i in shown]
     texts = None
     if with_text:
         try:
-            texts = _texts(task, first, answers)
+            texts = _texts(task, first, split, answers)
         except UserError as error:
             remarks.append(f"no texts: {error}")
     return {
@@ -177,12 +243,12 @@ def _coded(task: Task, value: Any) -> Any:
     return "".join(map(str, value))
 
 
-def _texts(task: Task, run: Run, answers: Answers) -> list[Sequence[str]]:
+def _texts(task: Task, run: Run, split: str, answers: Answers) -> list[Sequence[str]]:
     """The texts of each example, or the words of each sentence. Raises UserError where they are not to be had."""
     assert run.config is not None, "a finished run has its settings"
     place = inputs.find_data(run.config)[0]
-    examples = task.read(Path(place), "test")
-    predictions.check(task, answers, examples, place / task.filenames["test"])
+    examples = task.read(Path(place), split)
+    predictions.check(task, answers, examples, place / task.filenames[split])
     if task.family == "tagging":
         examples = whole_sentences(examples)
     return [example.texts for example in examples]

@@ -77,28 +77,34 @@ def numbers(row: Row, column: str) -> tuple[str, str, str] | None:
 
 
 def notes(board: Leaderboard) -> list[str]:
-    """Footnotes: the marks that occur, rows without a total, and what was left out: a line a run, or one for all where
-    one reason has kept many out."""
-    lines = [f"{mark}: {text}" for mark, text in board.marks.items()]
+    """Footnotes, in the order of `grouped_notes`."""
+    return [line for lines in grouped_notes(board).values() for line in lines]
+
+
+def grouped_notes(board: Leaderboard) -> dict[str, list[str]]:
+    """Kind -> footnotes: the marks that occur, rows without a total, and what was left out: a line a run, or one for
+    all where one reason has kept many out."""
+    found: dict[str, list[str]] = {"marks": [f"{mark}: {text}" for mark, text in board.marks.items()]}
     for row in board.rows:
         if lacking := board.lacking(row):
-            lines.append(f"{row.label}: no total without {', '.join(lacking)}")
-    outside = [title for column, title in board.columns.items() if column in board.outside]
-    if outside:
+            found.setdefault("no total", []).append(f"{row.label}: no total without {', '.join(lacking)}")
+    if outside := [title for column, title in board.columns.items() if column in board.outside]:
         of_suite = f"suite {board.suite.name}" if board.suite.name else "the ten"
-        lines.append(f"not of {of_suite}, and not in the total: {'; '.join(outside)}")
+        found["columns"] = [f"not of {of_suite}, and not in the total: {'; '.join(outside)}"]
     if any("#" in task for task in board.own):
-        lines.append("#: task files of one name that do not say the same; each has a column of its own")
-    lines += [*board.remarks, *board.missing]
+        alike_names = "#: task files of one name that do not say the same; each has a column of its own"
+        found.setdefault("columns", []).append(alike_names)
+    found["intervals, ranks and bold"] = list(board.remarks)
+    found["missing runs"] = list(board.missing)
     alike: dict[str, list[str]] = {}
     for run, why in board.left_out:
         alike.setdefault(why, []).append(str(run.folder))
     for why, folders in alike.items():
+        lines = [f"left out: {folder} ({why})" for folder in folders]
         if len(folders) > MOST_ALIKE:
-            lines.append(f"left out: {len(folders)} runs, {folders[0]} to {folders[-1]} ({why})")
-        else:
-            lines += [f"left out: {folder} ({why})" for folder in folders]
-    return lines
+            lines = [f"left out: {len(folders)} runs, {folders[0]} to {folders[-1]} ({why})"]
+        found.setdefault("left out", []).extend(lines)
+    return {kind: lines for kind, lines in found.items() if lines}
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,10 @@ function openAddressed() {
     tab.tabIndex = tab === opened ? 0 : -1;
     by(tab.getAttribute("aria-controls")).hidden = tab !== opened;
   }
-  if (opened.id === "tab-leaderboard") draw("board", data.board);
+  if (opened.id === "tab-leaderboard") {
+    draw("board", data.board);
+    draw("differences", data.differences, (number) => String(number) === by("baseline").value);
+  }
   if (opened.id === "tab-tasks") drawTask();
 }
 tabs.forEach((tab, place) => {
@@ -87,8 +90,16 @@ function draw(name, figure, isShown = () => true) { // isShown: whether the trac
   place.hidden = !traces.length;
   if (!traces.length) { Plotly.purge(place); return; }
   const layout = { ...figure.layout, template: data.themes[root.dataset.theme] };
+  if (layout.yaxis.autorangeoptions) layout.yaxis = { ...layout.yaxis, autorangeoptions: { ...layout.yaxis.autorangeoptions, include: room(traces) } };
+  place.style.height = layout.height ? `${layout.height}px` : "";
   const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] };
   Plotly.react(place, structuredClone({ data: traces, layout, config })); // Plotly writes into what it is given
+}
+
+function room(traces) { // an axis of scores shows ten points at least: one value alone does not fill it
+  const values = traces.flatMap(({ y }) => y), low = Math.min(...values), high = Math.max(...values);
+  const more = Math.max(0, 10 - (high - low)) / 2;
+  return [low - more, high + more];
 }
 
 function drawTask() {
@@ -97,6 +108,7 @@ function drawTask() {
   const shown = chosen.get(task()), counts = figures.confusion ? figures.confusion.data : [];
   by("task-line").textContent = line;
   fill(by("confusion-model"), counts.map(({ meta }) => [meta, data.rows[meta]]));
+  by("confusion-model").parentElement.hidden = counts.length < 2;
   by("models").replaceChildren(...rows.map((row) => {
     const button = make("button", data.rows[row]);
     button.type = "button";
@@ -114,6 +126,8 @@ function drawTask() {
     draw(name, figures[name], name === "confusion" ? (row) => String(row) === by("confusion-model").value : (row) => shown.has(row));
   }
 }
+fill(by("baseline"), data.differences ? data.differences.data.map(({ meta, name }) => [meta, name]) : []);
+by("baseline").addEventListener("input", openAddressed);
 fill(by("task"), data.tasks.map(({ title }, number) => [number, title]));
 for (const id of ["task", "confusion-model"]) by(id).addEventListener("input", drawTask);
 
@@ -142,9 +156,11 @@ by("run-table").addEventListener("click", async (event) => {
 
 // ---- errors: gold against one model's answers, or against two side by side
 const PAGE = 100;
+const [FORMULA, NUMBER] = [new RegExp(`^(?:${data.csv[0]})`), new RegExp(`^(?:${data.csv[1]})$`)]; // as in leaderboard.csv
 let found = [], visible = PAGE;
 const errorTask = () => data.tasks[by("error-task").value];
-const modelOf = (id) => errorTask().errors.models[by(id).value];
+const errorSplit = () => errorTask().errors[by("error-split").value];
+const modelOf = (id) => errorSplit().models.find(({ row }) => String(row) === by(id).value);
 
 function label({ family, labels, names }, value) { // an answer as people read it
   if (value === null) return "not a number";
@@ -163,16 +179,29 @@ function isWrong({ family }, gold, answer) { // a similarity is wrong by half a 
   return family === "similarity" ? answer === null || Math.abs(gold - answer) >= 0.5 : gold !== answer;
 }
 
+function offer(id, options, isOffered) { // a select, hidden where there is nothing to select
+  fill(by(id), options);
+  by(`${id}-label`).hidden = !isOffered;
+}
+
 function showTask() {
-  const { errors, labels, names } = errorTask();
-  const models = errors.models.map((model, number) => [number, `${data.rows[model.row]}, seed ${model.seed}`]);
-  fill(by("error-a"), models);
-  fill(by("error-b"), [["", "no other"], ...models]);
-  by("error-a").selectedIndex = by("error-b").selectedIndex = 0;
-  for (const id of ["error-gold", "error-predicted"]) {
-    by(id).replaceChildren();
-    fill(by(id), [["", "any"], ...labels.map((name, number) => [name, names[number]])]);
-    by(`${id}-label`).hidden = !labels.length;
+  const splits = Object.keys(errorTask().errors);
+  offer("error-split", splits.map((split) => [split, split]), splits.length > 1);
+  showSplit();
+}
+
+function showSplit() {
+  const entry = errorTask(), { family, labels, names } = entry, { models, gold } = errorSplit();
+  const options = models.map(({ row, seed }) => [row, `${data.rows[row]}, seed ${seed}`]);
+  offer("error-a", options, true);
+  offer("error-b", [["", "no other"], ...options], options.length > 1);
+  const orders = family === "similarity" ? [["far", "largest difference first"], ["", "as in the file"]]
+    : [["", "as in the file"], ["low", "least certain first"], ["high", "most certain first"]];
+  offer("error-order", orders, family === "similarity" || models.some(({ sure }) => sure));
+  by("error-order").selectedIndex = 0;
+  for (const [id, all] of [["error-gold", [gold]], ["error-predicted", models.map(({ answers }) => answers)]]) {
+    const occurs = (name) => all.some((values) => values.some((value) => hasClass(entry, value, name)));
+    offer(id, [["", "any"], ...labels.map((name, number) => [name, names[number]]).filter(([name]) => occurs(name))], labels.length);
   }
   showErrors();
 }
@@ -180,7 +209,7 @@ function showTask() {
 function showErrors() {
   for (const one of document.querySelectorAll("#error-kind .of-two")) one.hidden = one.disabled = by("error-b").value === "";
   if (by("error-kind").selectedOptions[0].disabled) by("error-kind").value = "wrong";
-  const entry = errorTask(), { ids, gold, texts } = entry.errors, a = modelOf("error-a"), b = modelOf("error-b");
+  const entry = errorTask(), { ids, gold, texts } = errorSplit(), a = modelOf("error-a"), b = modelOf("error-b");
   const text = by("error-text").value.toLowerCase();
   found = [...ids.keys()].filter((i) => {
     const wrongA = isWrong(entry, gold[i], a.answers[i]), wrongB = b && isWrong(entry, gold[i], b.answers[i]);
@@ -190,8 +219,9 @@ function showErrors() {
       && [a, b].some((model) => model && hasClass(entry, model.answers[i], by("error-predicted").value))
       && [ids[i], ...(texts ? [texts[i].join(" ")] : [])].some((one) => one.toLowerCase().includes(text));
   });
-  const distance = (i) => Math.abs(gold[i] - a.answers[i]);
-  if (entry.family === "similarity") found.sort((i, j) => distance(j) - distance(i));
+  const far = (i) => (a.answers[i] === null ? Infinity : Math.abs(gold[i] - a.answers[i])), sure = (i) => (a.sure ? a.sure[i] : 0);
+  const order = { far: (i, j) => far(j) - far(i) || 0, low: (i, j) => sure(i) - sure(j), high: (i, j) => sure(j) - sure(i) };
+  if (by("error-order").value) found.sort(order[by("error-order").value]);
   visible = PAGE;
   listErrors();
 }
@@ -208,33 +238,63 @@ function words(texts, gold, answer) { // one box or word each: green found, yell
   return place;
 }
 
+function columns() { // of the table and of the file: name, text of an example, its cell; without a cell in the file alone
+  const entry = errorTask(), { ids, gold, texts } = errorSplit(), isTagging = entry.family === "tagging";
+  const made = [];
+  const add = (name, text, style = () => "", cell = (i) => make("td", text(i), style(i))) => made.push({ name, text, cell });
+  add("index", (i) => ids[i]);
+  if (texts) add("text", (i) => texts[i].join(isTagging ? " " : " ⏎ "), undefined, isTagging ? null : undefined);
+  add("gold", (i) => label(entry, gold[i]), undefined, isTagging ? null : undefined);
+  for (const { row, answers, sure } of [modelOf("error-a"), modelOf("error-b")].filter(Boolean)) {
+    const tagged = isTagging ? (i) => words(texts && texts[i], gold[i], answers[i]) : undefined;
+    add(data.rows[row], (i) => label(entry, answers[i]), (i) => (isWrong(entry, gold[i], answers[i]) ? "wrong" : "right"), tagged);
+    if (sure) add(`${data.rows[row]}: probability`, (i) => sure[i].toFixed(3), () => "number");
+  }
+  return made;
+}
+
 function listErrors() {
-  const entry = errorTask(), { ids, gold, texts, total, wrong, remarks } = entry.errors;
-  const models = [modelOf("error-a"), modelOf("error-b")].filter(Boolean);
-  const isTagging = entry.family === "tagging", hasText = texts && !isTagging;
-  const names = ["index", ...(hasText ? ["text"] : []), ...(isTagging ? [] : ["gold"]), ...models.map(({ row }) => data.rows[row])];
-  by("error-table").tHead.rows[0].replaceChildren(...names.map((name) => make("th", name)));
+  const entry = errorTask(), split = by("error-split").value, { ids, total, wrong, remarks } = errorSplit();
+  const shown = columns().filter(({ cell }) => cell);
+  by("error-table").tHead.rows[0].replaceChildren(...shown.map(({ name }) => make("th", name)));
   by("error-table").tBodies[0].replaceChildren(...found.slice(0, visible).map((i) => {
     const row = make("tr", "");
-    row.append(make("td", ids[i]));
-    if (hasText) row.append(make("td", texts[i].join(" ⏎ ")));
-    if (!isTagging) row.append(make("td", label(entry, gold[i])));
-    row.append(...models.map(({ answers }) => (isTagging ? words(texts && texts[i], gold[i], answers[i])
-      : make("td", label(entry, answers[i]), isWrong(entry, gold[i], answers[i]) ? "wrong" : "right"))));
+    row.append(...shown.map(({ name, cell }) => {
+      const made = cell(i);
+      made.dataset.name = name; // cards on phones have no head
+      return made;
+    }));
     return row;
   }));
   by("error-more").hidden = found.length <= visible;
   const which = entry.family === "similarity" ? "scored" : "wrong in some model";
   const cut = ids.length < wrong ? `, the first ${ids.length} of them kept in this page` : "";
-  const key = isTagging ? ["Green: right, yellow: missed, red: claimed in vain; a bar where a mention begins"] : [];
-  by("error-line").textContent = [`${found.length} of ${total} examples; ${wrong} are ${which}${cut}`, ...key, ...remarks].join(". ");
+  const key = entry.family === "tagging" ? ["Green: right, yellow: missed, red: claimed in vain; a bar where a mention begins"] : [];
+  if (entry.family === "multilabel") key.push("Probability: of the least certain label of an answer");
+  by("error-line").textContent = [`${found.length} of ${total} ${split} examples; ${wrong} are ${which}${cut}`, ...remarks, ...key].join(". ");
 }
 
-const withErrors = [...data.tasks.entries()].filter(([, { errors }]) => errors.models.length);
+function quoted(text) { // of a CSV file; an apostrophe before what a spreadsheet would compute
+  const isFormula = FORMULA.test(text) && !text.split(" ").every((part) => NUMBER.test(part));
+  return `"${(isFormula ? "'" : "") + text.replaceAll('"', '""')}"`;
+}
+
+by("error-csv").addEventListener("click", () => {
+  const { title } = errorTask(), split = by("error-split").value, all = columns(), link = make("a", "");
+  const lines = [["task", "split", ...all.map(({ name }) => name)], ...found.map((i) => [title, split, ...all.map(({ text }) => text(i))])];
+  link.href = URL.createObjectURL(new Blob(lines.map((line) => `${line.map(quoted).join(",")}\n`), { type: "text/csv" }));
+  link.download = `${title} ${split} errors.csv`.replace(/[^\w.()-]+/g, "_");
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+});
+
+const withErrors = [...data.tasks.entries()].filter(([, { errors }]) => Object.keys(errors).length);
 fill(by("error-task"), withErrors.map(([number, { title }]) => [number, title]));
 by("error-task").addEventListener("input", showTask);
-for (const id of ["a", "b", "kind", "gold", "predicted", "text"]) by(`error-${id}`).addEventListener("input", showErrors);
+by("error-split").addEventListener("input", showSplit);
+for (const id of ["a", "b", "order", "kind", "gold", "predicted", "text"]) by(`error-${id}`).addEventListener("input", showErrors);
 by("error-more").addEventListener("click", () => { visible += 5 * PAGE; listErrors(); });
 if (withErrors.length) showTask();
 else by("error-line").textContent = "No predictions to show.";
+by("error-csv").hidden = !withErrors.length;
 setTheme(dark.matches);
