@@ -19,6 +19,7 @@ import tasks
 from harness import versions
 from harness.errors import UserError
 from harness.task import Task
+from launch.jobs.suites import natural
 from launch.reporting import (
     board_charts,
     charts,
@@ -111,11 +112,6 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
     )
 
 
-def natural(name: str) -> list[str | float]:
-    """To sort by: step-2000 before step-10000."""
-    return [float(part) if place % 2 else part for place, part in enumerate(re.split("([0-9]+)", name))]
-
-
 def _remark(run: Run) -> str:
     remarks = [run.reason, "tiny dev set" if is_small_dev(run) else ""]
     remarks += ["dev was trained on" if run.result.get("dev_was_trained_on") else ""]
@@ -134,9 +130,9 @@ def searched(runs: Sequence[Run]) -> list[Searched]:
         key = (run.data, run.task, run.model)
         if run.search.get("kind") == "trial" and run.score("dev") is not None and key not in decided:
             going.setdefault(key, {}).setdefault(str(run.search["values"]), []).append(run)
-    for points in going.values():
-        dev = [(of[0].search["values"], [run.score("dev") or 0.0 for run in of]) for of in points.values()]
-        found.append((next(iter(points.values()))[0], dev, None))
+    for by_values in going.values():
+        dev = [(of[0].search["values"], [run.score("dev") or 0.0 for run in of]) for of in by_values.values()]
+        found.append((next(iter(by_values.values()))[0], dev, None))
     return found
 
 
