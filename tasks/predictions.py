@@ -270,7 +270,7 @@ def _sentences(task: Task, answers: Answers) -> Units:
     for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
         starts = [mention[0] for mention in group]
         np.add.at(values[:, column], np.searchsorted(ends, starts, side="right"), 1)
-    return Units("sentence", _digest([(e.texts, e.label) for e in answers.examples]), values, _f1)
+    return Units("sentence", _labelled(answers), values, _f1)  # also of files that are passed on without the words
 
 
 def _pairs(task: Task, answers: Answers) -> Units:

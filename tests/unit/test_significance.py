@@ -34,6 +34,15 @@ def test_units_add_up_to_the_score(task: str) -> None:
         assert found.score(found.values.sum(0)) == pytest.approx(known.metric(examples, predictions).score, abs=1e-12)
 
 
+def test_sentences_without_their_words_are_the_same_questions() -> None:
+    """Predictions are passed on without the text of the corpus."""
+    examples = list(gold("bc5cdr_chem", "test", 20))
+    bare = [replace(example, texts=("",) * len(example.texts)) for example in examples]
+    alike = [Prediction(example.label) for example in examples]
+    assert answers("bc5cdr_chem", examples, alike).gold == answers("bc5cdr_chem", bare, alike).gold
+    assert answers("bc5cdr_chem", examples, alike).gold != answers("bc5cdr_chem", examples[1:], alike[1:]).gold
+
+
 def labelled(gold_labels: str, predicted: str) -> Units:
     names = {"c": "contradiction", "e": "entailment", "n": "neutral"}
     examples = [Example(str(i), (), names[label]) for i, label in enumerate(gold_labels)]
