@@ -19,6 +19,7 @@ from plotly import graph_objects as go
 from harness.errors import UserError, first_line
 from harness.task import Confusion, Scatter, Task
 from launch.reporting.collect import Run, answers_of, probabilities_of
+from launch.reporting.series import Series
 from tasks.predictions import Answers
 
 BINS = 10
@@ -42,6 +43,7 @@ CAPTIONS = {  # of each chart of a task, in order
     "score": "mean over seeds; the band is lowest to highest",
     "loss": "training dotted, dev solid",
     "tuning": "the trials of a search, mean and deviation over its seeds; star: the chosen settings",
+    "checkpoints": "test solid, dev dotted, mean and deviation over seeds",
     "test": "each dot a seed",
     "classes": "mean over seeds, bars of one standard deviation",
     "confusion": "test, summed over seeds",
@@ -155,7 +157,9 @@ def plain(text: str) -> str:
     return html.escape(text, quote=False)
 
 
-def of_task(task: Task, parts: Sequence[Part], searches: Sequence[Trials] = ()) -> dict[str, go.Figure]:
+def of_task(
+    task: Task, parts: Sequence[Part], searches: Sequence[Trials], checkpoints: Sequence[Series]
+) -> dict[str, go.Figure]:
     """By name in CAPTIONS; what the task's family has nothing for is not there."""
 
     def of_parts(title: str, y: str, traces: Callable[[Part], Sequence[Any]], **layout: Any) -> go.Figure:
@@ -189,7 +193,8 @@ def of_task(task: Task, parts: Sequence[Part], searches: Sequence[Trials] = ()) 
             top = max((0.0, *(value for trace in found[name].data for value in trace[gold]))) if is_score else 1
             line = {"color": QUIET, "dash": "dot", "width": 1}
             found[name].add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line=line)
-    return found if not searches else {**found, "tuning": tuning(searches)}
+    found |= {"tuning": tuning(searches)} if searches else {}
+    return found | ({"checkpoints": by_step(checkpoints)} if checkpoints else {})
 
 
 def curves(part: Part, *names: str) -> list[go.Scatter]:
@@ -213,6 +218,26 @@ def curves(part: Part, *names: str) -> list[go.Scatter]:
         if values:
             traces += [go.Scatter(**common, **hidden, y=low), go.Scatter(**common, **hidden, **band, y=high), middle]
     return traces
+
+
+def by_step(checkpoints: Sequence[Series]) -> go.Figure:
+    """Scores of checkpoints against their steps; traces without `meta`, which are shown whatever models are chosen."""
+    axes = {"xaxis_title_text": "step", "xaxis_rangemode": "tozero", "yaxis_autorangeoptions": SCORE}
+    made = figure("Score by checkpoint", [], "score", **axes)
+    labels = [one.name + (f" [{one.run.row[1]}]" if one.run.row[1] else "") for one in checkpoints]
+    for place, one in enumerate(checkpoints):
+        for split, dash in (("test", "solid"), ("dev", "dot")):
+            points = [(point.step, point.test if split == "test" else point.dev) for point in one.points]
+            points = [(step, scores) for step, scores in points if scores]
+            line = go.Scatter(name=f"{names(labels)[labels[place]]}, {split}", mode="lines+markers")
+            line.x, line.y = [x for x, _ in points], _short(100 * statistics.fmean(scores) for _, scores in points)
+            line.line = {"dash": dash, "color": COLORS[place % len(COLORS)]}
+            spread = [100 * statistics.stdev(scores) if len(scores) > 1 else 0.0 for _, scores in points]
+            line.error_y = {"array": _short(spread), "thickness": 1, "width": 2}
+            line.customdata = [len(scores) for _, scores in points]
+            line.hovertemplate = "%{y:.2f} at step %{x}, mean of %{customdata} seeds"
+            made.add_traces([line] if points else [])
+    return made
 
 
 def _losses(part: Part) -> list[go.Scatter]:

@@ -28,6 +28,7 @@ from launch.reporting import (
     leaderboard,
     overview,
     searches,
+    series,
     statistics,
     tables,
 )
@@ -146,6 +147,7 @@ def _tasks(
 
     `rows`: (row of the leaderboard, kind of data) -> its number and name in charts.
     """
+    checkpoints = series.find(runs)
     known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.is_own and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():
@@ -173,7 +175,12 @@ def _tasks(
                 "labels": task.labels,
                 "names": task.label_titles or task.labels,
                 "rows": [part.row for part in parts],
-                "figures": charts.of_task(task, parts, trials),
+                "figures": charts.of_task(
+                    task,
+                    parts,
+                    trials,
+                    [one for one in checkpoints if (one.run.task, one.run.data) == (name, data)],
+                ),
                 "errors": {
                     split: found
                     for split, of_split in (("test", of_test), ("dev", of_dev))

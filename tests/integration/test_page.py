@@ -331,6 +331,15 @@ def test_tuning_is_charted_and_its_trials_are_no_rows(tuned: Path, page: Page) -
     page.page.wait_for_selector("#figure-tuning .nothing", state="visible")
 
 
+def test_checkpoints_are_charted(page: Page, tmp_path: Path) -> None:
+    for step in (2000, 10000):
+        made_up(tmp_path / "runs" / str(step), "mednli", f"/ckpts/step-{step}", rows=12)
+    assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    page.open(tmp_path / "out" / "report.html", "tasks")
+    assert page.texts("#models button") == ["step-2000", "step-10000"] and page.drawn("checkpoints") == 2
+    assert page.page.evaluate("document.getElementById('plot-checkpoints').data[0].x") == [2000, 10000]
+
+
 def test_differences_to_any_baseline(made: Path, page: Page) -> None:
     page.open(made)
     page.drawn("differences")

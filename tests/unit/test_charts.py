@@ -12,7 +12,7 @@ from made_up_runs import made_up
 
 import tasks
 from harness.task import Example, Prediction
-from launch.reporting import board_charts, charts, collect, leaderboard, page, statistics
+from launch.reporting import board_charts, charts, collect, leaderboard, page, series, statistics
 from launch.reporting.leaderboard import Leaderboard
 from tasks.predictions import Answers
 
@@ -147,6 +147,15 @@ def test_errors_on_dev_say_that_dev_was_trained_on(tmp_path: Path) -> None:
     assert plain["remarks"] == [] and plain["ids"][0].startswith("dev-")
     assert len(plain["models"][0]["sure"]) == len(plain["ids"]) and 0.4 <= plain["models"][0]["sure"][0] <= 1
     assert found("b", dev_was_trained_on=True)["remarks"] == ["dev was trained on"]
+
+
+def test_checkpoints_are_charted_by_their_steps(tmp_path: Path) -> None:
+    for step, seed, score in ((2000, 1, 0.5), (2000, 2, 0.6), (10000, 1, -0.1)):
+        made_up(tmp_path / f"{step}-{seed}", "mednli", f"/ckpts/step-{step}", seed, rows=12, score=score)
+    test, dev = charts.by_step(series.find(collect.find([tmp_path]))).data
+    assert test.name == "/ckpts/step-*, test" and test.x == (2000, 10000) and test.y == (55, -10)
+    assert test.error_y.array == pytest.approx([7.071, 0], abs=1e-3) and test.customdata == (2, 1)
+    assert dev.line.dash == "dot" and dev.x == (2000, 10000) and test.meta is None
 
 
 def test_names_sort_by_their_numbers() -> None:

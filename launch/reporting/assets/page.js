@@ -83,7 +83,7 @@ function draw(name, figure, isShown = () => true) { // isShown: whether the trac
   const place = by(`plot-${name}`), card = by(`figure-${name}`), nothing = card.querySelector(".nothing");
   card.hidden = !figure;
   if (!figure) return;
-  const traces = figure.data.filter((trace) => isShown(trace.meta));
+  const traces = figure.data.filter(({ meta }) => meta === undefined || isShown(meta));
   card.querySelector("h2").textContent = figure.layout.meta;
   nothing.textContent = "no data for this";
   nothing.hidden = traces.length > 0;
