@@ -62,6 +62,14 @@ class _Timing(_Numbers):
     evaluation_seconds: Number = 0.0
 
 
+class _Digests(_Part):
+    data: dict[str, str] = {}
+    definition: str = ""
+    predictions: dict[str, str] = {}
+    with_tokens: dict[str, str] = {}
+    itself: str = ""
+
+
 class _Result(_Part):
     task: str
     model: str
@@ -79,6 +87,8 @@ class _Result(_Part):
     empty_splits: list[str] = []
     versions: dict[str, Any] = {}
     commit: str | None = None
+    metric_version: Count | None = None  # None, as the digests: of a version that recorded none
+    digests: _Digests | None = None
 
 
 @dataclass(frozen=True)

@@ -360,7 +360,12 @@ def _first_difference(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> tup
 
 def write_result(folder: RunFolder, result: Mapping[str, Any]) -> None:
     """The last file of a run: its existence means finished."""
-    files.write(folder.result, json.dumps(result, indent=2, allow_nan=False) + "\n", durable=True)
+    files.write(folder.result, result_text(result), durable=True)
+
+
+def result_text(result: Mapping[str, Any]) -> str:
+    """A result.json, to the byte."""
+    return json.dumps(result, indent=2, allow_nan=False) + "\n"
 
 
 def remove(run: Path, folder: str = "") -> None:

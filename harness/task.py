@@ -129,6 +129,9 @@ class Task:
 
     family: ClassVar[str]  # similarity | tagging | multiclass | multilabel
     per_word: ClassVar[bool] = False  # one row of logits a scored word (tagging), else one an example
+    # To be raised with every change after which `metric` may give another value, or another name of a value, for the
+    # same gold and predictions: scores of two versions are never averaged or compared, nor can one verify the other's.
+    metric_version: ClassVar[int]
 
     name: str
     title: str  # what papers call it

@@ -16,6 +16,7 @@ the same are the same; it is kept in a run's config.json as `own_task`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -414,9 +415,14 @@ def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
     return checked(definition, where).task()
 
 
-def shipped(name: str) -> Task:
-    """The task of a file in tasks/definitions/."""
-    return checked(tomllib.loads((SHIPPED / name).read_text(encoding="utf-8")), name, shipped=True).task()
+def shipped(name: str) -> Definition:
+    """That of a file in tasks/definitions/."""
+    return checked(tomllib.loads((SHIPPED / name).read_text(encoding="utf-8")), name, shipped=True)
+
+
+def digest(definition: Mapping[str, Any]) -> str:
+    """SHA-256 of a checked definition's plain values, as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(definition, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def text(definition: Mapping[str, Any], data_dir: str | None = None) -> str:

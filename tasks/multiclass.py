@@ -19,6 +19,7 @@ class MulticlassTask(TableTask):
     """The label of an example is its class by name. One index may occur twice: ChemProt has pairs with two labels."""
 
     family = "multiclass"
+    metric_version = 1
     metrics: ClassVar = {"accuracy": "accuracy", "micro F1": "micro_f1", "macro F1": "macro_f1"}
     texts = (("sentence",), ("sentence1", "sentence2"))
     target = "label"

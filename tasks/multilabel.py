@@ -35,6 +35,7 @@ class MultilabelTask(TableTask):
     """The label of an example is 0 or 1 for each label of the task."""
 
     family = "multilabel"
+    metric_version = 1
     metrics: ClassVar = {"example-based F1": "f1", "micro F1": "micro_f1"}
     texts = (("sentence",),)
     target = "labels"

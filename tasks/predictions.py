@@ -1,7 +1,8 @@
 """predictions/<split>.tsv read back: what every family's `rows` writes, whoever wrote it, and what adds to its score.
 
 The gold column may be absent. Each row is then read with its prediction in that column's place, until `check` puts the
-gold standard there.
+gold standard there. In tagging the column of tokens may be absent, so that predictions can be passed on without the
+text of the corpus (`without_tokens`): the header is then `gold prediction`, and tokens are read as empty.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ logger = logging.getLogger("harness.tasks")
 
 HEADER = ("index", "gold", "prediction")
 WORD_HEADER = ("token", "gold", "prediction")
+BARE_HEADER = ("gold", "prediction")
 NOT_FINITE = ("nan", "inf", "-inf")  # as repr() spells what a diverged model predicts
 
 
@@ -37,13 +39,39 @@ class Answers:
     predictions: list[Prediction]
     lines: list[int]  # where in the file each example begins, counted from 1
     has_gold: bool = True  # else the examples' labels are not to be used
+    has_words: bool = True  # else the texts of tagging are as many empty words
+
+
+def without_tokens(content: bytes) -> bytes:
+    """A tagging file, as `rows` writes it, without its first column; any other file as it is."""
+    header, *lines = content.split(b"\n")
+    if header != "\t".join(WORD_HEADER).encode():
+        return content
+    return b"\n".join(["\t".join(BARE_HEADER).encode(), *(line.partition(b"\t")[2] for line in lines)])
+
+
+def read_probabilities(task: Task, path: Path, answers: Answers) -> Answers:
+    """The answers with the probabilities of <split>_probabilities.tsv, a column a label. Raises UserError."""
+    header, *rows = read_table(path)
+    if header.cells != ("index", *task.labels):
+        raise header.error("not the header of probabilities", f"it is index {' '.join(task.labels)} (tab separated)")
+    predictions = []
+    for row, example, prediction in zip_longest(rows, answers.examples, answers.predictions):
+        cells = () if row is None else row.cells
+        if example is None or cells[:1] != (example.id,) or len(cells) != len(header.cells):
+            raise (row or header).error("not a row for each prediction", f"the rows of {answers.path.name} are meant")
+        try:
+            predictions.append(replace(prediction, scores=tuple(map(float, cells[1:]))))
+        except ValueError:
+            raise row.error("a probability that is no number", "write it like 0.5") from None
+    return replace(answers, predictions=predictions)
 
 
 def read(task: Task, path: Path) -> Answers:
     """Raises UserError naming file, line, value and remedy."""
     if not isinstance(task, TableTask):
         return _read_tags(task, path)
-    rows, has_gold = _table(path, HEADER, lambda row: task.is_label(row.cells[-1]))
+    rows, has_gold, _ = _table(path, HEADER, lambda row: task.is_label(row.cells[-1]))
     examples, predictions = [], []
     for row in rows:
         diverged = task.family == "similarity" and row.cells[2] in NOT_FINITE
@@ -54,13 +82,14 @@ def read(task: Task, path: Path) -> Answers:
     return Answers(path, examples, predictions, [row.number for row in rows], has_gold)
 
 
-def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -> tuple[list[Row], bool]:
-    """(rows of index or token, gold, prediction without the header, whether the file has a gold column).
+def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -> tuple[list[Row], bool, bool]:
+    """(rows of index or token, gold, prediction without the header; whether the file has a gold column; a first one).
 
     In tagging, where blank lines separate sentences, such a row has one empty cell.
     """
     first, *rest = read_table(path)
     width, short, is_tagging = len(first.cells), (names[0], names[2]), names == WORD_HEADER
+    is_bare = is_tagging and first.cells == BARE_HEADER
     forms = f"'{' '.join(names)}' or, scored with --data_dir, '{' '.join(short)}' (tab separated)"
     if width not in (2, 3):
         raise first.error(f"{width} column(s) in the header", f"write {forms}")
@@ -68,6 +97,9 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
         raise first.error("the header is missing, this line is data", f"put a first line {forms}")
     if all(row.is_blank for row in rest):
         raise first.error("no examples after the header", "write a row for each example")
+    if is_bare:
+        rest = [row if row.is_blank else replace(row, cells=("", *row.cells)) for row in rest]
+        first, width = replace(first, cells=WORD_HEADER), len(WORD_HEADER)
     given, wanted = [cell.strip().lower() for cell in first.cells], names if width == 3 else short
     places = [given.index(name) for name in wanted] if sorted(given) == sorted(wanted) else list(range(width))
     chosen = []
@@ -83,7 +115,7 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
             raise row.error(f"{found}, the header has {width}", "use one tab between columns, one line a row")
         name, *others = (row.cells[place] for place in places)
         chosen.append(replace(row, cells=(name, others[0], others[-1])))
-    return chosen, width == 3
+    return chosen, width == 3, not is_bare
 
 
 def _read_tags(task: Task, path: Path) -> Answers:
@@ -91,10 +123,10 @@ def _read_tags(task: Task, path: Path) -> Answers:
     its = task.layout("test")
     # Plain as our own files are; other people's have the data's tags.
     form = replace(its, plain=True, scheme="auto" if its.is_custom else its.scheme)
-    headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]))
-    rows, has_gold = _table(path, WORD_HEADER, lambda row: row.cells not in headers)
+    headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]), BARE_HEADER)
+    rows, has_gold, has_words = _table(path, WORD_HEADER, lambda row: row.cells not in headers)
     sentences = [list(block) for blank, block in groupby(rows, lambda row: row.is_blank) if not blank]
-    words = [tuple(row.text(0, "token") for row in sentence) for sentence in sentences]
+    words = [tuple(row.text(0, "token") if has_words else "" for row in sentence) for sentence in sentences]
     gold = [[form.tag_of(row, 1) for row in sentence] for sentence in sentences]
     predicted = [[form.tag_of(row, 2) for row in sentence] for sentence in sentences]
     evidence, theirs = Evidence(), Evidence()
@@ -111,7 +143,8 @@ def _read_tags(task: Task, path: Path) -> Answers:
         for number, (texts, tags) in enumerate(zip(words, gold, strict=True))
     ]
     predictions = [Prediction(tuple(plain_tags(tags, i_begins))) for tags in predicted]
-    return Answers(path, examples, predictions, [sentence[0].number for sentence in sentences], has_gold)
+    starts = [sentence[0].number for sentence in sentences]
+    return Answers(path, examples, predictions, starts, has_gold, has_words)
 
 
 def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -> Answers:
@@ -130,7 +163,7 @@ def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -
         answers = _in_order(answers, wanted, source, mismatch)
     for line, ours, theirs in zip(answers.lines, answers.examples, wanted, strict=False):
         if is_tagging:
-            _check_words(line, ours, theirs, answers.has_gold, mismatch)
+            _check_words(line, ours, theirs, answers, mismatch)
         elif ours.id != theirs.id:
             raise mismatch(line, f"index {shown(ours.id)} where gold has {shown(theirs.id)}")
         elif answers.has_gold and ours.label != theirs.label:
@@ -138,7 +171,7 @@ def check(task: Task, answers: Answers, gold: Sequence[Example], source: Path) -
     if len(answers.examples) != len(wanted):
         ends = f"the file ends after {len(answers.examples)} {'sentences' if is_tagging else 'rows'}"
         raise mismatch(answers.lines[-1], f"{ends}, gold has {len(wanted)}")
-    return replace(answers, examples=wanted, has_gold=True)
+    return replace(answers, examples=wanted, has_gold=True, has_words=True)
 
 
 Mismatch = Callable[[int, str], UserError]  # (line, what is wrong) -> the error to raise
@@ -164,13 +197,13 @@ def _in_order(answers: Answers, wanted: Sequence[Example], source: Path, mismatc
     return replace(answers, examples=examples, predictions=predictions, lines=[answers.lines[row] for row in order])
 
 
-def _check_words(line: int, ours: Example, theirs: Example, has_gold: bool, mismatch: Mismatch) -> None:
+def _check_words(line: int, ours: Example, theirs: Example, answers: Answers, mismatch: Mismatch) -> None:
     """Words are compared as `rows` writes them, with _ for white space."""
     pairs = zip(ours.texts, theirs.texts, ours.label, theirs.label, strict=False)
     for at, (word, gold_word, tag, gold_tag) in enumerate(pairs, start=line):
-        if "_".join(gold_word.split()) != word:
+        if answers.has_words and "_".join(gold_word.split()) != word:
             raise mismatch(at, f"token {shown(word)} where gold has {shown(gold_word)}")
-        if has_gold and tag != gold_tag:
+        if answers.has_gold and tag != gold_tag:
             raise mismatch(at, f"gold tag {tag} where the gold file has {gold_tag}")
     lengths = len(ours.texts), len(theirs.texts)
     if lengths[0] != lengths[1]:

@@ -22,6 +22,7 @@ class SimilarityTask(TableTask):
     """The label of an example is its score."""
 
     family = "similarity"
+    metric_version = 1
     metrics: ClassVar = {"Pearson": "pearson"}
     texts = (("sentence1", "sentence2"),)
     target = "score"

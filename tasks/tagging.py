@@ -31,6 +31,7 @@ class TaggingTask(Task):
     """The label of an example is a tag for each word; labels of the task are the tags."""
 
     family = "tagging"
+    metric_version = 1
     per_word = True
     metrics: ClassVar = {"mention F1": "f1"}
     texts = (("word",),)

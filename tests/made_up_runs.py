@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 import tasks
-from harness.files import write
+from harness import run_folder
+from harness.config import RunConfig
+from harness.files import sha256, write
 from harness.run_folder import RunFolder
 from harness.task import Example, Prediction, Task
-from launch.run import settings
+from launch.run import digests, settings
 
 
 @cache
@@ -43,7 +45,8 @@ def made_up(
 ) -> Path:
     """`score` replaces the test score that follows from the predictions; `result` adds to result.json or replaces.
 
-    Without `data_dir` the run is one on sample data.
+    Gold labels are those of `data_dir`, where it is there, else of the first `rows` of the sample. Without it the run
+    is one on sample data. `metric_version=None, digests=None` make one of an older version.
     """
     argv = ["--task", task, "--model_name_or_path", model, "--seed", str(seed), "--output_dir", str(folder)]
     config, _ = settings.parse([*argv, *(["--data_dir", f"{data_dir}/{task}"] if data_dir else []), *flags])
@@ -53,7 +56,8 @@ def made_up(
     write(paths.config, json.dumps(config.to_dict()))
     scores = {}
     for split in ("dev", "test"):
-        examples = gold(task, split, rows)
+        there = config.data_dir is not None and (Path(config.data_dir) / known.filenames[split]).is_file()
+        examples = known.read(Path(str(config.data_dir)), split) if there else gold(task, split, rows)
         predictions = [spoil(known, example, skill, generator) for example in examples]
         report = known.metric(examples, predictions)
         write(paths.prediction(split), "\n".join(known.rows(examples, predictions)) + "\n")
@@ -64,9 +68,10 @@ def made_up(
             write(paths.prediction(f"{split}_probabilities"), "\n".join(lines) + "\n")
         head = {"score": report.score, "metric": report.metric, "loss": 1 - skill, "examples": len(examples)}
         per_class = {label: dict(figures) for label, figures in report.per_class.items()}
-        scores[split] = {**head, **report.values, "per_class": per_class, "warnings": []}
+        scores[split] = {**head, **report.values, "per_class": per_class, "warnings": list(report.warnings)}
     if score is not None:
         scores["test"]["score"] = score
+    write_fingerprint(paths, config)
     write_metrics(paths, epochs, scores["dev"]["score"], generator)
     if not finished:
         return folder
@@ -77,9 +82,23 @@ def made_up(
         "precision": "fp16", "world_size": 1, "examples_per_step": 32,
         "timing": {"total_seconds": 1800.0, "train_seconds": 1500.0, "evaluation_seconds": 200.0},
         "versions": {}, "commit": "0" * 40, **({"search": search} if search else {}),
+        "metric_version": known.metric_version,
+        "digests": digests.of_result(config, paths, ("dev", "test"), {}),
     }  # fmt: skip
-    write(paths.result, json.dumps(values | result))
+    written = {name: value for name, value in (values | result).items() if value is not None}
+    write(paths.result, run_folder.result_text(digests.sealed(written) if "digests" in written else written))
     return folder
+
+
+def write_fingerprint(paths: RunFolder, config: RunConfig) -> None:
+    """Of the data files where they are there; else of the same unknown data for all runs."""
+    place = tasks.sample_dir(config.task) if config.data_dir is None else Path(config.data_dir)
+    data = {}
+    for split, name in tasks.get(config.task).filenames.items():
+        data[split] = sha256(place / name) if (place / name).is_file() else f"{split:0>64}"
+    values: dict[str, Any] = {"schema": 1, "data": data, "tokenizer": {}, "weights": {}, "definition": None}
+    values |= {"precision": "fp16", "ds_config": {}, "versions": {}, "commit": "0" * 40, "threads": 1, "changes": []}
+    write(paths.fingerprint, json.dumps(values, indent=2) + "\n")
 
 
 def spoil(task: Task, example: Example, skill: float, generator: np.random.Generator) -> Prediction:

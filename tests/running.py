@@ -27,7 +27,7 @@ SMALL = (  # a run of a tiny encoder on sample data that takes a second or two
     "--per_gpu_train_batch_size", "8", "--per_gpu_eval_batch_size", "64", "--precision", "fp32",
 )  # fmt: skip
 NOT_COMPARED = ("train.log", ".lock", "config.json", "state.json")  # times, process numbers, the folder's own name
-CHANGING = re.compile(r"time|.*_per_second|device_hours")
+CHANGING = re.compile(r"time|.*_per_second|device_hours|itself")  # the last: a digest of a result with its times
 
 
 def clean_environment() -> dict[str, str]:

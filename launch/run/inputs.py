@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256 as digest_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -389,11 +388,10 @@ def record(
         "threads": torch.get_num_threads() if world.device.type == "cpu" else None,
     }
     if kept is None:
-        text = json.dumps(config.own_task, sort_keys=True, default=list)
         values: dict[str, Any] = {
             "schema": SCHEMA,
             **{each.kind: each.digests() for each in (replace(data, files=read), *models)},
-            "definition": None if config.own_task is None else digest_of(text.encode()).hexdigest(),
+            "definition": None if config.own_task is None else tasks.digest(config.task, config.own_task),
             "precision": config.precision,
             **now,
             "changes": [],

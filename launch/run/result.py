@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -16,7 +17,7 @@ from harness.errors import Stopped
 from harness.files import read_json
 from harness.run_folder import RunFolder
 from harness.tracking import Status, Tracker, TrackerIdentity
-from launch.run import inputs
+from launch.run import digests, inputs
 from launch.run.settings import SAMPLE_BANNER
 
 if TYPE_CHECKING:  # with torch, which a command that shows a finished run has no need of
@@ -79,7 +80,7 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
     from launch.run import card
 
     run.folder.check_exists()
-    result = _result(run, scores, state, seconds)
+    result = digests.sealed(_result(run, scores, state, seconds))
     card.write(run.folder, run.config, result)
     run_folder.write_result(run.folder, result)
     if run.config.keep_checkpoints == 0:
@@ -92,7 +93,7 @@ def finish(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None,
 
 def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None, seconds: float) -> dict[str, Any]:
     config = run.config
-    timing = {"total_seconds": round(seconds, 3)}
+    timing = {"total_seconds": round(seconds, 3), "finished": round(time.time(), 3)}
     before: dict[str, Any] = {}
     if state is None:  # predicting with a run that was trained earlier
         before = read_json(run.folder.result) if run.folder.result.is_file() else {}
@@ -103,6 +104,8 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         timing["evaluation_seconds"] = round(state.evaluation_seconds, 3)
         training = {"best_epoch": state.best_epoch(), "epochs": state.history, "steps": state.applied_steps}
         training |= {"timing": timing}
+    version = run.task.metric_version
+    earlier = before.get("digests", {}) if before.get("metric_version") == version else {}
     return {
         "task": run.task.name,
         "model": config.model_name_or_path,
@@ -128,6 +131,8 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "versions": versions.installed(),
         "commit": versions.commit(),
         **({"changes": run.changes} if run.changes else {}),
+        "metric_version": version,
+        "digests": digests.of_result(config, run.folder, scores, earlier),
     }
 
 

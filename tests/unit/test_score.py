@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from running import refused
+from running import cut, refused
 
 import tasks
+from harness.task import Prediction
 from launch import score
+from tasks import predictions
 
 if TYPE_CHECKING:
     from finished_runs import Finished
@@ -245,3 +247,23 @@ class TestGold:
         (tmp_path / "f.tsv").write_text("index\tgold\tprediction\n" + "".join(f"{i}\t{g}\t{g}\n" for i, g in rows))
         argv = ["--task", "biosses", "--predictions", str(tmp_path / "f.tsv"), "--data_dir", str(folder)]
         assert "SAMPLE DATA" in scored(capsys, *argv)["note"]
+
+
+def test_tags_without_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a bundle holds them; the gold standard's tags are compared all the same."""
+    data = cut("bc5cdr_chem", tmp_path / "data", 8)
+    task = tasks.get("bc5cdr_chem")
+    examples = task.read(data, "test")
+    rows = "\n".join(task.rows(examples, [Prediction(("O",) * len(one.label)) for one in examples])) + "\n"
+    whole, bare = tmp_path / "whole.tsv", tmp_path / "bare.tsv"
+    whole.write_text(rows)
+    bare.write_bytes(predictions.without_tokens(whole.read_bytes()))
+    assert bare.read_text().startswith("gold\tprediction\n") and bare.read_text().count("\n") == rows.count("\n")
+    assert predictions.without_tokens(bare.read_bytes()) == bare.read_bytes()
+    argv = ["--task", "bc5cdr_chem", "--predictions"]
+    for more in ([], ["--data_dir", str(data)]):
+        assert scored(capsys, *argv, str(bare), *more) == scored(capsys, *argv, str(whole), *more)
+    bare.write_text(bare.read_text().replace("B\tO", "O\tO", 1))
+    assert "gold tag O where the gold file has B" in complaint(capsys, *argv, str(bare), "--data_dir", str(data))
+    bare.write_text("\n".join(bare.read_text().splitlines()[:-3]) + "\n")
+    assert "bare.tsv:" in complaint(capsys, *argv, str(bare), "--data_dir", str(data))

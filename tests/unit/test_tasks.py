@@ -435,4 +435,4 @@ def test_each_shipped_definition_is_a_task_of_its_name() -> None:
     files = list((Path(tasks.__file__).parent / "definitions").glob("*/*.toml"))
     assert {path.stem for path in files} == set(TEN)
     for path in files:
-        assert definitions.shipped(f"{path.parent.name}/{path.name}").name == path.stem
+        assert definitions.shipped(f"{path.parent.name}/{path.name}").task().name == path.stem
