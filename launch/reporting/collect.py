@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,11 +26,13 @@ from harness.task import Task
 from harness.validation import faults
 from launch.jobs import status as run_status
 from launch.jobs.status import RunStatus, Status
+from launch.reporting import paths
 from launch.run import settings
 from tasks import predictions
 from tasks.predictions import Answers, Units
 from tasks.published import recipe_for
 
+DATA_LINE = re.compile(r"(\S.*\.\w+:\d+): .*")  # begins an error about a line of a file; it may quote what stands there
 MOST_OFF = 1e-6  # between a score and what its predictions add up to: rounding
 ROW_FIELDS = ("task", "seed", "data_dir", "model_name_or_path", "recipe")  # never part of a variant
 SAMPLE = "SAMPLE DATA"  # behind the name of whatever was made of it
@@ -78,11 +81,23 @@ class Run:
     result: Mapping[str, Any] = field(default_factory=dict)
     epochs: Sequence[Mapping[str, float]] = ()  # epoch, train_loss, dev_loss, dev_score: where known
     rates: Mapping[str, float] = field(default_factory=dict)  # medians of examples and tokens a second
+    name: str = ""  # the folder as files of the report call it: below those that were named, the same elsewhere
 
     @property
     def is_own(self) -> bool:
         """Whether its task is a custom task, none of the ten."""
         return self.config is not None and self.config.own_task is not None
+
+    @property
+    def has_own_column(self) -> bool:
+        """Whether the column is none of the ten: that of a custom task, or of other data or another metric version."""
+        return self.task not in tasks.TASKS
+
+    @property
+    def data_digests(self) -> Mapping[str, str]:
+        """Split -> SHA-256 of its data file; empty for a run of a version that recorded none."""
+        recorded: Mapping[str, str] = (self.result.get("digests") or {}).get("data", {})
+        return recorded
 
     @property
     def search(self) -> Mapping[str, Any]:
@@ -132,7 +147,7 @@ class Run:
         score = float(found.score(found.values.sum(axis=0)))
         if self.test_score is None or abs(score - self.test_score) > MOST_OFF:
             said = f"score {score:.4f}, result.json says {self.test_score}"
-            raise UserError(f"{RunFolder(self.folder).prediction('test')}: these predictions {said}")
+            raise UserError(f"{self.name}/predictions/test.tsv: these predictions {said}")
         return found
 
     @property
@@ -143,12 +158,16 @@ class Run:
 
 def find(roots: Sequence[Path]) -> list[Run]:
     """All runs in and below the folders, by path. Raises UserError for a folder that is not there or where none is."""
-    return read_all(run_status.find(roots))
+    folders = run_status.find(roots)
+    base = Path(os.path.commonpath([root.expanduser().absolute() for root in roots]))
+    base = base.parent if base in folders else base
+    return sorted(read_all(folders, base), key=lambda run: Path(run.name).parts)
 
 
 def written(run: Run) -> tuple[float, str]:
-    """When a run ended, to put the newest last."""
-    return (run.folder / "result.json").stat().st_mtime, str(run.folder)
+    """When a finished run ended, in seconds since 1970, and its name: to put the newest last."""
+    recorded = run.result.get("timing", {}).get("finished")
+    return float(recorded or RunFolder(run.folder).result.stat().st_mtime), run.name
 
 
 def finished_by_seed(runs: Sequence[Run]) -> dict[int, Run]:
@@ -157,12 +176,16 @@ def finished_by_seed(runs: Sequence[Run]) -> dict[int, Run]:
 
 
 def answers_of(run: Run, split: str = "test") -> tuple[Task, Answers]:
-    """The task of a finished run, and what it answered on the split. Raises UserError."""
+    """The task of a finished run, and what it answered on the split. Raises UserError, which calls the run by its
+    name."""
     assert run.definition is not None
     path = RunFolder(run.folder).prediction(split)
-    if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
-        raise UserError(f"{path}: is not a file")
-    return run.definition, predictions.read(run.definition, path)
+    try:
+        if os.path.lexists(path) and not path.is_file():  # a pipe would be waited for
+            raise UserError(f"{path}: is not a file")
+        return run.definition, predictions.read(run.definition, path)
+    except UserError as error:
+        raise UserError(str(error).replace(str(run.folder), run.name)) from None
 
 
 def probabilities_of(run: Run, answers: Answers, split: str = "test") -> np.ndarray | None:
@@ -179,18 +202,26 @@ def probabilities_of(run: Run, answers: Answers, split: str = "test") -> np.ndar
     return claimed if ((claimed >= 0) & (claimed <= 1)).all() else None
 
 
-def read_all(folders: Sequence[Path]) -> list[Run]:
+def read_all(folders: Sequence[Path], base: Path | None = None) -> list[Run]:
     """The runs in the folders; one that cannot be read is `broken`, with the reason.
 
-    Runs of custom tasks that share a name but not their definition get `<name>#<digest>`: they are not one column.
+    `base`: what their names are relative to. Runs of custom tasks that share a name but not their definition get
+    `<name>#<digest>`: they are not one column.
     """
     runs: list[Run] = []
     for found in run_status.read_all(folders):
+        name = str(found.folder.relative_to(base) if base else found.folder)
         try:
-            runs.append(_read(found))
+            runs.append(replace(_read(found), name=name))
         except Exception as error:  # whatever it is, the other runs are to be reported
             what = f"{found.folder}: not a run's files ({type(error).__name__}: {error})"
-            runs.append(Run(found.folder, "broken", str(error) if isinstance(error, UserError) else what))
+            reason = str(error) if isinstance(error, UserError) else what
+            runs.append(Run(found.folder, "broken", reason, name=name))
+    names = paths.short_names(given_paths(runs))
+    for number, run in enumerate(runs):
+        reason = paths.shortened(paths.renamed(run.reason, names))
+        values = {name: paths.renamed(value, names) for name, value in run.settings.items()}
+        runs[number] = replace(run, settings=values, reason=reason)
     digests: dict[str, dict[Path, str]] = {}
     for run in runs:
         if run.config is not None and run.is_own:
@@ -200,7 +231,47 @@ def read_all(folders: Sequence[Path]) -> list[Run]:
         if run.is_own and len({*digests[run.task].values()}) > 1:
             mark = f"#{digests[run.task][run.folder]}"
             runs[number] = replace(run, task=run.task + mark, title=run.title + mark)
-    return runs
+    return _apart(runs)
+
+
+def given_paths(runs: Sequence[Run]) -> set[str]:
+    """The names and paths in the runs' settings, which may be absolute ones of this machine."""
+    settings = (*run_folder.INPUTS, "output_dir", "cache_dir", "feature_cache")
+    values = {getattr(run.config, name) for run in runs if run.config is not None for name in settings}
+    return {value for value in values if value}
+
+
+# ---- runs that must not share a mean
+def _apart(runs: Sequence[Run]) -> list[Run]:
+    """Runs of one task that were computed on other data, or scored by another version of the metric, get columns of
+    their own: `<task> [test data 3f2a1c]`. The column of most runs keeps the plain name.
+
+    Runs that read other splits, such as none for dev, are of the same data where those that both have read are.
+    """
+    made = list(runs)
+    recorded: dict[str, list[int]] = {}
+    for number, run in enumerate(runs):
+        if run.status == "finished" and run.data == "given" and run.data_digests:
+            recorded.setdefault(run.task, []).append(number)
+    for numbers in recorded.values():
+        groups: list[tuple[dict[str, str], list[int]]] = []  # (facts, runs): "test data" -> its digest
+        for number in sorted(numbers, key=lambda number: (-len(runs[number].data_digests), runs[number].name)):
+            own = {f"{split} data": digest for split, digest in runs[number].data_digests.items()}
+            own["metric"] = f"v{runs[number].result.get('metric_version')}"
+            group = next((one for one in groups if all(one[0].get(k, v) == v for k, v in own.items())), None)
+            if group is None:
+                groups.append((own, [number]))
+            else:
+                group[0].update(own)
+                group[1].append(number)
+        groups.sort(key=lambda one: (-sum(runs[number].is_counted for number in one[1]), -len(one[1])))
+        for facts, members in groups[1:]:
+            differing = [name for name in sorted(facts) if groups[0][0].get(name) != facts[name]]
+            mark = f" [{', '.join(f'{name} {facts[name][:6]}' for name in differing)}]"
+            for number in members:
+                run = runs[number]
+                made[number] = replace(run, task=run.task + mark, title=run.title + mark)
+    return made
 
 
 def _read(found: RunStatus) -> Run:
@@ -215,6 +286,7 @@ def _read(found: RunStatus) -> Run:
         reason = f"after epoch {epochs[-1]['epoch']:g}" if epochs else "before the end of its first epoch"
         if found.status != "running":
             said = next(iter(found.reason.splitlines()), "")
+            said = DATA_LINE.sub(r"\1: see the run's log", said)
             reason = said or f"no result.json, {reason}; the same command goes on"
     else:
         for name, expected in (("task", config.task), ("model", config.model_name_or_path), ("seed", config.seed)):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import tasks
 from launch.jobs import suite_record
 from launch.jobs.suites import natural
-from launch.reporting import searches, series
+from launch.reporting import paths, searches, series
 from launch.reporting.collect import RowKey, Run, joined, written
 from tasks import published
 
@@ -204,11 +202,8 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     left_out: list[tuple[Run, str]] = []
     groups: dict[RowKey, dict[str, list[Run]]] = {}
     trials = {(one.run.row, one.run.task): one.trials for one in searches.find(runs) if one.run.data == "given"}
-    labels, shared, missing = (
-        row_labels(runs),
-        joined(shared_settings(runs)),
-        suite_record.left_out_notes([run.folder for run in runs]),
-    )
+    labels, shared = row_labels(runs), joined(shared_settings(runs))
+    missing = [paths.shortened(line) for line in suite_record.left_out_notes([run.folder for run in runs])]
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
     runs = searches.of_rows(runs)
     for run in runs:
@@ -220,7 +215,8 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
             is_finished = run.status == "finished"
             left_out.append((run, "test was not predicted" if is_finished else f"{run.status}: {run.reason}"))
     uncounted = {(run.row, run.task) for run in runs if not run.is_counted and run.data == "given" and run.task}
-    own = {run.task: run.title for run in sorted(runs, key=lambda run: run.task) if run.is_counted and run.is_own}
+    by_column = sorted(runs, key=lambda run: run.task)
+    own = {run.task: run.title for run in by_column if run.is_counted and run.has_own_column}
     suite, said = _suite(runs)
     board: dict[RowKey, dict[str, Score]] = {}
     for key, of_row in groups.items():
@@ -316,7 +312,7 @@ def _newest(group: Sequence[Run], left_out: list[tuple[Run, str]]) -> dict[int, 
     found: dict[int, Run] = {}
     for run in sorted(group, key=written):
         if run.seed in found:
-            left_out.append((found[run.seed], f"seed {run.seed} was run again in {run.folder}"))
+            left_out.append((found[run.seed], f"seed {run.seed} was run again in {run.name}"))
         found[run.seed] = run
     return found
 
@@ -324,9 +320,7 @@ def _newest(group: Sequence[Run], left_out: list[tuple[Run, str]]) -> dict[int, 
 def row_labels(runs: Sequence[Run]) -> dict[RowKey, str]:
     """Name of each row: the model without its path where that is enough, whether its settings were searched, and those
     that set it apart from other rows."""
-    models = {run.model for run in runs if run.model}
-    count = Counter(Path(model).name for model in models)
-    names = {model: Path(model).name if count[Path(model).name] == 1 else model for model in models}
+    names = paths.tails({run.model for run in runs if run.model})
     shared = shared_settings(runs)
     labels = {}
     for run in runs:
@@ -347,9 +341,10 @@ def shared_settings(runs: Sequence[Run]) -> dict[str, str]:
 def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_repeated: bool) -> Score:
     """`seeds`: those that the row has on any of the ten tasks."""
     circumstances = set()
+    is_recorded = all(run.data_digests for run in by_seed.values())  # then it is the same data, wherever it lies
     for run in by_seed.values():
         examples = run.result["scores"]["test"].get("examples")
-        folder = None if run.config is None else run.config.data_dir
+        folder = None if is_recorded or run.config is None else run.config.data_dir
         values = str(sorted(run.search.get("values", {}).items()))
         circumstances.add((run.result.get("examples_per_step"), folder, run.result.get("selected"), examples, values))
     applies_to = {

@@ -148,7 +148,7 @@ def _tasks(
     `rows`: (row of the leaderboard, kind of data) -> its number and name in charts.
     """
     checkpoints = series.find(runs)
-    known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.is_own and run.definition}}
+    known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.has_own_column and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():
             mine = [run for run in runs if run.task == name and run.data == data]

@@ -220,7 +220,7 @@ def _of_task(rows: Sequence[Row], task: str) -> tuple[dict[str, Resampled], Comp
             except UserError as error:
                 reason = reason or str(error)
             except Exception as error:  # whatever is wrong with one run's predictions, the others are reported
-                reason = reason or f"{run.folder}: {type(error).__name__}: {first_line(error)}"
+                reason = reason or f"{run.name}: {type(error).__name__}: {first_line(error)}"
     scores: dict[tuple[str, int], np.ndarray] = {}
     golds = {one.gold: one for one in runs.values()}
     for gold, form in golds.items():  # those that answered the same questions together

@@ -94,11 +94,14 @@ def grouped_notes(board: Leaderboard) -> dict[str, list[str]]:
     if any("#" in task for task in board.own):
         alike_names = "#: task files of one name that do not say the same; each has a column of its own"
         found.setdefault("columns", []).append(alike_names)
+    if any("[" in task for task in board.own):
+        differ = "[ ]: runs on other data, or scored by another version of the metric, than those of the task's column"
+        found.setdefault("columns", []).append(f"{differ}: nothing is averaged or compared over both")
     found["intervals, ranks and bold"] = list(board.remarks)
     found["missing runs"] = list(board.missing)
     alike: dict[str, list[str]] = {}
     for run, why in board.left_out:
-        alike.setdefault(why, []).append(str(run.folder))
+        alike.setdefault(why, []).append(run.name)
     for why, folders in alike.items():
         lines = [f"left out: {folder} ({why})" for folder in folders]
         if len(folders) > MOST_ALIKE:
@@ -325,7 +328,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
     for row in board.rows:
         cells: dict[str, Any] = {}
         for column, found in row.cells.items():
-            runs = {str(seed): str(run.folder) for seed, run in sorted(found.runs.items())}
+            runs = {str(seed): run.name for seed, run in sorted(found.runs.items())}
             scores = {"scores": dict(zip(runs, found.scores, strict=True)), "folders": runs} if runs else {}
             cells[column] = {"mean": found.mean, "std": found.std, **scores, "marks": found.marks}
             cells[column] |= {"best": found.is_best, "interval": found.interval, "rank": found.rank}
@@ -346,7 +349,7 @@ def as_json(board: Leaderboard, tests: Sequence[Test] = (), baseline: str = "") 
         "intervals": intervals.METHOD,
         "remarks": list(board.remarks),
         "significance": {"baseline": baseline, "method": method(tests), "tests": tested} if tests else None,
-        "left_out": [{"folder": str(run.folder), "why": why} for run, why in board.left_out],
+        "left_out": [{"folder": run.name, "why": why} for run, why in board.left_out],
         "missing": list(board.missing),
     }
     return json.dumps(values, indent=2, allow_nan=False) + "\n"

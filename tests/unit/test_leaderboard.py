@@ -275,7 +275,7 @@ class TestNothingIsAveragedOverSilently:
         found = board(tmp_path)
         cell = found.rows[0].cells["mednli"]
         assert cell.scores == [0.7] and "r" in cell.marks
-        assert [(run.folder, why) for run, why in found.left_out] == [(older, f"seed 12 was run again in {newer}")]
+        assert [(run.folder, why) for run, why in found.left_out] == [(older, f"seed 12 was run again in {newer.name}")]
 
     def test_marks_of_dev(self, tmp_path: Path) -> None:
         made_up(tmp_path / "a", "bc5cdr_chem", rows=120)
@@ -358,6 +358,56 @@ class TestSuites:
             assert board(tmp_path).suite.name == "" and board(tmp_path).rows[0].total is None
 
 
+class TestOtherDataAndOtherMetrics:
+    def of_data(self, folder: Path, seed: int, score: float, data: dict[str, str], model: str = "encoder-a") -> None:
+        recorded = {"data": data, "definition": "", "predictions": {}, "with_tokens": {}}
+        made_up(folder, "mednli", model, seed, score=score, rows=120, digests=recorded)
+
+    def test_runs_of_other_data_share_no_mean(self, tmp_path: Path) -> None:
+        """The data of most runs keeps the column; those of other data have one of their own, in no total."""
+        ten(tmp_path / "ten")
+        same = {split: f"{split:0>64}" for split in ("train", "dev", "test")}
+        self.of_data(tmp_path / "a", 3, 0.5, same | {"test": "3f2a1c" + "0" * 58})
+        self.of_data(tmp_path / "b", 4, 0.5, same | {"test": "3f2a1c" + "0" * 58})
+        self.of_data(tmp_path / "c", 5, 0.1, same | {"train": "7" * 64})
+        self.of_data(tmp_path / "d", 6, 1.0, {"train": same["train"], "test": same["test"]})  # dev was not read
+        found = board(tmp_path)
+        row = only(tmp_path)
+        assert row.cells["mednli"].scores == [0.99, 1.01, 1.0] and row.total is not None
+        assert row.cells["mednli [test data 3f2a1c]"].scores == [0.5, 0.5]
+        assert row.cells["mednli [train data 777777]"].scores == [0.1]
+        assert found.columns["mednli [test data 3f2a1c]"] == "MedNLI [test data 3f2a1c]"
+        notes = "\n".join(report_tables.notes(found))
+        assert "in the total: MedNLI [test data 3f2a1c]; MedNLI [train data 777777]" in notes
+        assert "[ ]: runs on other data, or scored by another version" in notes
+        text = report_tables.markdown(found)
+        assert "| MedNLI [test data 3f2a1c] |" in text and "<sup>x" not in text
+
+    def test_scores_of_two_metric_versions_share_no_mean(self, tmp_path: Path) -> None:
+        for seed, version in ((1, 1), (2, 1), (3, 2)):
+            made_up(tmp_path / str(seed), "mednli", seed=seed, score=0.1 * seed, rows=120, metric_version=version)
+        row = only(tmp_path)
+        assert row.cells["mednli"].scores == pytest.approx([0.1, 0.2])
+        assert row.cells["mednli [metric v2]"].scores == pytest.approx([0.3])
+
+    def test_the_page_has_a_section_for_each(self, tmp_path: Path) -> None:
+        for seed, version in ((1, 1), (2, 1), (3, 2)):
+            made_up(tmp_path / "runs" / str(seed), "mednli", seed=seed, rows=120, metric_version=version)
+        assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+        assert "MedNLI [metric v2]" in (tmp_path / "out" / "report.html").read_text()
+
+    def test_a_folder_counts_where_no_digest_is_known(self, tmp_path: Path) -> None:
+        """The same data in another folder is the same data; of older runs nobody can tell."""
+        made_up(tmp_path / "a", "mednli", seed=1, score=0.8, rows=120)
+        made_up(tmp_path / "b", "mednli", seed=2, score=0.6, rows=120, data_dir="/elsewhere")
+        assert only(tmp_path).cells["mednli"].marks == "" and len(only(tmp_path).cells["mednli"].scores) == 2
+        old: dict[str, Any] = {"metric_version": None, "digests": None, "rows": 120, "score": 0.7}
+        made_up(tmp_path / "c", "mednli", seed=3, **old)
+        made_up(tmp_path / "d", "mednli", seed=4, data_dir="/elsewhere", **old)
+        cell = only(tmp_path).cells["mednli"]
+        assert cell.marks == "x" and cell.scores == [0.8, 0.6, 0.7, 0.7]
+
+
 BROKEN = {
     "no JSON": ("result.json", "{", "result.json: not JSON"),
     "a list": ("result.json", "[]", "result.json: must be a table"),
@@ -392,7 +442,7 @@ def test_a_broken_run_is_reported(kind: str, tmp_path: Path, capsys: pytest.Capt
     assert report.main([str(tmp_path), "--out", str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     note = next(line for line in out.splitlines() if line.startswith("left out:"))
-    assert str(tmp_path / "bad") in note and "broken" in note and expected in note
+    assert "left out: bad (" in note and str(tmp_path) not in note and "broken" in note and expected in note
     assert [row.label for row in board(tmp_path).rows] == ["encoder-a"]
     assert only(tmp_path).cells["mednli"].mean == 0.8
 
@@ -407,7 +457,7 @@ def test_many_runs_left_out_for_one_reason(
     assert report.main([str(tmp_path)]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("left out:")]
     assert len(notes) == lines and all("SAMPLE DATA" in note for note in notes)
-    assert (f"{count} runs, {tmp_path / 'sample-0'} to {tmp_path / f'sample-{count - 1}'}" in notes[0]) == (lines == 1)
+    assert (f"{count} runs, sample-0 to sample-{count - 1}" in notes[0]) == (lines == 1)
 
 
 def test_no_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,5 +49,5 @@ def test_two_series_of_the_same_names_stay_apart(tmp_path: Path) -> None:
     runs = collect.find([tmp_path])
     assert [one.name for one in series.find(runs)] == ["/a/step-*", "/b/step-*"]
     assert [row.label for row in leaderboard.build(runs).rows] == [
-        "/a/step-1", "/a/step-2", "/b/step-1", "/b/step-2"
+        "a/step-1", "a/step-2", "b/step-1", "b/step-2"
     ]  # fmt: skip
