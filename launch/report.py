@@ -1,10 +1,14 @@
 """Run folders to a leaderboard and a page to look at.
 
 python launch/report.py runs --out report --baseline biobert-base-cased-v1.1
+python launch/report.py bundle runs --out runs.zip      # for others, without the text of the corpora
+python launch/report.py verify runs                     # is each score the one that its predictions give?
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,13 +23,22 @@ from harness.logs import Console
 from harness.terminal import guarded, visible
 from launch.reporting import collect, ensembles, leaderboard, overview, statistics, tables
 
+COMMANDS = {  # each a module of launch/reporting/
+    "verify": "compute each score again from predictions and gold, and compare digests; exit status 1 if one differs",
+    "bundle": "runs as one zip file without the text of the corpora, to make the same leaderboard elsewhere",
+}
 PIPE_WIDTH = 240  # columns where the output is no terminal: nothing is folded
 
 
-@guarded
-def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 reported, 2 a mistake of the user's."""
-    parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
+def build_parser() -> Parser:
+    """The flags of a report; `verify` and `bundle` have their own."""
+    lines = "\n".join(f"  %(prog)s {name} RUNS...  {what}" for name, what in COMMANDS.items())
+    parser = Parser(
+        description=(__doc__ or "").splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"also (a folder of such a name is reported as ./verify):\n{lines}",
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run folders, or folders that hold them")
     parser.add_argument(
         "--out",
@@ -44,7 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--ensemble", action="store_true", help="below each row with several seeds, these seeds as one system"
     )
-    given = parser.parse_args(argv)
+    return parser
+
+
+@guarded
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 reported, 1 not verified, 2 a mistake of the user's."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return int(importlib.import_module(f"launch.reporting.{words[0]}").main(words[1:]))
+    given = build_parser().parse_args(words)
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -61,14 +62,26 @@ def record_left_out(home: Path, wanted: Iterable[Path], left_out: Mapping[Path, 
     _write(home, record, record.model_copy(update={"left_out": now}))
 
 
+def joined(folders: Sequence[Path]) -> dict[str, Any]:
+    """One record in place of all those that these runs have above them: what is noted of them, and the totals. Empty
+    where there is nothing."""
+    entries = {f".left-out-{number}": entry.model_dump() for number, entry in enumerate(_left_out(folders))}
+    totals = {name: total.model_dump() for name, total in recorded_totals(folders).items()}
+    return {"schema": 2, "left_out": entries, "suites": totals} if entries or totals else {}
+
+
 def left_out_notes(folders: Sequence[Path]) -> list[str]:
     """A line for each reason why runs of the same suites as these were left out."""
     why: dict[str, dict[str, None]] = {}
-    for home in _homes(folders):
-        for name, entry in _read(home).left_out.items():
-            if not os.path.isfile(home / name / "result.json"):
-                why.setdefault(entry.why, {})[entry.what] = None
+    for entry in _left_out(folders):
+        why.setdefault(entry.why, {})[entry.what] = None
     return [f"left out: {', '.join(what)} ({reason})" for reason, what in why.items()]
+
+
+def _left_out(folders: Sequence[Path]) -> list[_LeftOut]:
+    """Those of the suites' runs that are not finished since."""
+    entries = ((home / name, entry) for home in _homes(folders) for name, entry in _read(home).left_out.items())
+    return [entry for folder, entry in entries if not os.path.isfile(folder / "result.json")]
 
 
 def _homes(folders: Sequence[Path]) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -608,6 +609,23 @@ def test_from_training_to_predictions(
     assert "not of the ten, and not in the total" in (tmp_path / "out" / "leaderboard.md").read_text()
     (found,) = collect.find([tmp_path / "runs"])
     assert f"--task_file {copy}" in collect.command(found) and "warmup" not in found.variant
+
+    capsys.readouterr()
+    (tmp_path / "data").rename(tmp_path / "moved")  # as on another machine
+    assert report.main(["bundle", str(tmp_path / "runs"), "--out", str(tmp_path / "b.zip")]) == 0
+    zipfile.ZipFile(tmp_path / "b.zip").extractall(tmp_path / "unpacked")
+    assert report.main([str(tmp_path / "unpacked"), "--out", str(tmp_path / "again")]) == 0
+    assert json.loads((tmp_path / "again" / "leaderboard.json").read_text()) == values
+    for place in ("runs", "unpacked"):
+        assert report.main(["verify", str(tmp_path / place)]) == 0
+        assert "2 of 2 cells verified" in capsys.readouterr().out
+    config = tmp_path / "unpacked" / "run" / "config.json"
+    stored = json.loads(config.read_text())
+    assert definitions.read(config.with_name("task.toml")) == (stored["own_task"], None)
+    config.write_text(json.dumps({**stored, "own_task": {**stored["own_task"], "title": "Another"}}))
+    assert report.main(["verify", str(tmp_path / "unpacked")]) == 1
+    assert "config.json defines the task otherwise" in capsys.readouterr().out
+    (tmp_path / "moved").rename(tmp_path / "data")
 
     question = tmp_path / "in.tsv"
     question.write_text("the drug\tno fever\n" if family == "similarity" else "no fever with the drug\n")
