@@ -75,6 +75,7 @@ class Run:
     definition: Task | None = None  # None for a broken run
     model: str = ""  # name or path, as it was given
     settings: Mapping[str, str] = field(default_factory=dict)  # those that differ from the recipe's
+    common: Mapping[str, str] = field(default_factory=dict)  # of them: what all runs of its task have, see `_common`
     seed: int = 0
     data: str = "given"  # or sample
     config: RunConfig | None = None
@@ -117,6 +118,11 @@ class Run:
     @property
     def row_settings(self) -> dict[str, str]:
         """Those of its settings that set its row apart."""
+        return {name: value for name, value in self.unsearched.items() if name not in self.common}
+
+    @property
+    def unsearched(self) -> dict[str, str]:
+        """Those of its settings that no search chose, or tries."""
         searched = self.search.get("values", {})
         return {name: value for name, value in self.settings.items() if name not in searched}
 
@@ -231,7 +237,9 @@ def read_all(folders: Sequence[Path], base: Path | None = None) -> list[Run]:
         if run.is_own and len({*digests[run.task].values()}) > 1:
             mark = f"#{digests[run.task][run.folder]}"
             runs[number] = replace(run, task=run.task + mark, title=run.title + mark)
-    return _apart(runs)
+    runs = _apart(runs)
+    common = _common(runs)
+    return [replace(run, common=common.get(run.task, {})) for run in runs]
 
 
 def given_paths(runs: Sequence[Run]) -> set[str]:
@@ -272,6 +280,20 @@ def _apart(runs: Sequence[Run]) -> list[Run]:
                 run = runs[number]
                 made[number] = replace(run, task=run.task + mark, title=run.title + mark)
     return made
+
+
+def _common(runs: Sequence[Run]) -> dict[str, dict[str, str]]:
+    """Task -> settings that all its runs have, but for the trials of a search: `[overrides.<task>]` of a suite, say.
+
+    They set no row apart, so that a model is one row over tasks that are trained differently, as by the recipes.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for run in runs:
+        if run.model and run.search.get("kind") != "trial":
+            own = run.unsearched
+            known = found.get(run.task, own)
+            found[run.task] = {name: value for name, value in known.items() if own.get(name) == value}
+    return found
 
 
 def _read(found: RunStatus) -> Run:

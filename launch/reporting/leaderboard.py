@@ -112,7 +112,7 @@ class Leaderboard:
     left_out: Sequence[tuple[Run, str]]  # every run that is not in a cell, and why
     own: Mapping[str, str]  # custom tasks that have a score -> title
     missing: Sequence[str]  # lines on runs of the same suites that were never started, see launch/jobs/suites.py
-    shared: str = ""  # settings that all rows have in common, as `name=value`: no label says them
+    shared: str = ""  # settings that all rows have in common, see `shared_settings`: no label says them
     suite: Suite = field(default_factory=Suite)
     ensembles: Sequence[Row] = ()  # shown below ours, and never among the best: they are several systems
     references: Sequence[Row] = ()  # published ones, with totals over the same tasks as ours
@@ -202,7 +202,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     left_out: list[tuple[Run, str]] = []
     groups: dict[RowKey, dict[str, list[Run]]] = {}
     trials = {(one.run.row, one.run.task): one.trials for one in searches.find(runs) if one.run.data == "given"}
-    labels, shared = row_labels(runs), joined(shared_settings(runs))
+    labels, shared = row_labels(runs), shared_settings(runs)
     missing = [paths.shortened(line) for line in suite_record.left_out_notes([run.folder for run in runs])]
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
     runs = searches.of_rows(runs)
@@ -236,7 +236,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
         of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
         all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
         alike = [other for other in board if (families[other[0]], other[2]) == (families[key[0]], key[2])]
-        is_usual = key[1] in ("", shared) and families[key[0]] == key[0]  # it stands for the model
+        is_usual = key[1] == "" and families[key[0]] == key[0]  # it stands for the model
         is_choice = len(alike) > 1 and not is_usual
         row = Row(labels[key], suite.with_totals(cells), all_seeds, is_choice)
         rows.setdefault(families[key[0]], []).append(row)
@@ -321,21 +321,25 @@ def row_labels(runs: Sequence[Run]) -> dict[RowKey, str]:
     """Name of each row: the model without its path where that is enough, whether its settings were searched, and those
     that set it apart from other rows."""
     names = paths.tails({run.model for run in runs if run.model})
-    shared = shared_settings(runs)
     labels = {}
     for run in runs:
         if run.model:
-            own = joined({name: value for name, value in run.row_settings.items() if name not in shared})
+            own = joined(run.row_settings)
             kind = SEARCHED.get(run.search.get("kind", ""), "")
             labels[run.row] = names[run.model] + kind + (f" [{own}]" if own else "")
     return labels
 
 
-def shared_settings(runs: Sequence[Run]) -> dict[str, str]:
-    """Settings, other than the recipe's, that all rows have in common."""
-    rows = [run.row_settings for run in searches.of_rows(runs) if run.model]
-    first = rows[0] if rows else {}
-    return {name: value for name, value in first.items() if all(row.get(name) == value for row in rows)}
+def shared_settings(runs: Sequence[Run]) -> str:
+    """Settings, other than the recipe's, that all rows have in common: on all tasks, then on some of them."""
+    by_task = {run.title: run.common for run in runs if run.model}
+    first = next(iter(by_task.values()), {})
+    of_all = {name: value for name, value in first.items() if all(one.get(name) == value for one in by_task.values())}
+    parts = [joined(of_all)]
+    for title, common in by_task.items():
+        rest = joined({name: value for name, value in common.items() if name not in of_all})
+        parts += [f"{title} {rest}"] if rest else []
+    return "; ".join(filter(None, parts))
 
 
 def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_repeated: bool) -> Score:

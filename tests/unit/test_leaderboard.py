@@ -132,6 +132,20 @@ class TestNumbers:
         made_up(tmp_path / "plain", "mednli", "encoder-b", seed=1, score=0.8)
         assert board(tmp_path).shared == ""
 
+    def test_settings_that_all_rows_have_on_one_task_are_in_no_label(self, tmp_path: Path) -> None:
+        """As [overrides.<task>] of a suite's file makes them: a model is one row, with a total."""
+        longer = ["--num_train_epochs", "7"]
+        for model in ("m", "n"):
+            made_up(tmp_path / "hoc" / model, "hoc", model, score=0.8, rows=4, flags=longer)
+            made_up(tmp_path / "mednli" / model, "mednli", model, score=0.6, rows=4)
+        found = board(tmp_path)
+        assert [row.label for row in found.rows] == ["m", "n"] and found.shared == "HoC num_train_epochs=7.0"
+        assert found.rows[0].cells["total_shared"].mean == pytest.approx(0.7)
+        made_up(tmp_path / "hoc" / "other", "hoc", "m", score=0.8, rows=4)
+        assert {row.label for row in board(tmp_path).rows} == {
+            "m", "m [num_train_epochs=7.0]", "n", "n [num_train_epochs=7.0]"
+        }  # fmt: skip
+
     def test_long_labels_that_differ_at_the_end_stay_apart(self, tmp_path: Path) -> None:
         name = "an-encoder-with-a-name-that-has-no-end"
         for rate in ("1e-4", "2e-4"):
