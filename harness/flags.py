@@ -155,6 +155,13 @@ def unknown_flags(words: Sequence[str], known: Sequence[str]) -> list[str]:
     return faults
 
 
+def given_names(argv: Sequence[str]) -> set[str]:
+    """The settings that a command line and its --config file give a value. Raises UserError."""
+    parsed = vars(build_parser({}, "").parse_known_args(list(argv))[0])
+    path = parsed.pop("config", None)
+    return {ALIASES.get(name, name) for name in (*parsed, *(_read_file(path) if path is not None else ()))}
+
+
 def _from_wandb(given: Container[str], faults: list[str]) -> dict[str, Any]:
     """What wandb's own variables say of settings that are not given. They are recorded with the run, so that a job or
     a restart from another shell goes to the same place."""

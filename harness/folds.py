@@ -18,9 +18,12 @@ def split(
 
     Examples of one document, or with a sentence in common, are in one part: what is scored was then never seen in
     training. `per_word`: texts are the words of a sentence (tagging). Raises ValueError where fewer than `count` such
-    groups are there.
+    groups are there, or where the examples do not say what they belong to.
     """
-    groups = _groups(examples, per_word)
+    if per_word or any(len(example.texts) == 1 and not example.group for example in examples):
+        # A relation's sentence comes again with other entities masked, and sentences of one document are alike.
+        raise ValueError("it is not known which of these examples are of one document")
+    groups = _groups(examples)
     if len(groups) < count:
         raise ValueError(f"{len(groups)} documents or pairs without a sentence in common, fewer than {count} parts")
     order = np.random.default_rng(SEED).permutation(len(groups))
@@ -32,7 +35,7 @@ def split(
     return rest, [example for at, example in enumerate(examples) if at in held_out]
 
 
-def _groups(examples: Sequence[Example], per_word: bool) -> list[list[int]]:
+def _groups(examples: Sequence[Example]) -> list[list[int]]:
     """Connected components: numbers of examples that share a document or a text, by the first of each."""
     parent = list(range(len(examples)))
 
@@ -44,8 +47,7 @@ def _groups(examples: Sequence[Example], per_word: bool) -> list[list[int]]:
 
     first: dict[object, int] = {}
     for at, example in enumerate(examples):
-        shared: list[object] = [example.texts] if per_word else list(example.texts)
-        for key in (*shared, *([("document", example.group)] if example.group else [])):
+        for key in (*example.texts, *([("document", example.group)] if example.group else [])):
             one, other = sorted((root(at), root(first.setdefault(key, at))))
             parent[other] = one
     found: dict[int, list[int]] = {}

@@ -138,9 +138,16 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
     def start(configs: Sequence[RunConfig], begin: Callable[[], None]) -> tuple[int, Collection[Path]]:
         plan = preflight.plan(where, configs, options.skip_missing)
         plan.faults.refuse()
-        begin()
-        return carry_out(where, plan, options.suite), plan.left_out
+        plan.finished = []  # compared, and of no more interest
+        if plan.to_start:
+            begin()
+        return carry_out(where, plan, options.suite) if plan.to_start or plan.busy else 0, plan.left_out
 
+    faults = Faults()
+    for search in searches:
+        with faults.collected():
+            search.check_folders()
+    faults.refuse()
     status, tried = tuning.run_trials(searches, start, slurm.REPEATS in os.environ)
     if not tried and status == 0 and where.cluster == "slurm":
         slurm.repeat(where, tuning.trials_of(searches), words)
@@ -149,23 +156,24 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
         return EXIT_STOPPED
     if not tried:
         return status
-    wanted, faults = [], Faults()
+    wanted = []
     for search, ended in tried.items():
         with faults.collected():
             found = search.choice(ended)
             search.record([one.values for one in ended], found)
             wanted += search.chosen_runs(found)
             print(tuning.said(search, found))
-    order = [config.seed for config in wanted]
-    wanted = [config for _, config in sorted(zip(order, wanted, strict=True), key=lambda pair: pair[0])]
-    if wanted:
-        plan = preflight.plan(where, wanted, options.skip_missing)
-        status = carry_out(where, plan, options.suite)
-        if status != EXIT_STOPPED:
-            _sum_up(where, plan.wanted)
     for fault in faults:
         print(f"error: {fault}", file=sys.stderr)
-    return max(status, EXIT_FAILED) if faults and status != EXIT_STOPPED else status
+    status = max(status, EXIT_FAILED) if faults else status
+    wanted.sort(key=lambda config: config.seed)  # stable: a whole column of the table before the second seed
+    if wanted:
+        plan = preflight.plan(where, wanted, options.skip_missing)
+        outcome = carry_out(where, plan, options.suite)
+        if outcome != EXIT_STOPPED:
+            _sum_up(where, plan.wanted)
+        status = outcome if outcome == EXIT_STOPPED else max(status, outcome)
+    return status
 
 
 def show_search(where: Request, searches: Sequence[Search], skip_missing: bool, words: Sequence[str]) -> int:

@@ -63,16 +63,17 @@ class Plan:
             record_left_out(Path(os.path.commonpath(folders)), folders, self.left_out)
 
 
+def compare(before: RunConfig, now: RunConfig, finished: bool) -> str | None:
+    """Of inputs under other names the content; what has changed in its place each run sees when it starts."""
+    return run_folder.other_names(before, now) and inputs.compare(before, now, finished)
+
+
 def plan(where: Request | None, configs: Sequence[RunConfig], skip_missing: bool = False) -> Plan:
     """Look at everything and change nothing. `where`: None where that itself is at fault."""
     every = [replace(config, output_dir=str(Path(config.output_dir).absolute())) for config in configs]
     made = Plan(every)
     folders = [Path(config.output_dir) for config in every]
     known = {run.folder: run for run in status.read_all([folder for folder in folders if folder.is_dir()])}
-
-    def compare(before: RunConfig, now: RunConfig, finished: bool) -> str | None:
-        """Of inputs under other names the content; what has changed in its place each run sees when it starts."""
-        return run_folder.other_names(before, now) and inputs.compare(before, now, finished)
 
     for config in every:
         run = known.get(Path(config.output_dir))
@@ -154,6 +155,9 @@ def _check_data(group: Sequence[RunConfig]) -> None:
         return
     task = tasks.get(group[0].task, group[0].own_task)
     faults = Faults()
+    if in_parts := next((config for config in group if config.fold is not None), None):
+        with faults.collected():
+            inputs.read_data(in_parts, task, {"train", "dev"})
     for split in sorted(set[str]().union(*(inputs.needed_splits(config, task) for config in group))):
         with faults.collected():
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -219,32 +220,43 @@ def repeat_text(request: Request, configs: Sequence[RunConfig], words: Sequence[
     code, folder = snapshot_folder(place), place / run_folder.SUBMITIT
     small = request.model_copy(update={"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1})
     values = parameters(small, configs, code)
-    values["job_name"] = _repeat_name(place)
-    values["setup"] = [*values["setup"], f"export {REPEATS}=1", f'cd "${WORK_DIR}"']
-    values["additional_parameters"] |= {"dependency": f"afterany:{':'.join(jobs)}"}
+    values["job_name"] = _repeat_name(place, words)
+    # What the command reads of its environment, of which a profile may pass on little; no keys, since it is in a file.
+    kept = [name for name in os.environ if name == "DATASET_DIR" or name.startswith(("HF_", "WANDB_"))]
+    kept = [name for name in kept if not re.search("KEY|TOKEN|SECRET", name)]
+    exports = [f"export {name}={shlex.quote(os.environ[name])}" for name in sorted(kept)]
+    values["setup"] = [*values["setup"], *exports, f"export {REPEATS}=1", f'cd "${WORK_DIR}"']
+    devices = re.compile("gres|gpus|exclusive|cpus-per-gpu|mem-per-gpu")
+    more = {name: value for name, value in values["additional_parameters"].items() if not devices.match(name)}
+    values["additional_parameters"] = more | {"dependency": f"afterany:{':'.join(jobs)}"}
     del values["teardown"], values["srun_args"]
     # Without srun, from within which no job could be sent; -P: the code is the copy's, not the current folder's.
-    command = shlex.join([sys.executable, "-P", "-u", "-m", "launch.submit", *words])
+    command = shlex.join([sys.executable, "-P", "-u", "-m", "launch.submit", *words, "--cluster", "slurm"])
     return str(slurm._make_sbatch_string(command=command, folder=folder, use_srun=False, **values))
 
 
-def _repeat_name(place: Path) -> str:
-    return f"blue-tune-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
+def _repeat_name(place: Path, words: Sequence[str]) -> str:
+    return f"blue-tune-{hashlib.sha256(repr((str(place), *words)).encode()).hexdigest()[:8]}"
 
 
 def repeat(request: Request, configs: Sequence[RunConfig], words: Sequence[str]) -> None:
     """Send that job, behind all jobs that have a run of the search; the one that is there already is enough."""
     place = home(configs)
-    name = _repeat_name(place)
+    name = _repeat_name(place, words)
     there = (answer("squeue", "--noheader", "--me", f"--name={name}", "--format=%i") or "").split()
     there = [job for job in there if job != os.environ.get("SLURM_JOB_ID")]
     if there:
         print(f"next    job {there[0]} waits for the trials and then repeats this command")
         return
-    folders = status.find([place])
+    folders = [folder for config in configs if (folder := Path(config.output_dir)).is_dir()]
     sent = [run.job.split("_")[0] for run in status.read_all(folders) if run.status in ("queued", "running")]
-    script = place / run_folder.SUBMITIT / "repeat.sh"
     jobs = sorted({job for job in sent if job})
+    if not jobs:
+        print("next    repeat this command: the trials have ended meanwhile")
+        return
+    snapshot(place)
+    script = place / run_folder.SUBMITIT / "repeat.sh"
+    script.parent.mkdir(exist_ok=True)
     script.write_text(repeat_text(request, configs, words, jobs), encoding="utf-8")
     with _outside_jobs():
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)

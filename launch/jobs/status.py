@@ -82,6 +82,7 @@ class Attempt:
     job: str = ""
     time: float = 0.0  # of this line, seconds since 1970
     final: bool = False  # failed, and would fail in the same way again
+    diverged: bool = False  # final by training itself: no change of machine, data or rights would help
 
 
 _SUBMISSION, _ATTEMPT = TypeAdapter(Submission), TypeAdapter(Attempt)
@@ -147,15 +148,17 @@ def recorded(folder: Path) -> Iterator[None]:
             where = "" if main else f"rank {rank()} on {os.uname().nodename}: "
             reason = f"{where}{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             known = isinstance(error, UserError | TrainingFailed)
-            write_attempt(folder, "failed", str(error) if known else reason, is_final(error))
+            diverged = isinstance(error, TrainingFailed) and is_final(error)
+            write_attempt(folder, "failed", str(error) if known else reason, is_final(error), diverged)
         raise
     if main:
         write_attempt(folder, "finished")
 
 
-def write_attempt(folder: Path, status: Status, reason: str = "", final: bool = False) -> None:
-    """How this process's attempt stands. `final`: it failed, and another one would fail in the same way."""
-    attempt = Attempt(status, reason, os.uname().nodename, os.getpid(), job_id(), round(time.time(), 3), final)
+def write_attempt(folder: Path, status: Status, reason: str = "", final: bool = False, diverged: bool = False) -> None:
+    """How this process's attempt stands. `final` and `diverged`: as in Attempt."""
+    now = round(time.time(), 3)
+    attempt = Attempt(status, reason, os.uname().nodename, os.getpid(), job_id(), now, final, diverged)
     with contextlib.suppress(OSError):  # a full disk must not hide what went wrong
         _write(RunFolder(folder).attempt, attempt)
 

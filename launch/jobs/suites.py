@@ -130,7 +130,8 @@ def _tunes(table: Mapping[str, Any], names: Sequence[str], where: str, faults: F
         if task and task not in names:
             faults.append(f"{place.strip()}: not a task of this suite{nearest(task, names)}")
         with faults.collected():
-            found[task] = checked(functools.partial(Tune, **common | own), place)
+            inherited = {key: value for key, value in common.items() if key != "trials" or own.get("sampler") != "grid"}
+            found[task] = checked(functools.partial(Tune, **inherited | own), place)
             _check_sweep(found[task].lists, place, faults)
             found[task].check(place)
     return found
@@ -173,7 +174,7 @@ def narrowed(
 def fixed(suite: Suite, rest: Sequence[str]) -> dict[str, set[str]]:
     """Settings that flags or [overrides] give a value; by task, and "" for all."""
     own = {task: set(table) for task, table in suite.overrides.items() if isinstance(table, dict)}
-    given = {word.split("=")[0].lstrip("-") for word in rest if word.startswith("--")}
+    given = flags.given_names(rest)
     return {**own, "": {*given, *(name for name in suite.overrides if name not in own)}}
 
 

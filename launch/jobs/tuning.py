@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +24,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from harness import flags, records
-from harness.config import RunConfig
-from harness.errors import EXIT_FAILED, Faults, UserError
+from harness import flags, records, run_folder, tracking
+from harness.config import RunConfig, check
+from harness.errors import EXIT_FAILED, EXIT_STOPPED, Faults, UserError
 from harness.files import write
-from launch.jobs import status
+from launch.jobs import preflight, status
 from launch.jobs.status import RunStatus
 from tasks import published
 
@@ -35,6 +36,7 @@ FOLDER = "tune"  # of all trials of a model on a task
 RECORD = "search.json"
 FIRST_TRIAL_SEED = 1000  # so that no trial has a seed of the runs that are compared
 GENERATION = 5  # settings that are asked for at once; as many come before TPE begins to learn
+MOST_RUNS = 1000  # trials of a search: more are a mistake
 SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
 Values = dict[str, Any]  # setting -> value
 
@@ -66,6 +68,8 @@ class Tune(BaseModel):
         faults = Faults()
         if self.folds == 1:
             faults.append(f"{where}folds 1: must be 0, or at least 2")
+        if self.folds and self.pruning:  # one part of the data is harder than another
+            faults.append(f"{where}pruning: compares trials on the same dev set, which folds are not; leave one out")
         if self.sampler == "grid" and self.trials is not None:
             faults.append(f'{where}trials: a grid tries all settings; leave it out, or write sampler = "random"')
         if self.sampler != "grid" and self.trials is None:
@@ -83,23 +87,31 @@ class Tried:
     @property
     def dev(self) -> list[float]:
         """Dev scores of its finished runs, fractions."""
-        return [run.result["scores"]["dev"]["score"] for run in self.runs if run.status == "finished" and run.result]
+        return [run.result["scores"]["dev"]["score"] for run in self.runs if is_scored(run) and run.result]
 
     @property
     def has_failed(self) -> bool:
-        """Whether one of its runs failed, and would in the same way again."""
+        """Whether one of its runs diverged, or was ended by pruning."""
         return any(is_lost(run) for run in self.runs)
 
     @property
     def score(self) -> float | None:
         """Mean dev score; None where it has failed."""
-        return None if self.has_failed or not self.dev else fmean(self.dev)
+        # Rounded, since the same scores in another order differ in the last digit, and that would untie a tie.
+        return None if self.has_failed or not self.dev else round(fmean(self.dev), 12)
+
+
+def is_scored(run: RunStatus) -> bool:
+    """Whether it is finished. Raises UserError where somebody's file takes the place of a trial's result."""
+    if run.status == "finished" and run.result is not None and "dev" not in run.result["scores"]:
+        raise UserError(f"{run.folder}/result.json: has no dev score, so it is no trial's; move the folder away")
+    return run.status == "finished"
 
 
 def is_lost(run: RunStatus) -> bool:
-    """Whether the run failed, and would in the same way again: it is not tried another time."""
+    """Whether training itself failed, as it would again: these settings are out. What users can mend is tried again."""
     attempt = status.read_attempt(run.folder)
-    return run.status == "failed" and attempt is not None and attempt.final
+    return run.status == "failed" and attempt is not None and attempt.diverged
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +142,18 @@ class Search:
         for name, values in lists.items():
             converted = [flags.convert({name: value}, f"[{FOLDER}] ", faults).get(name) for value in values]
             found[name] = list(dict.fromkeys(converted))
+        if "recipe" in found:
+            faults.append("recipe: stands for several settings; search these")
         if first.max_steps > 0 and "num_train_epochs" in found:
             faults.append(f"--max_steps {first.max_steps}: leaves no choice of num_train_epochs; leave it out")
+        levels = {name: {_level(value) for value in values} for name, values in found.items()}
+        alike = [name for name, values in found.items() if len(levels[name]) < len(values)]
+        faults += [f"{name}: two values would share a folder; give them names that differ" for name in alike]
+        if self.runs(found) > MOST_RUNS:
+            faults.append(f"{self.name}: a search of {self.runs(found)} runs; name fewer values, or sampler and trials")
+        trial_seeds = range(FIRST_TRIAL_SEED, FIRST_TRIAL_SEED + self.tune.tune_seeds)
+        if any(config.seed in trial_seeds for config in self.base):
+            faults.append(f"--seeds: {FIRST_TRIAL_SEED} and up are the trials', leave them to those")
         if not first.trained or not first.do_train:
             faults.append("--tune: trains; leave out --do_eval and --do_predict, or add --do_train")
         if faults:
@@ -153,13 +175,17 @@ class Search:
         """Every combination."""
         return [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
 
-    @property
-    def most(self) -> int:
+    def most(self, space: Mapping[str, Sequence[Any]]) -> int:
         """Settings that are tried in all."""
-        return min(self.tune.trials or len(self.grid), len(self.grid))
+        size = math.prod(map(len, space.values()))
+        return min(self.tune.trials or size, size)
+
+    def runs(self, space: Mapping[str, Sequence[Any]]) -> int:
+        """Trials of all settings, seeds and folds."""
+        return self.most(space) * self.tune.tune_seeds * max(1, self.tune.folds)
 
     def trials(self, values: Values) -> list[RunConfig]:
-        """The runs of one choice of settings: one for each seed and fold."""
+        """The runs of one choice of settings: one for each seed and fold. Raises UserError where none can be."""
         count, first = self.tune.folds, self.base[0]
         folds = [f"{number}/{count}" for number in range(1, count + 1)] if count else [None]
         found = []
@@ -174,7 +200,19 @@ class Search:
             trial |= {"wandb_name": name, "wandb_tags": (*first.wandb_tags, "trial"), "search": search}
             place = str(self.folder / level / f"seed-{seed}")
             found.append(replace(first, **{**values, **trial}, seed=seed, fold=fold, output_dir=place))
+        check(found[0])
         return found
+
+    def check_folders(self) -> None:
+        """Raises UserError where a run that is wanted at the end has a folder that holds another one, whatever is
+        chosen: better before the trials than after them."""
+        for config in self.base if len(self.grid) <= MOST_RUNS else ():
+            faults = Faults()
+            for values in self.grid:
+                with faults.collected():
+                    run_folder.prepare(replace(config, **values), compare=preflight.compare, dry=True)
+            if len(faults) >= len(self.grid):
+                raise UserError(faults[0])
 
     # ---- what is tried
     def recorded(self) -> list[Values]:
@@ -185,6 +223,10 @@ class Search:
         if not path.is_file():
             return []
         kept = records.read(path, _RECORD)
+        known = [{name: list(values) for name, values in kept.space.items()}] * len(kept.asked)
+        if any({*one} != {*space} or any(one[name] not in space[name] for name in space)
+               for one, space in zip(kept.asked, known, strict=True)):  # fmt: skip
+            raise UserError(f"{path}: asks for settings outside its own space; remove it to begin the list again")
         if (kept.space, kept.sampler, kept.seeds, kept.folds) != self._about():
             raise UserError(
                 f"{self.folder}: holds a search over another space, or by another sampler; name another --output_dir"
@@ -211,7 +253,7 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         known = [one.values for one in tried]
-        wanted = min(GENERATION, self.most - len(known))
+        wanted = min(GENERATION, self.most(self.space) - len(known))
         if wanted <= 0:
             return []
         kinds: dict[str, Any] = {name: _distribution(values) for name, values in self.space.items()}
@@ -245,7 +287,10 @@ class Search:
         scored = [(one, score) for one in tried if (score := one.score) is not None]
         if not scored:
             why = next((run.reason for one in tried for run in one.runs if run.reason), "no reason known")
-            raise UserError(f"{self.folder}: every trial has failed ({why}); nothing can be chosen")
+            raise UserError(
+                f"{self.folder}: every trial has failed ({why}), nothing can be chosen; remove their folders there to "
+                "try again"
+            )
 
         def rank(pair: tuple[Tried, float]) -> tuple[float, float, float]:
             values = pair[0].values
@@ -256,6 +301,9 @@ class Search:
         runs = [run for one in tried for run in one.runs]
         hours = sum(records.device_hours(run.result or {}) or 0.0 for run in runs)
         basis, warning = self._basis(best, score, [other for _, other in scored])
+        if failed := len(tried) - len(scored):
+            lost = f"{failed} of {len(tried)} settings diverged or were pruned, and are left out"
+            warning = f"{lost}; {warning}" if warning else lost
         return {
             "kind": "chosen",
             "values": best.values,
@@ -309,36 +357,47 @@ folders of the runs that were left out because something is missing."""
 
 
 def run_trials(found: Sequence[Search], start: Start, is_repeat: bool = False) -> tuple[int, dict[Search, list[Tried]]]:
-    """Start what is not finished, generation by generation. Returns the exit status and, once every trial has ended,
-    what came of them by search, without the searches that were left out. Nothing and 0: the rest is in a queue.
+    """Start what is not finished, generation by generation. Returns the exit status, and what came of the trials of
+    each search all of which have ended. Nothing and 0: the rest is in a queue.
 
-    `is_repeat`: nobody watches, so that what has failed is not started again. Raises UserError.
+    `is_repeat`: nobody watches, so that what has stopped or failed is not started again. Raises UserError.
     """
     asked = {search: search.recorded() for search in found}
+    status_of_all = 0
+
+    def give_up(search: Search, why: str) -> None:
+        asked.pop(search)
+        print(f"{search.name}: {why}; the same command goes on with its trials", file=sys.stderr)
+
     while True:
         for search, tried in _read(asked).items():
             if all(has_ended(run) for one in tried for run in one.runs):
                 asked[search] = [*asked[search], *search.propose(tried)]
-        known = _read(asked)
-        waiting = _waiting(known)
-        if not waiting:
-            return 0, known
-        stuck = [run for run in waiting.values() if run.status in ("failed", "broken")]
-        if is_repeat and stuck:
-            raise UserError(f"{stuck[0].folder}: {stuck[0].status}, {stuck[0].reason}; the same command tries it again")
-        trials = [trial for search, tried in known.items() for one in tried for trial in search.trials(one.values)]
-        behind = {search: asked[search] for search in known if _waiting({search: known[search]})}
+        waiting = {search: runs for search, tried in _read(asked).items() if (runs := _waiting(tried))}
+        if is_repeat:
+            for search, runs in list(waiting.items()):
+                if stuck := [run for run in runs if _was_sent(run)]:
+                    give_up(search, f"{stuck[0].folder} has {stuck[0].status} ({stuck[0].reason})")
+                    status_of_all = EXIT_FAILED
+                    del waiting[search]
 
-        def write_down(behind: Mapping[Search, Sequence[Values]] = behind) -> None:
+        def write_down(behind: Mapping[Search, Sequence[Values]] = {s: asked[s] for s in waiting}) -> None:
             for search, values in behind.items():
                 search.record(values)
 
-        outcome, missing = start([trial for trial in trials if Path(trial.output_dir) in waiting], write_down)
+        # Those that are finished too: to see that they are of these settings, data and models.
+        trials = [trial for search, values in asked.items() for one in values for trial in search.trials(one)]
+        outcome, missing = start(trials, write_down) if trials else (0, ())
         asked = {s: v for s, v in asked.items() if not any(folder.is_relative_to(s.folder) for folder in missing)}
-        waiting = _waiting(_read(asked))
-        if waiting:
-            is_queued = all(run.status in ("queued", "running") for run in waiting.values())
-            return outcome if outcome or is_queued else EXIT_FAILED, {}
+        known = _read(asked)
+        left = {search: runs for search, tried in known.items() if (runs := _waiting(tried))}
+        if left and (outcome == EXIT_STOPPED or all(_is_queued(run) for runs in left.values() for run in runs)):
+            return outcome, {}
+        for search, runs in left.items():
+            give_up(search, f"{runs[0].folder} has {runs[0].status} ({runs[0].reason})")
+            status_of_all = max(status_of_all, outcome, EXIT_FAILED)
+        if not any(search in asked for search in waiting):
+            return status_of_all, {search: tried for search, tried in known.items() if search in asked}
 
 
 def trials_of(found: Sequence[Search]) -> list[RunConfig]:
@@ -362,12 +421,20 @@ def _read(asked: Mapping[Search, Sequence[Values]]) -> dict[Search, list[Tried]]
 
 def has_ended(run: RunStatus) -> bool:
     """Finished, or failed for good."""
-    return run.status == "finished" or is_lost(run)
+    return is_scored(run) or is_lost(run)
 
 
-def _waiting(known: Mapping[Search, Sequence[Tried]]) -> dict[Path, RunStatus]:
-    runs = [run for tried in known.values() for one in tried for run in one.runs]
-    return {run.folder: run for run in runs if not has_ended(run)}
+def _waiting(tried: Sequence[Tried]) -> list[RunStatus]:
+    return [run for one in tried for run in one.runs if not has_ended(run)]
+
+
+def _is_queued(run: RunStatus) -> bool:
+    return run.status in ("queued", "running")
+
+
+def _was_sent(run: RunStatus) -> bool:
+    """Whether it was submitted, and has left the queue without coming to its end: failed, cancelled, never begun."""
+    return not _is_queued(run) and status.read_submission(run.folder) is not None
 
 
 def standard_error(score: float, count: int, metric: str) -> float:
@@ -391,11 +458,12 @@ def searches(
         task = group[0].task
         found.append(Search(group, tunes.get(task, tunes[""]), {*fixed.get("", ()), *fixed.get(task, ())}))
     faults = Faults()
+    if tracking.sweep_run() is not None:
+        faults.append("--tune: within a wandb sweep, whose agent chooses the settings; leave one of the two out")
     for search in found:
         with faults.collected():
-            places = [trial.output_dir for values in search.grid for trial in search.trials(values)]
-            if len(places) != len(set(places)):
-                raise UserError(f"{search.folder}: two settings would share a folder; write other names for the values")
+            for values in search.grid if search.tune.sampler == "grid" else search.grid[:1]:
+                search.trials(values)
     Faults(dict.fromkeys(faults)).refuse()
     return found
 

@@ -186,7 +186,7 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
         try:
             examples["train"], examples["dev"] = folds.split(together, number, count, task.per_word)
         except ValueError as error:
-            raise UserError(f"--fold {config.fold}: {error}; ask for fewer parts") from None
+            raise UserError(f"--fold {config.fold}: {error}; ask for fewer parts, or score dev") from None
     return place, kind, examples
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,15 +13,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import assert_user_error
+from made_up_runs import made_up
+from running import assert_user_error, refused
 
 import tasks
 from harness import folds
+from harness.config import RunConfig
 from harness.errors import UserError
+from harness.files import write
+from harness.run_folder import RunFolder
 from harness.task import Example
 from launch import submit
+from launch.jobs import status as job_status
 from launch.jobs import suites, tuning
-from launch.jobs.status import RunStatus
+from launch.jobs.status import RunStatus, Status
 from launch.jobs.tuning import Search, Tried, Values
 from launch.run import inputs, settings
 
@@ -159,6 +165,13 @@ def test_a_folder_with_another_search_is_refused(tmp_path: Path) -> None:
     search.record(search.propose([]))
     (other,) = searches(tmp_path, text.replace("3e-5", "4e-5"))
     assert_user_error(other.recorded, "holds a search over another space", "--output_dir")
+    path = search.folder / "search.json"
+    kept = json.loads(path.read_text())
+    for asked in ([{}], [{"learning_rate": 0.5}], [{"learning_rate": 1e-5, "seed": 3}]):
+        path.write_text(json.dumps({**kept, "asked": asked}))
+        assert_user_error(search.recorded, "search.json", "outside its own space", "remove it")
+    path.write_text("{")
+    assert_user_error(search.recorded, "search.json")
 
 
 @pytest.mark.parametrize(
@@ -167,6 +180,7 @@ def test_a_folder_with_another_search_is_refused(tmp_path: Path) -> None:
         ('[tune]\nsampler = "tpe"\n', ["[tune]", "trials", "tpe"]),
         ("[tune]\ntrials = 3\n", ["[tune]", "trials", "grid"]),
         ("[tune]\nfolds = 1\n", ["folds 1", "at least 2"]),
+        ("[tune]\nfolds = 2\npruning = true\n", ["pruning", "folds"]),
         ('[tune]\nsampler = "bayes"\n', ["sampler", "grid"]),
         ("[tune]\nlearning_rat = [1e-5]\n", ["learning_rat", "no such setting", "learning_rate"]),
         ('[tune]\nlearning_rate = ["fast"]\n', ["learning_rate", "fast"]),
@@ -191,8 +205,32 @@ def test_flags_that_leave_no_choice_are_refused(tmp_path: Path) -> None:
     usual = 'tasks = ["mednli"]\n[overrides.mednli]\nlearning_rate = 1e-5\n'
     assert {*searches(tmp_path, usual)[0].space} == {"num_train_epochs"}  # what is given is not searched
     assert_user_error(lambda: searches(tmp_path, usual, "--num_train_epochs", "2"), "--tune", "nothing is left")
-    files = '[tune]\nds_config = ["a/one.json", "b/one.json"]\n'
-    assert_user_error(lambda: searches(tmp_path, f'tasks = ["mednli"]\n{files}'), "share a folder")
+    (tmp_path / "run.yaml").write_text("learning_rate: 1e-5\n")
+    assert {*searches(tmp_path, 'tasks = ["mednli"]\n', "--config", str(tmp_path / "run.yaml"))[0].space} == {
+        "num_train_epochs"
+    }
+    for part, *said in (
+        ('ds_config = ["a/one.json", "b/one.json"]', "share a folder"),
+        ('recipe = ["oubiobert", "bluebert-p"]', "recipe", "several settings"),
+        ("num_train_epochs = [0, 1]", "nothing to train"),
+        (f"learning_rate = [1e-5, 2e-5]\nwarmup_steps = {[*range(600)]}", "1200 runs"),
+    ):
+        assert_user_error(lambda part=part: searches(tmp_path, f'tasks = ["mednli"]\n[tune]\n{part}\n'), *said)
+    seeds = 'tasks = ["mednli"]\nseeds = [999, 1000]\n'
+    assert_user_error(lambda: searches(tmp_path, seeds), "--seeds", "1000")
+
+
+def test_the_example_of_the_documents_is_one(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs/submitting.md").read_text()
+    example = next(part for part in text.split("```toml\n") if part.startswith("[tune]")).split("```")[0]
+    whole, biosses = searches(tmp_path, f'tasks = ["mednli", "biosses"]\n{example}')
+    assert (whole.tune.sampler, whole.most(whole.space)) == ("tpe", 9) and biosses.tune.folds == 5
+
+
+def test_within_a_wandb_sweep_nothing_is_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    monkeypatch.setenv("WANDB_RUN_ID", "r")
+    assert_user_error(lambda: searches(tmp_path, 'tasks = ["mednli"]\n'), "--tune", "wandb sweep")
 
 
 def test_swept_values_are_the_space_of_a_search(tmp_path: Path) -> None:
@@ -256,10 +294,17 @@ def test_folds_hold_each_example_once_and_keep_together_what_belongs_together(
 
 
 def test_folds_of_equal_examples_differ_by_one_at_most() -> None:
-    rows = examples(*[""] * 80)
+    rows = [Example(str(n), (f"a {n}", f"b {n}"), 1.0) for n in range(80)]
     assert {len(folds.split(rows, number, 5)[1]) for number in range(1, 6)} == {16}
-    words = [Example(str(n), ("the", "cell", str(n)), ("O", "B", "O")) for n in range(10)]
-    assert len(folds.split(words, 1, 2, per_word=True)[1]) == 5  # words in common do not tie sentences together
+
+
+def test_no_folds_where_documents_are_not_known() -> None:
+    """A relation's sentence comes again with other entities masked; sentences of one document are alike."""
+    words = [Example(str(n), ("the", "cell", str(n)), ("O", "B", "O"), f"sentence-{n}") for n in range(10)]
+    with pytest.raises(ValueError, match="of one document"):
+        folds.split(words, 1, 2, per_word=True)
+    with pytest.raises(ValueError, match="of one document"):
+        folds.split(examples(*[""] * 10), 1, 2)
 
 
 @pytest.mark.parametrize("text", ["0/5", "6/5", "1/1", "a/b", "2", "2/5/1", "1/0"])
@@ -284,3 +329,85 @@ def test_a_fold_of_the_data(tmp_path: Path) -> None:
     assert len(found["train"]) + len(found["dev"]) == len(both)
     assert len(found["dev"]) == pytest.approx(len(both) / 5, abs=1)
     assert [e.texts for e in found["test"]] == [e.texts for e in task.read(place, "test")]
+
+
+# ---- what starts the trials
+class Starting:
+    """Takes the place of queues: trials end as `ends` says, by the number of their start."""
+
+    def __init__(self, *ends: Status, **about: Any) -> None:
+        self.ends, self.about = list(ends), about
+        self.started: list[list[str]] = []
+
+    def __call__(self, trials: Sequence[RunConfig], begin: Callable[[], None]) -> tuple[int, list[Path]]:
+        begin()
+        waiting = [trial for trial in trials if not RunFolder(Path(trial.output_dir)).result.is_file()]
+        self.started.append([trial.output_dir for trial in waiting])
+        for trial, end in zip(waiting, self.ends * len(waiting), strict=False):
+            paths = RunFolder(Path(trial.output_dir))
+            job_status.Submission("local", "1", str(paths.path / "submitit"), "here").write(paths.path)
+            if end == "finished":
+                made_up(paths.path, "mednli", search=trial.search)
+                result = json.loads(paths.result.read_text())
+                result |= {"model": trial.model_name_or_path, "seed": trial.seed}
+                write(paths.result, json.dumps({**result, "scores": {"dev": result["scores"]["dev"]}}))
+            else:
+                job_status.write_attempt(paths.path, end, "said", **self.about)
+            write(paths.config, json.dumps(trial.to_dict()))
+        return int(any(end == "failed" for end in self.ends)), []
+
+
+def two_rates(tmp_path: Path) -> Search:
+    (search,) = searches(tmp_path, 'tasks = ["mednli"]\n[tune]\nlearning_rate = [1e-5, 2e-5]\n')
+    return search
+
+
+def test_a_trial_that_diverged_is_out_and_one_that_lacked_something_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    search = two_rates(tmp_path)
+    outcome, ended = tuning.run_trials([search], Starting("finished", "failed", final=True))
+    assert (outcome, ended) == (1, {}) and "goes on with its trials" in capsys.readouterr().err
+    outcome, ended = tuning.run_trials([search], Starting("failed", final=True, diverged=True))
+    assert [one.score is None for one in ended[search]] == [False, True]
+    found = search.choice(ended[search])
+    assert found["values"] == {"learning_rate": 1e-5} and "1 of 2 settings diverged" in found["warning"]
+
+
+def test_what_was_cancelled_is_not_sent_again_by_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = two_rates(tmp_path)
+    tuning.run_trials([search], Starting("finished", "stopped"))
+    starting = Starting("finished")
+    assert tuning.run_trials([search], starting, is_repeat=True) == (1, {}) and not starting.started
+    assert "has stopped (said)" in capsys.readouterr().err
+    outcome, ended = tuning.run_trials([search], starting)  # by a person it is
+    assert (outcome, len(ended[search])) == (0, 2) and len(starting.started[0]) == 1
+
+
+def test_a_search_that_is_stuck_does_not_keep_others_from_their_end(tmp_path: Path) -> None:
+    one, other = searches(tmp_path, 'tasks = ["mednli", "hoc"]\n[tune]\nlearning_rate = [1e-5]\n')
+    outcome, ended = tuning.run_trials([one, other], Starting("finished", "failed"))
+    assert outcome == 1 and list(ended) == [one]
+
+
+def test_a_file_that_is_no_trials_result_is_said(tmp_path: Path) -> None:
+    search = two_rates(tmp_path)
+    tuning.run_trials([search], Starting("finished"))
+    path = Path(search.trials(search.grid[0])[0].output_dir) / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "scores": {}}))
+    assert_user_error(lambda: tuning.run_trials([search], Starting("finished")), "result.json", "no dev score")
+
+
+def test_trials_of_other_settings_are_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder's name says the searched values alone: the rest of the settings is compared, of finished trials too."""
+    (tmp_path / "s.toml").write_text('tasks = ["mednli"]\n[tune]\nlearning_rate = [1e-5]\n')
+    where = ["--output_dir", str(tmp_path / "out"), "--cluster", "local", "--gpus_per_node", "0"]
+    line = ["--suite", str(tmp_path / "s.toml"), "--tune", *where]
+    suite = suites.tuned(suites.read(line[1]))
+    (search,) = tuning.searches(suites.expand(suite, where[:2])[0], suite.tunes, {})
+    tuning.run_trials([search], Starting("finished"))
+    err, _ = refused(submit.main, capsys, *line, "--weight_decay", "0.5")
+    assert "holds another run" in err and "weight_decay" in err
+    made_up(Path(search.base[0].output_dir), "mednli", search.base[0].model_name_or_path, flags=["--seed", "12"])
+    err, _ = refused(submit.main, capsys, *line)
+    assert "seed-12" in err and "holds another run" in err  # before the trials, not after them
