@@ -16,7 +16,7 @@ from rich.console import Console
 import tasks
 from launch import report
 from launch.jobs import suite_record
-from launch.reporting import collect, leaderboard
+from launch.reporting import collect, leaderboard, page
 from launch.reporting import tables as report_tables
 from launch.reporting.leaderboard import Leaderboard
 from launch.run import settings
@@ -175,6 +175,7 @@ class TestNothingIsAveragedOverSilently:
         assert only(tmp_path).total is None
         assert "encoder-a: no total without MedNLI" in report_tables.notes(board(tmp_path))
         assert "| encoder-a | 1 | lacks MedNLI | 80.0 |" in report_tables.markdown(board(tmp_path))
+        assert ">lacks MedNLI</td>" in page.build(collect.find([tmp_path]), board(tmp_path), [], "", with_text=False)
 
     def test_rows_that_lack_tasks_have_a_total_over_what_all_have(self, tmp_path: Path) -> None:
         """The shared tasks are MedSTS, BIOSSES and HoC: of encoder-a 0.82, 0.84 and 0.98 with a deviation of
