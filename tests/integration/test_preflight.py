@@ -172,6 +172,7 @@ class TestLeftOut:
     def test_every_table_says_so(self, tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
         line = self.started(tmp_path, model)
         note = f"left out: mednli ($DATASET_DIR {tmp_path}/data: no folder mednli in it"
+        short = note.replace(f"{tmp_path}/data", ".../data")  # a report names no path of this machine
         capsys.readouterr()
         assert submit.main(line) == 0  # the table of what is finished
         assert note in capsys.readouterr().out
@@ -179,9 +180,9 @@ class TestLeftOut:
             assert submit.main(["status", str(tmp_path / place)]) == 0
             assert note in capsys.readouterr().out
             assert report.main([str(tmp_path / place), "--out", str(tmp_path / "report")]) == 0
-            assert note in capsys.readouterr().out
+            assert short in capsys.readouterr().out
         for name in ("report.html", "leaderboard.md", "leaderboard.tex", "leaderboard.csv", "leaderboard.json"):
-            assert note in (tmp_path / "report" / name).read_text(), name
+            assert short in (tmp_path / "report" / name).read_text(), name
         with open(tmp_path / "report" / "leaderboard.csv", newline="") as file:
             assert {row["kind"] for row in csv.DictReader(file)} == {"ours", "note"}
 
