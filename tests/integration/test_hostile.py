@@ -85,8 +85,9 @@ class TestDamagedFolders:
         counted = {
             folder for row in board["rows"] for cell in row["tasks"].values() for folder in cell["folders"].values()
         }
-        assert {str(path) for path in status} <= listed.keys() | counted
-        assert {path for path in broken if not listed[str(path)].startswith("broken: ")} == set()
+        names = {path: str(path.relative_to(root)) for path in status}
+        assert set(names.values()) <= listed.keys() | counted
+        assert {path for path in broken if not listed[names[path]].startswith("broken: ")} == set()
 
     def reported(self, root: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> dict[Path, dict[str, Any]]:
         """The states of all folders as `status` tells them, after every form of both reports was made and looked at."""

@@ -117,7 +117,7 @@ def test_it_opens_with_a_leaderboard(made: Path, page: Page) -> None:
     page.page.click("#notes summary")
     assert page.texts("#notes h3") == ["intervals, ranks and bold", "left out"]
     page.page.click("#intervals summary")
-    assert re.fullmatch(r"[0-9.]+ to [0-9.]+ \(1\)", page.texts("#intervals tbody td:nth-child(3)")[0])
+    assert re.fullmatch(r"[0-9.]+ to [0-9.]+ \(1\)", page.texts("#intervals tbody td:nth-child(2)")[0])
     notes = " ".join(page.texts("#notes li"))
     assert "broken" in notes and "SAMPLE DATA" in notes and "<b>" not in " ".join(rows)
     assert page.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(246, 247, 249)"
