@@ -162,7 +162,7 @@ def _renamed(value: Any, names: Mapping[str, str]) -> Any:
 
 def _log(text: str, names: Mapping[str, str]) -> str:
     """A log without its errors, and without what follows them up to the next entry."""
-    kept, is_kept = [], True
+    kept, is_kept, names = [], True, {path: short for path, short in names.items() if path in text}
     for line in text.splitlines(keepends=True):
         entry = LINE.match(line)
         is_kept = entry[1] in ("INFO", "WARNING") if entry else is_kept

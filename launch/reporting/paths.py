@@ -56,6 +56,6 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
     """A text with `short_names` in place of these paths."""
-    for path, short in names.items():
+    for path, short in names.items() if "/" in text else ():
         text = text.replace(path, short)
     return text

@@ -123,6 +123,8 @@ def check(runs: Sequence[Run]) -> Verified:
             found.faults.append(Fault(run, EVERY, f"{type(error).__name__}: {first_line(error)}"))
     of_files = "the data is not here: gold labels are those of the predictions files, which their digests protect"
     found.notes += [f"{what}: {of_files}" for what in sorted(gold.absent)]
+    if sample := sum(run.data == "sample" for run, _ in found.cells):
+        found.notes.append(f"{collect.SAMPLE}: {sample} cells are of made-up text, and no results")
     return found
 
 
@@ -130,7 +132,7 @@ def cell(run: Run, split: str = EVERY) -> str:
     """What a message calls a cell."""
     if not run.task:  # nobody knows what a broken run was
         return run.name
-    sample = " (SAMPLE DATA)" if run.data == "sample" else ""
+    sample = f" ({collect.SAMPLE})" if run.data == "sample" else ""
     return f"{run.task}, {run.model}, seed {run.seed}, {split or 'dev and test'}{sample} [{run.name}]"
 
 

@@ -81,9 +81,9 @@ class TestDamagedFolders:
         assert {task: cell["scores"] for task, cell in row["tasks"].items()} == {
             task: {"1": 0.71, "2": 0.73} for task in BASES
         }
-        listed = {entry["folder"]: entry["why"] for entry in board["left_out"]}
+        listed = {root / entry["folder"]: entry["why"] for entry in board["left_out"]}
         counted = {
-            folder for row in board["rows"] for cell in row["tasks"].values() for folder in cell["folders"].values()
+            root / name for row in board["rows"] for cell in row["tasks"].values() for name in cell["folders"].values()
         }
         names = {path: str(path.relative_to(root)) for path in status}
         assert set(names.values()) <= listed.keys() | counted

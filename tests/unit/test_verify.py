@@ -250,7 +250,8 @@ def test_broken_and_unfinished_runs(root: Path, capsys: pytest.CaptureFixture[st
 
 def test_sample_data_is_verified_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = made_up(tmp_path / "run", "mednli", data_dir=None, rows=10**6)
-    assert verified(capsys, folder) == (0, "2 of 2 cells verified\n")
+    said = "SAMPLE DATA: 2 cells are of made-up text, and no results\n2 of 2 cells verified\n"
+    assert verified(capsys, folder) == (0, said)
     path = folder / "predictions" / "dev.tsv"
     path.write_text(path.read_text() + "\n")
     fails(capsys, folder, "mednli, encoder-a, seed 12, dev (SAMPLE DATA)")
