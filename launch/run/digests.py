@@ -12,6 +12,7 @@ losses, epochs, times.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import tasks
 from harness import run_folder
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.run_folder import RunFolder
 from launch.run import inputs
 from tasks import predictions
@@ -46,9 +48,11 @@ def of_predictions(folder: RunFolder, splits: Iterable[str]) -> dict[str, dict[s
 def of_result(config: RunConfig, folder: RunFolder, scored: Iterable[str], before: Mapping[str, Any]) -> dict[str, Any]:
     """`digests` of a result but for `itself`. `scored`: the splits that were scored now; `before`: the digests of those
     that were scored at an earlier start, by the same version of the metric."""
-    now = of_predictions(folder, scored)
+    now, data = of_predictions(folder, scored), {}
+    with contextlib.suppress(UserError):  # a damaged fingerprint must not cost the run its result; `verify` will say it
+        data = (inputs.recorded(folder) or {}).get("data", {})
     return {
-        "data": (inputs.recorded(folder) or {}).get("data", {}),
+        "data": data,
         "definition": tasks.digest(config.task, config.own_task),
         **{kind: {**before.get(kind, {}), **found} for kind, found in now.items()},
     }

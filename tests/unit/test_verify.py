@@ -224,6 +224,15 @@ def test_a_missing_file(name: str, root: Path, capsys: pytest.CaptureFixture[str
     fails(capsys, root / "runs", "hoc, encoder-a, seed 12", name)
 
 
+def test_a_damaged_fingerprint(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the end of a run it costs no result."""
+    folder = run_folder.RunFolder(root / "runs/mednli")
+    folder.fingerprint.write_text("{")
+    made = digests.of_result(run_folder.stored_config(folder.path), folder, ("test",), {})
+    assert made["data"] == {} and set(made["predictions"]) == {"test.tsv", "test_probabilities.tsv"}
+    fails(capsys, folder.path, "mednli, encoder-a, seed 12, dev and test", "fingerprint.json:1: not a run's")
+
+
 def test_a_time_that_was_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What no prediction gives: the result's digest of itself shows it."""
     change_result(root / "runs/hoc", lambda result: result["timing"].update(total_seconds=1.0), seal=False)
