@@ -171,11 +171,13 @@ def _faults(run: Run, gold: Gold) -> Iterator[tuple[str, str]]:
     for kind, now in digests.of_predictions(paths, result["scores"]).items():
         # A file without tokens is as good; all files must be there.
         for name in sorted({**now, **(kept[kind] if kind == "predictions" else {})}):
-            of_split = name.removesuffix(".tsv").removesuffix("_probabilities")
             if name not in now:
-                yield of_split, f"predictions/{name} is missing"
+                yield _predicted(name), f"predictions/{name} is missing"
             elif now[name] != kept[kind].get(name):
-                yield of_split, f"predictions/{name} is not what the run wrote: another SHA-256 than in result.json"
+                yield (
+                    _predicted(name),
+                    f"predictions/{name} is not what the run wrote: result.json has another SHA-256",
+                )
     for split, scores in result["scores"].items():
         try:
             if (what := _score_fault(run, split, scores, gold)) is not None:
@@ -187,6 +189,11 @@ def _faults(run: Run, gold: Gold) -> Iterator[tuple[str, str]]:
 def _of(split: str) -> str:
     """The cell that a data file belongs to; train to both."""
     return EVERY if split == "train" else split
+
+
+def _predicted(name: str) -> str:
+    """The split of a file in predictions/."""
+    return name.removesuffix(".tsv").removesuffix("_probabilities")
 
 
 def _score_fault(run: Run, split: str, scores: Mapping[str, Any], gold: Gold) -> str | None:
@@ -320,7 +327,8 @@ def _manifest_faults(place: Path, runs: Sequence[Run]) -> Iterator[Fault]:
 
     def fault(name: str, what: str) -> Fault:
         run = next((of_run[above] for above in (place / name).parents if above in of_run), None)
-        return Fault(run, EVERY, f"{name} {what}")
+        is_prediction = run is not None and (place / name).parent == RunFolder(run.folder).predictions
+        return Fault(run, _predicted(Path(name).name) if is_prediction else EVERY, f"{name} {what}")
 
     for name, digest in manifest.files.items():
         if not (place / name).is_file():

@@ -260,6 +260,9 @@ def test_the_manifest_protects_every_file(packed: Path, tmp_path: Path, capsys: 
     cell = f"FAILED mednli, org/encoder-a, seed 1, dev and test [{run}]: {run}"
     rate = damaged(packed, tmp_path / "a", capsys, f"{run}/config.json", lambda path: path.read_bytes()[:-1] + b" ")
     assert rate == f"{cell}/config.json is not what was packed: another SHA-256 than in MANIFEST.json"
+    score = f"{run}/predictions/test.tsv"
+    changed = damaged(packed, tmp_path / "f", capsys, score, lambda path: path.read_bytes() + b"\n")
+    assert changed.count(f"{cell.replace('dev and test', 'test')}".removesuffix(run)) == changed.count("\n") + 1 == 2
     gone = damaged(packed, tmp_path / "b", capsys, f"{run}/metrics.jsonl", None)
     assert gone == f"{cell}/metrics.jsonl is missing; MANIFEST.json names it"
     added = damaged(packed, tmp_path / "c", capsys, f"{run}/task.toml", b"{}")
