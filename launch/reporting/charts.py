@@ -248,11 +248,12 @@ def tuning(searches: Sequence[Trials]) -> go.Figure:
     """Dev score of each trial against the setting with most values, the learning rate among equals; a line for each
     choice of the others."""
     tried = [values for search in searches for values, _ in search.trials]
-    distinct = {
-        name: {values[name] for values in tried if name in values} for name in sorted({*itertools.chain(*tried)})
-    }
+    distinct: dict[str, dict[str, Any]] = {name: {} for name in sorted({*itertools.chain(*tried)})}
+    for values in tried:
+        for name, value in values.items():
+            distinct[name][str(value)] = value  # a list, as a file may hold one, is no key
     across = max(distinct, key=lambda name: (len(distinct[name]), name == "learning_rate"))
-    numbers = sorted(value for value in distinct[across] if isinstance(value, int | float) and value > 0)
+    numbers = sorted(value for value in distinct[across].values() if isinstance(value, int | float) and value > 0)
     is_number = len(numbers) == len(distinct[across])
     axis: dict[str, Any] = {"title_text": SETTINGS.get(across, across), "type": "log" if is_number else "category"}
     if is_number and len(numbers) <= MOST_TICKS:
@@ -265,7 +266,8 @@ def tuning(searches: Sequence[Trials]) -> go.Figure:
             mine = [(v[across], scores) for v, scores in search.trials if across in v and _rest(v, across) == rest]
             mine.sort(key=lambda point: (float(point[0]), "") if is_number else (0.0, str(point[0])))
             line = go.Scatter(name=", ".join(filter(None, (search.label, *rest))), meta=search.row, marker_color=color)
-            line.x, line.y = [x for x, _ in mine], _short(100 * statistics.fmean(scores) for _, scores in mine)
+            line.x = [x if is_number else str(x) for x, _ in mine]
+            line.y = _short(100 * statistics.fmean(scores) for _, scores in mine)
             line.line, line.mode = {"dash": DASHES[place % len(DASHES)]}, "lines+markers"
             spread = [100 * statistics.stdev(scores) if len(scores) > 1 else 0.0 for _, scores in mine]
             line.error_y = {"array": _short(spread), "thickness": 1, "width": 2}
@@ -275,7 +277,8 @@ def tuning(searches: Sequence[Trials]) -> go.Figure:
         for values, scores in search.trials:
             if values == search.chosen and across in values:
                 star = {"color": color, "symbol": "star", "size": 16, "line": {"width": 1, "color": QUIET}}
-                point = {"x": [values[across]], "y": [100 * statistics.fmean(scores)], "hoverinfo": "skip"}
+                x = values[across] if is_number else str(values[across])
+                point = {"x": [x], "y": [100 * statistics.fmean(scores)], "hoverinfo": "skip"}
                 made.add_scatter(**point, marker=star, meta=search.row, showlegend=False)
     return made
 

@@ -329,6 +329,9 @@ def test_tuning_is_charted_and_its_trials_are_no_rows(tuned: Path, page: Page) -
             chip.click()
             break
     page.page.wait_for_selector("#figure-tuning .nothing", state="visible")
+    page.tab("runs")
+    page.page.fill("#run-text", "trial")
+    assert page.texts("#run-count") == ["8 of 14 runs"]
 
 
 def test_checkpoints_are_charted(page: Page, tmp_path: Path) -> None:

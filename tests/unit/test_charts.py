@@ -12,6 +12,7 @@ from made_up_runs import made_up
 
 import tasks
 from harness.task import Example, Prediction
+from launch.jobs.suites import natural
 from launch.reporting import board_charts, charts, collect, leaderboard, page, series, statistics
 from launch.reporting.leaderboard import Leaderboard
 from tasks.predictions import Answers
@@ -110,6 +111,8 @@ def test_tuning_chart_has_a_line_for_each_choice_of_the_other_settings() -> None
     assert made.layout.xaxis.title.text == "learning rate" and made.layout.xaxis.tickvals == (3e-5, 4e-5)
     words = charts.tuning([charts.Trials(0, "a", [({"pooling": "cls"}, [0.5]), ({"pooling": None}, [0.6])])])
     assert words.layout.xaxis.type == "category" and [*words.data[0].y] == [60, 50]
+    lists = charts.tuning([charts.Trials(0, "a", [({"layers": [1, 2]}, [0.5])], {"layers": [1, 2]})])
+    assert [trace.x for trace in lists.data] == [("[1, 2]",), ("[1, 2]",)]
 
 
 def test_tried_settings_are_those_of_trials_until_one_is_chosen(tmp_path: Path) -> None:
@@ -159,4 +162,4 @@ def test_checkpoints_are_charted_by_their_steps(tmp_path: Path) -> None:
 
 
 def test_names_sort_by_their_numbers() -> None:
-    assert sorted(["step-10000", "step-2000", "9", "a²"], key=page.natural) == ["9", "a²", "step-2000", "step-10000"]
+    assert sorted(["step-10000", "step-2000", "9", "a²"], key=natural) == ["9", "a²", "step-2000", "step-10000"]

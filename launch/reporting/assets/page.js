@@ -97,9 +97,9 @@ function draw(name, figure, isShown = () => true) { // isShown: whether the trac
 }
 
 function room(traces) { // an axis of scores shows ten points at least: one value alone does not fill it
-  const values = traces.flatMap(({ y }) => y), low = Math.min(...values), high = Math.max(...values);
+  const values = traces.flatMap(({ y }) => y).filter((y) => y !== null), low = Math.min(...values), high = Math.max(...values);
   const more = Math.max(0, 10 - (high - low)) / 2;
-  return [low - more, high + more];
+  return values.length ? [low - more, high + more] : [];
 }
 
 function drawTask() {
