@@ -38,7 +38,7 @@ class Score:
     runs: Mapping[int, Run] = field(default_factory=dict)  # by seed; empty for a total and for what is published
     scores: Sequence[float] = ()  # of the runs, by seed
     members: int = 0  # seeds of an ensemble
-    trials: int = 0  # combinations of settings that its own were chosen from; 0: nothing was searched
+    trials: int = 0  # runs of all trials that its settings were chosen by; 0: nothing was searched
     is_best: bool = False  # bold: best of its column or not told apart from it, see launch/reporting/statistics.py
     interval: tuple[float, float] | None = None  # 95 %, fractions, see launch/reporting/intervals.py
     rank: tuple[int, int] | None = None  # best and worst place in the column, from 1: tied rows share places
@@ -152,7 +152,7 @@ class Leaderboard:
         return {mark: text + self._trials(mark) for mark, text in MARKS.items() if mark in used}
 
     def _trials(self, mark: str) -> str:
-        """Of the marks that are about searches: from how many combinations of settings each row was chosen."""
+        """Of the marks that are about searches: by how many runs of trials the settings of each row were chosen."""
         said = []
         for row in self.rows:
             cells = [cell for cell in row.cells.values() if cell.runs]
@@ -201,7 +201,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     """
     left_out: list[tuple[Run, str]] = []
     groups: dict[RowKey, dict[str, list[Run]]] = {}
-    trials = {(one.run.row, one.run.task): one.trials for one in searches.find(runs) if one.run.data == "given"}
+    trials = {(one.run.row, one.run.task): one.budget for one in searches.find(runs) if one.run.data == "given"}
     labels, shared = row_labels(runs), shared_settings(runs)
     missing = [paths.shortened(line) for line in suite_record.left_out_notes([run.folder for run in runs])]
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
@@ -235,7 +235,8 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     for key, cells in board.items():
         of_suite = [cell for task, cell in cells.items() if task in suite.tasks]
         all_seeds = sorted({seed for cell in of_suite or cells.values() for seed in cell.runs})
-        alike = [other for other in board if (families[other[0]], other[2]) == (families[key[0]], key[2])]
+        alike = [other for other, theirs in board.items()
+                 if (families[other[0]], other[2]) == (families[key[0]], key[2]) and {*theirs} & {*cells}]  # fmt: skip
         is_usual = key[1] == "" and families[key[0]] == key[0]  # it stands for the model
         is_choice = len(alike) > 1 and not is_usual
         row = Row(labels[key], suite.with_totals(cells), all_seeds, is_choice)

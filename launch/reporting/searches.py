@@ -33,6 +33,11 @@ class Search:
     remarks: Sequence[str] = ()  # what the dev score was computed on, and what to beware of
 
     @property
+    def budget(self) -> int:
+        """Runs of all trials: of each choice of settings, seed and fold one."""
+        return self.trials * max((len(one.dev) for one in self.tried), default=1)
+
+    @property
     def test(self) -> list[float]:
         """Test scores of the runs with the chosen values: fractions, by seed."""
         return [score for run in self.runs if (score := run.test_score) is not None]
@@ -153,6 +158,8 @@ def _swept(runs: Sequence[Run]) -> Search:
     remarks = [f"{without} of {len(points)} settings have no dev score and cannot be chosen"] if without else []
     if len({len(tried.dev) for _, tried, _ in scored}) > 1:
         remarks.append("some settings have dev scores of fewer seeds than others: run the sweep to its end")
+    if any(run.result.get("dev_was_trained_on") for run in runs):
+        remarks.append("dev was trained on, so that the choice says little (--train_splits train, or --tune)")
     hours = [run.device_hours for run in runs if run.device_hours is not None]
     return Search(
         run=runs[0],

@@ -10,8 +10,8 @@ from pathlib import Path
 from launch.reporting import searches
 from launch.reporting.collect import RowKey, Run, finished_by_seed
 
-# step-500, checkpoint_20, epoch3; not the version at the end of biobert-base-cased-v1.1
-CHECKPOINT = re.compile(r"(.*(?:step|checkpoint|ckpt|epoch|iter|[-_]))(\d+)", re.IGNORECASE)
+# step-500, checkpoint_20, epoch3, 1000; not biobert-base-cased-v1.1, not the layers of MiniLM-L-6
+CHECKPOINT = re.compile(r"((?:.*(?:steps?|checkpoint|ckpt|epoch|iter)[-_.=]?)?)(\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,8 @@ def check_without_dev(config: RunConfig, task: Task, error: UserError) -> str:
         raise UserError(f"{reason}; --train_splits train trains without it")
     is_trial = config.search is not None and config.search.get("kind") == "trial"
     if config.select == "best_dev" or is_trial or tracking.sweep_run() is not None:
-        what = "--select best_dev needs" if config.select == "best_dev" else "a search is decided by"
+        what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
+        what = "a search is decided by" if is_trial else what
         folds = ", tune by folds = 5 of the suite file" if is_trial else ""
         raise UserError(f"{reason}, and {what} the dev score; give a dev set{folds}, or train once with --select last")
     return reason

@@ -192,7 +192,7 @@ class TestLeaderboard:
         assert {row.label: row.cells["mednli"].marks for row in found.rows} == {
             "encoder-a (tuned)": "b", "encoder-b (tuned)": "b", "encoder-c": ""
         }  # fmt: skip
-        trials = "(trials a task: encoder-a (tuned) 4, encoder-b (tuned) 4 or 9, encoder-c 0)"
+        trials = "(trials a task: encoder-a (tuned) 8, encoder-b (tuned) 8 or 18, encoder-c 0)"
         assert found.marks["b"].endswith(trials)
         assert all(trials in form(found) for form in (report_tables.markdown, report_tables.latex))
 
@@ -211,7 +211,7 @@ class TestSweep:
             "encoder-a": [0.6],
         }
         assert rows["encoder-a (sweep)"].marks == "dcb"[1:] and found.left_out == []
-        assert found.marks["c"].endswith("sweep (trials a task: encoder-a (sweep) 3)")
+        assert found.marks["c"].endswith("sweep (trials a task: encoder-a (sweep) 6)")
         assert [*found.missing] == [
             "sweep of MedNLI, encoder-a: 1 of 3 settings have no dev score and cannot be chosen"
         ]
@@ -259,3 +259,20 @@ class TestSweep:
         point(tmp_path / "b", 3e-5, 0.4, 0.6)
         os.utime(old / "result.json", (1, 1))
         assert [one.dev for one in searches.find(collect.find([tmp_path]))] == [0.4]
+
+
+def test_a_sweep_whose_dev_was_trained_on_says_so(tmp_path: Path) -> None:
+    for rate in ("3e-5", "5e-5"):
+        search = {"kind": "sweep", "values": {"learning_rate": float(rate)}}
+        flags = ("--learning_rate", rate)
+        made_up(tmp_path / rate, "bc5cdr_disease", flags=flags, search=search, rows=8)
+    (found,) = searches.find(collect.find([tmp_path]))
+    assert any("dev was trained on" in remark for remark in found.remarks)
+
+
+def test_rows_of_other_tasks_are_no_choices_of_one_model(tmp_path: Path) -> None:
+    made_up(tmp_path / "a", "mednli", flags=("--num_train_epochs", "77"), rows=40)
+    made_up(tmp_path / "b", "hoc", flags=("--warmup_steps", "5"), rows=40)
+    for task in ("mednli", "hoc"):
+        made_up(tmp_path / f"o{task}", task, "other", rows=40)
+    assert not any(row.is_choice for row in leaderboard.build(collect.find([tmp_path])).rows)
