@@ -20,7 +20,7 @@ from harness import flags, run_folder, terminal
 from harness.config import RunConfig
 from harness.errors import EXIT_FAILED, EXIT_STOPPED, EXIT_USER, Faults, UserError
 from harness.run_folder import RunFolder
-from launch.jobs import commands, local, preflight, resources, slurm, suite_record, suites, tuning
+from launch.jobs import commands, local, preflight, resources, slurm, suite_record, suites, trials, tuning
 from launch.jobs.preflight import Plan
 from launch.jobs.resources import Request
 from launch.jobs.slurm import TrainJob
@@ -148,9 +148,9 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
         with faults.collected():
             search.check_folders()
     faults.refuse()
-    status, tried = tuning.run_trials(searches, start, slurm.REPEATS in os.environ)
+    status, tried = trials.run(searches, start, slurm.REPEATS in os.environ)
     if not tried and status == 0 and where.cluster == "slurm":
-        slurm.repeat(where, tuning.trials_of(searches), words)
+        slurm.repeat(where, trials.listed(searches), words)
     elif not tried and status == 0:
         print("another command does the trials; the same command goes on once they have ended", file=sys.stderr)
         return EXIT_STOPPED
@@ -178,11 +178,11 @@ def tune(where: Request, searches: Sequence[Search], options: argparse.Namespace
 
 def show_search(where: Request, searches: Sequence[Search], skip_missing: bool, words: Sequence[str]) -> int:
     """What the search would start, as `show`: the first trials, then the job that sends what comes after them."""
-    trials, on_slurm = tuning.trials_of(searches), where.cluster == "slurm"
-    status = show(where, preflight.plan(where, trials, skip_missing))
+    first, on_slurm = trials.listed(searches), where.cluster == "slurm"
+    status = show(where, preflight.plan(where, first, skip_missing))
     if on_slurm:
         print("\n\n# ---- the job that sends what comes after them")
-        print(slurm.repeat_text(where, trials, [word for word in words if word != "--print"], ["JOB"]))
+        print(slurm.repeat_text(where, first, [word for word in words if word != "--print"], ["JOB"]))
     for config in (config for search in searches for config in search.base):
         print(f"then, by what is chosen: {config.output_dir}", file=sys.stderr if on_slurm else sys.stdout)
     return status

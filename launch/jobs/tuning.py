@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -26,7 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from harness import flags, records, run_folder, tracking
 from harness.config import RunConfig, check
-from harness.errors import EXIT_FAILED, EXIT_STOPPED, Faults, UserError
+from harness.errors import Faults, UserError
 from harness.files import write
 from launch.jobs import preflight, status
 from launch.jobs.status import RunStatus
@@ -53,7 +52,7 @@ class Tune(BaseModel):
     __pydantic_extra__: dict[str, Annotated[tuple[Any, ...], BeforeValidator(listed)]] = Field(init=False)
 
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    trials: Annotated[int, Field(ge=1)] | None = None  # settings that are tried; a grid tries all
+    trials: Annotated[int, Field(ge=1)] | None = None  # settings that are tried; a grid tries all of its own
     tune_seeds: Annotated[int, Field(ge=1)] = 1  # runs of each of them; their mean counts
     pruning: bool = False  # end trials that are worse than the median of others at their epoch
     folds: Annotated[int, Field(ge=0)] = 0  # cross-validation on train and dev in so many parts; 0: train -> dev
@@ -70,8 +69,6 @@ class Tune(BaseModel):
             faults.append(f"{where}folds 1: must be 0, or at least 2")
         if self.folds and self.pruning:  # one part of the data is harder than another
             faults.append(f"{where}pruning: compares trials on the same dev set, which folds are not; leave one out")
-        if self.sampler == "grid" and self.trials is not None:
-            faults.append(f'{where}trials: a grid tries all settings; leave it out, or write sampler = "random"')
         if self.sampler != "grid" and self.trials is None:
             faults.append(f"{where}trials: sampler {self.sampler} needs to know how many, for example trials = 20")
         faults.refuse()
@@ -142,6 +139,10 @@ class Search:
         for name, values in lists.items():
             converted = [flags.convert({name: value}, f"[{FOLDER}] ", faults).get(name) for value in values]
             found[name] = list(dict.fromkeys(converted))
+        size = math.prod(map(len, found.values()))
+        if self.tune.sampler == "grid" and (self.tune.trials or size) < size:
+            wrong = f"trials {self.tune.trials}: a grid tries all {size} settings"
+            faults.append(f'{wrong}; leave it out, or write sampler = "random"')
         if "recipe" in found:
             faults.append("recipe: stands for several settings; search these")
         if first.max_steps > 0 and "num_train_epochs" in found:
@@ -222,10 +223,12 @@ class Search:
             return self.grid
         if not path.is_file():
             return []
-        kept = records.read(path, _RECORD)
-        known = [{name: list(values) for name, values in kept.space.items()}] * len(kept.asked)
-        if any({*one} != {*space} or any(one[name] not in space[name] for name in space)
-               for one, space in zip(kept.asked, known, strict=True)):  # fmt: skip
+        try:
+            kept = records.read(path, _RECORD)
+        except UserError as error:
+            raise UserError(f"{error}; remove it to begin the list again") from None
+        space = kept.space
+        if any({*one} != {*space} or any(one[name] not in space[name] for name in space) for one in kept.asked):
             raise UserError(f"{path}: asks for settings outside its own space; remove it to begin the list again")
         if (kept.space, kept.sampler, kept.seeds, kept.folds) != self._about():
             raise UserError(
@@ -249,13 +252,13 @@ class Search:
 
     def propose(self, tried: Sequence[Tried]) -> list[Values]:
         """The next generation, from the scores of all before it; empty where enough were tried."""
-        import optuna  # takes half a second
-
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         known = [one.values for one in tried]
         wanted = min(GENERATION, self.most(self.space) - len(known))
         if wanted <= 0:
             return []
+        import optuna  # takes half a second, and a grid has no need of it
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         kinds: dict[str, Any] = {name: _distribution(values) for name, values in self.space.items()}
         seed = len(known)  # of this generation alone: nothing is left over from a process that has ended
         with warnings.catch_warnings():
@@ -348,93 +351,6 @@ def said(search: Search, found: Mapping[str, Any]) -> str:
     values = ", ".join(f"{name} {_level(value)}" for name, value in found["values"].items())
     text = f"chosen for {search.name}: {values}; dev {100 * found['dev']:.2f}, the best of {found['trials']} settings"
     return f"{text} ({found['basis']})" + (f"\n    {found['warning']}" if found["warning"] else "")
-
-
-# ---- until all have ended
-Start = Callable[[Sequence[RunConfig], Callable[[], None]], tuple[int, Collection[Path]]]
-"""Starts runs, after calling the second argument once nothing stands in the way. Returns the exit status, and the
-folders of the runs that were left out because something is missing."""
-
-
-def run_trials(found: Sequence[Search], start: Start, is_repeat: bool = False) -> tuple[int, dict[Search, list[Tried]]]:
-    """Start what is not finished, generation by generation. Returns the exit status, and what came of the trials of
-    each search all of which have ended. Nothing and 0: the rest is in a queue.
-
-    `is_repeat`: nobody watches, so that what has stopped or failed is not started again. Raises UserError.
-    """
-    asked = {search: search.recorded() for search in found}
-    status_of_all = 0
-
-    def give_up(search: Search, why: str) -> None:
-        asked.pop(search)
-        print(f"{search.name}: {why}; the same command goes on with its trials", file=sys.stderr)
-
-    while True:
-        for search, tried in _read(asked).items():
-            if all(has_ended(run) for one in tried for run in one.runs):
-                asked[search] = [*asked[search], *search.propose(tried)]
-        waiting = {search: runs for search, tried in _read(asked).items() if (runs := _waiting(tried))}
-        if is_repeat:
-            for search, runs in list(waiting.items()):
-                if stuck := [run for run in runs if _was_sent(run)]:
-                    give_up(search, f"{stuck[0].folder} has {stuck[0].status} ({stuck[0].reason})")
-                    status_of_all = EXIT_FAILED
-                    del waiting[search]
-
-        def write_down(behind: Mapping[Search, Sequence[Values]] = {s: asked[s] for s in waiting}) -> None:
-            for search, values in behind.items():
-                search.record(values)
-
-        # Those that are finished too: to see that they are of these settings, data and models.
-        trials = [trial for search, values in asked.items() for one in values for trial in search.trials(one)]
-        outcome, missing = start(trials, write_down) if trials else (0, ())
-        asked = {s: v for s, v in asked.items() if not any(folder.is_relative_to(s.folder) for folder in missing)}
-        known = _read(asked)
-        left = {search: runs for search, tried in known.items() if (runs := _waiting(tried))}
-        if left and (outcome == EXIT_STOPPED or all(_is_queued(run) for runs in left.values() for run in runs)):
-            return outcome, {}
-        for search, runs in left.items():
-            give_up(search, f"{runs[0].folder} has {runs[0].status} ({runs[0].reason})")
-            status_of_all = max(status_of_all, outcome, EXIT_FAILED)
-        if not any(search in asked for search in waiting):
-            return status_of_all, {search: tried for search, tried in known.items() if search in asked}
-
-
-def trials_of(found: Sequence[Search]) -> list[RunConfig]:
-    """The trials that are known now: of a random search those of its first generation, before anything is started."""
-    return [trial for search in found for values in search.recorded() or search.propose([])
-            for trial in search.trials(values)]  # fmt: skip
-
-
-def _read(asked: Mapping[Search, Sequence[Values]]) -> dict[Search, list[Tried]]:
-    """How the trials stand; the queue is asked once for all."""
-    folders = [Path(trial.output_dir) for search, values in asked.items() for one in values
-               for trial in search.trials(one)]  # fmt: skip
-    known = {run.folder: run for run in status.read_all([folder for folder in folders if folder.is_dir()])}
-
-    def runs(search: Search, values: Values) -> list[RunStatus]:
-        places = [Path(trial.output_dir) for trial in search.trials(values)]
-        return [known.get(folder, RunStatus(folder, "stopped", "not started")) for folder in places]
-
-    return {search: [Tried(one, runs(search, one)) for one in values] for search, values in asked.items()}
-
-
-def has_ended(run: RunStatus) -> bool:
-    """Finished, or failed for good."""
-    return is_scored(run) or is_lost(run)
-
-
-def _waiting(tried: Sequence[Tried]) -> list[RunStatus]:
-    return [run for one in tried for run in one.runs if not has_ended(run)]
-
-
-def _is_queued(run: RunStatus) -> bool:
-    return run.status in ("queued", "running")
-
-
-def _was_sent(run: RunStatus) -> bool:
-    """Whether it was submitted, and has left the queue without coming to its end: failed, cancelled, never begun."""
-    return not _is_queued(run) and status.read_submission(run.folder) is not None
 
 
 def standard_error(score: float, count: int, metric: str) -> float:

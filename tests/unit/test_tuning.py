@@ -1,4 +1,4 @@
-"""launch/jobs/tuning.py: spaces, trials, what is proposed and what is chosen; harness/folds.py."""
+"""launch/jobs/tuning.py and trials.py: spaces, what is proposed, started and chosen; harness/folds.py."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from harness.task import Example
 from launch import submit
 from launch.jobs import status as job_status
 from launch.jobs import suites, tuning
+from launch.jobs import trials as job_trials
 from launch.jobs.status import RunStatus, Status
 from launch.jobs.tuning import Search, Tried, Values
 from launch.run import inputs, settings
@@ -171,14 +172,13 @@ def test_a_folder_with_another_search_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({**kept, "asked": asked}))
         assert_user_error(search.recorded, "search.json", "outside its own space", "remove it")
     path.write_text("{")
-    assert_user_error(search.recorded, "search.json")
+    assert_user_error(search.recorded, "search.json", "remove it")
 
 
 @pytest.mark.parametrize(
     "text, parts",
     [
         ('[tune]\nsampler = "tpe"\n', ["[tune]", "trials", "tpe"]),
-        ("[tune]\ntrials = 3\n", ["[tune]", "trials", "grid"]),
         ("[tune]\nfolds = 1\n", ["folds 1", "at least 2"]),
         ("[tune]\nfolds = 2\npruning = true\n", ["pruning", "folds"]),
         ('[tune]\nsampler = "bayes"\n', ["sampler", "grid"]),
@@ -213,6 +213,7 @@ def test_flags_that_leave_no_choice_are_refused(tmp_path: Path) -> None:
         ('ds_config = ["a/one.json", "b/one.json"]', "share a folder"),
         ('recipe = ["oubiobert", "bluebert-p"]', "recipe", "several settings"),
         ("num_train_epochs = [0, 1]", "nothing to train"),
+        ("trials = 3\nwarmup_steps = [0, 1, 2, 3]", "trials 3", "all 4 settings"),
         (f"learning_rate = [1e-5, 2e-5]\nwarmup_steps = {[*range(600)]}", "1200 runs"),
     ):
         assert_user_error(lambda part=part: searches(tmp_path, f'tasks = ["mednli"]\n[tune]\n{part}\n'), *said)
@@ -366,9 +367,9 @@ def test_a_trial_that_diverged_is_out_and_one_that_lacked_something_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     search = two_rates(tmp_path)
-    outcome, ended = tuning.run_trials([search], Starting("finished", "failed", final=True))
+    outcome, ended = job_trials.run([search], Starting("finished", "failed", final=True))
     assert (outcome, ended) == (1, {}) and "goes on with its trials" in capsys.readouterr().err
-    outcome, ended = tuning.run_trials([search], Starting("failed", final=True, diverged=True))
+    outcome, ended = job_trials.run([search], Starting("failed", final=True, diverged=True))
     assert [one.score is None for one in ended[search]] == [False, True]
     found = search.choice(ended[search])
     assert found["values"] == {"learning_rate": 1e-5} and "1 of 2 settings diverged" in found["warning"]
@@ -376,26 +377,26 @@ def test_a_trial_that_diverged_is_out_and_one_that_lacked_something_is_not(
 
 def test_what_was_cancelled_is_not_sent_again_by_a_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     search = two_rates(tmp_path)
-    tuning.run_trials([search], Starting("finished", "stopped"))
+    job_trials.run([search], Starting("finished", "stopped"))
     starting = Starting("finished")
-    assert tuning.run_trials([search], starting, is_repeat=True) == (1, {}) and not starting.started
+    assert job_trials.run([search], starting, is_repeat=True) == (1, {}) and not starting.started
     assert "has stopped (said)" in capsys.readouterr().err
-    outcome, ended = tuning.run_trials([search], starting)  # by a person it is
+    outcome, ended = job_trials.run([search], starting)  # by a person it is
     assert (outcome, len(ended[search])) == (0, 2) and len(starting.started[0]) == 1
 
 
 def test_a_search_that_is_stuck_does_not_keep_others_from_their_end(tmp_path: Path) -> None:
     one, other = searches(tmp_path, 'tasks = ["mednli", "hoc"]\n[tune]\nlearning_rate = [1e-5]\n')
-    outcome, ended = tuning.run_trials([one, other], Starting("finished", "failed"))
+    outcome, ended = job_trials.run([one, other], Starting("finished", "failed"))
     assert outcome == 1 and list(ended) == [one]
 
 
 def test_a_file_that_is_no_trials_result_is_said(tmp_path: Path) -> None:
     search = two_rates(tmp_path)
-    tuning.run_trials([search], Starting("finished"))
+    job_trials.run([search], Starting("finished"))
     path = Path(search.trials(search.grid[0])[0].output_dir) / "result.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "scores": {}}))
-    assert_user_error(lambda: tuning.run_trials([search], Starting("finished")), "result.json", "no dev score")
+    assert_user_error(lambda: job_trials.run([search], Starting("finished")), "result.json", "no dev score")
 
 
 def test_trials_of_other_settings_are_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -405,7 +406,7 @@ def test_trials_of_other_settings_are_not_taken(tmp_path: Path, capsys: pytest.C
     line = ["--suite", str(tmp_path / "s.toml"), "--tune", *where]
     suite = suites.tuned(suites.read(line[1]))
     (search,) = tuning.searches(suites.expand(suite, where[:2])[0], suite.tunes, {})
-    tuning.run_trials([search], Starting("finished"))
+    job_trials.run([search], Starting("finished"))
     err, _ = refused(submit.main, capsys, *line, "--weight_decay", "0.5")
     assert "holds another run" in err and "weight_decay" in err
     made_up(Path(search.base[0].output_dir), "mednli", search.base[0].model_name_or_path, flags=["--seed", "12"])
