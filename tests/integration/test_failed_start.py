@@ -52,7 +52,10 @@ def test_the_corrected_command_trains(
     said = capsys.readouterr().err.removeprefix("error: ").splitlines()[0]
     (found,) = status.read_all(status.find([str(folder.parent)]))
     (run,) = collect.find([folder.parent])
-    assert (found.status, found.reason) == (run.status, run.reason) == ("failed", said)
+    assert (found.status, found.reason) == ("failed", said) and run.status == "failed"
+    # A report is passed on: it names no path of this machine, and quotes no line of the data.
+    assert str(tmp_path) not in run.reason
+    assert run.reason.endswith("see the run's log" if stage == "a line of the data" else said[-12:])
     wandb = sorted((folder / "wandb").glob("*/*.wandb"))
     assert bool(wandb) == (stage == "the weights")
 

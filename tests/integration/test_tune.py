@@ -87,7 +87,7 @@ def test_trials_score_dev_alone_and_the_best_settings_are_trained(whole: Path) -
     result = json.loads((whole / "seed-12/result.json").read_text())
     config = json.loads((whole / "seed-12/config.json").read_text())
     assert result["search"] == chosen and chosen["trials"] == 6
-    assert chosen["dev"] == best["scores"]["dev"]["score"]
+    assert chosen["dev"] == pytest.approx(best["scores"]["dev"]["score"], abs=1e-12)
     assert {name: config[name] for name in chosen["values"]} == best["search"]["values"]
     assert set(result["scores"]) == {"dev", "test"} and (whole / "seed-12/model").is_dir()
     log = (whole / "seed-12/train.log").read_text()
