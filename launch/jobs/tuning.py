@@ -355,10 +355,12 @@ def said(search: Search, found: Mapping[str, Any]) -> str:
 
 def standard_error(score: float, count: int, metric: str) -> float:
     """Of a score of `count` examples or positive ones: of a correlation r, (1 - r^2) / sqrt(n - 1) (Fisher 1921); of a
-    share p of right answers, sqrt(p (1 - p) / n), which F1 is close to."""
+    share p of right answers, which F1 is close to, sqrt(p (1 - p) / n) with two right and two wrong ones added (Agresti
+    and Coull 1998), since 0 and 1 are no more certain than other shares."""
     if metric == "Pearson":
         return float((1 - score**2) / math.sqrt(max(1, count - 1)))
-    return math.sqrt(max(0.0, score * (1 - score)) / max(1, count))
+    share = (max(0.0, score) * count + 2) / (count + 4)
+    return math.sqrt(share * (1 - share) / (count + 4))
 
 
 def searches(

@@ -97,7 +97,7 @@ def test_what_is_chosen_says_what_it_rests_on(tmp_path: Path) -> None:
     assert found["values"] == {"learning_rate": 3e-5} and found["dev"] == 0.61 and found["trials"] == 2
     assert found["space"] == {"learning_rate": [5e-5, 3e-5]} and found["seeds"] == [1000]
     assert found["basis"] == "dev, trained on train alone: 500 examples, 10 of them positive"
-    assert "15.4 points (one standard error), and 2 of 2 settings" in found["warning"]  # sqrt(0.61 * 0.39 / 10)
+    assert "13.2 points (one standard error), and 2 of 2 settings" in found["warning"]  # p = 8.1 / 14
     assert search.choice([tried(search, values, 0.6) for values in search.grid])["warning"] == ""
     runs = search.chosen_runs(found)
     assert [(run.seed, run.learning_rate, run.search) for run in runs] == [(12, 3e-5, found), (13, 3e-5, found)]
@@ -106,7 +106,8 @@ def test_what_is_chosen_says_what_it_rests_on(tmp_path: Path) -> None:
 
 def test_standard_errors_are_those_of_the_textbook() -> None:
     assert tuning.standard_error(0.8, 17, "Pearson") == pytest.approx(0.09)  # (1 - 0.64) / sqrt(16)
-    assert tuning.standard_error(0.5, 100, "micro F1") == pytest.approx(0.05)
+    assert tuning.standard_error(0.5, 96, "micro F1") == pytest.approx(0.05)  # sqrt(0.25 / 100)
+    assert tuning.standard_error(1.0, 12, "micro F1") == pytest.approx(0.0827, abs=1e-4)  # p = 14 / 16
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])
