@@ -327,8 +327,7 @@ class Search:
         """(what the choice rests on, a warning where that is little)."""
         parts = [run.result["scores"]["dev"] for run in best.runs if run.result]
         parts = parts[: max(1, self.tune.folds)]  # of one seed: all seeds score the same examples
-        examples = sum(part["examples"] for part in parts)
-        positive = sum(part["TP"] + part["FN"] if {"TP", "FN"} <= part.keys() else part["examples"] for part in parts)
+        examples, positive = (sum(counts) for counts in zip(*map(counts_of, parts), strict=True))
         counted = f"{examples} examples" + (f", {positive} of them positive" if positive != examples else "")
         what = f"{self.tune.folds} folds of train and dev" if self.tune.folds else "dev, trained on train alone"
         count = min(positive, examples)
@@ -351,6 +350,12 @@ def said(search: Search, found: Mapping[str, Any]) -> str:
     values = ", ".join(f"{name} {_level(value)}" for name, value in found["values"].items())
     text = f"chosen for {search.name}: {values}; dev {100 * found['dev']:.2f}, the best of {found['trials']} settings"
     return f"{text} ({found['basis']})" + (f"\n    {found['warning']}" if found["warning"] else "")
+
+
+def counts_of(split: Mapping[str, Any]) -> tuple[int, int]:
+    """(examples, positive ones or, where none is negative, all) of a split's scores in result.json."""
+    positive = split["TP"] + split["FN"] if {"TP", "FN"} <= split.keys() else split["examples"]
+    return split["examples"], positive
 
 
 def standard_error(score: float, count: int, metric: str) -> float:

@@ -10,11 +10,11 @@ from typing import Any
 import tasks
 from launch.jobs import suite_record
 from launch.jobs.suites import natural
+from launch.jobs.tuning import SMALL_DEV, counts_of
 from launch.reporting import paths, searches, series
 from launch.reporting.collect import RowKey, Run, joined, written
 from tasks import published
 
-SMALL_DEV = 100  # examples, or positive ones: choosing by fewer is close to choosing by noise
 MARKS = {  # letter after a score -> what it says
     "d": "dev was trained on (as the published recipe does): its score says little",
     "t": f"tiny dev set: fewer than {SMALL_DEV} examples, or positive ones; what was chosen by it was chosen by noise",
@@ -370,8 +370,7 @@ def is_small_dev(run: Run) -> bool:
     dev: Mapping[str, Any] | None = run.result.get("scores", {}).get("dev")
     if dev is None:
         return False
-    positive = dev["TP"] + dev["FN"] if {"TP", "FN"} <= dev.keys() else dev["examples"]
-    return bool(min(positive, dev["examples"]) < SMALL_DEV)
+    return bool(min(counts_of(dev)) < SMALL_DEV)
 
 
 def _mean_and_std(scores: Sequence[float]) -> tuple[float, float | None]:
