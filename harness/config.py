@@ -138,8 +138,25 @@ class RunConfig:
     pooling: Text | None = setting(
         None,
         "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",
-        choices=("pooler", "cls", "mean"),
+        choices=("pooler", "cls", "mean", "last"),
     )
+    attention: Text | None = setting(
+        None,
+        "whether a token sees those behind it; default: as the model was pre-trained",
+        choices=("bidirectional", "causal"),
+    )
+    lora_rank: Whole | None = setting(
+        None, "train low-rank adapters (LoRA) of this rank and the head, and leave the encoder as it is", ge=1
+    )
+    lora_alpha: Number | None = setting(
+        None, "LoRA: adapters are scaled by alpha / rank; default: twice the rank", gt=0
+    )
+    lora_dropout: Number = setting(0.0, "LoRA: dropout before the adapters", ge=0, lt=1)
+    lora_targets: Names | None = setting(
+        None, "LoRA: names, or ends of names, of the layers that get adapters; default: all linear layers"
+    )
+    lora_dora: Switch = setting(False, "LoRA: weight-decomposed adapters (DoRA)")
+    merge_lora: Switch = setting(False, "LoRA: write model/ with the adapters merged into the weights")
     per_gpu_train_batch_size: Whole = setting(32, "examples per device and forward pass", ge=1, group="training")
     per_gpu_eval_batch_size: Whole = runtime(
         32,
@@ -173,6 +190,9 @@ class RunConfig:
     )
     cuda_graphs: Switch = runtime(
         True, "on a GPU, in fp16 at stage 0: capture the passes of packed rows as CUDA graphs, which spares the host"
+    )
+    gradient_checkpointing: Switch = runtime(
+        False, "compute each layer's activations again in the backward pass instead of keeping them: less memory"
     )
     tf32: Switch = setting(
         False, "fp32 on a GPU: matrix products of tensor cores, faster, their inputs rounded to 10 bits of mantissa"
@@ -263,6 +283,9 @@ def check(config: RunConfig) -> None:
         faults.append("--global_batch_size derives the accumulation: leave out --gradient_accumulation_steps")
     if config.fold is not None and config.train_splits != ("train",):
         faults.append(f"--fold {config.fold}: trains on a part of train and dev: leave out --train_splits")
+    of_lora = ("lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")
+    if config.lora_rank is None and (given := [f"--{name}" for name in of_lora if getattr(config, name)]):
+        faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
     if config.select == "best_dev" and not config.eval_every_epoch:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from harness.encoder import encoder_of
 from harness.files import PARTIAL, flush, unfinished
-from harness.model import PROBLEM_TYPES, EncoderWithHead, encoder_of, rename, standard_prefix
+from harness.model import PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
 from harness.model_folder import HEAD_FILE, SCHEMA, About
 from harness.run_folder import check_model
 from harness.task import Batch

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import nn
 from harness import model_folder, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
+from harness.encoder import check_encodes_text, choose_pooling, encoder_of, fit_vocabulary, load_encoder, positions
 from harness.errors import UserError, first_line, library_errors
 from harness.files import read_json
 from harness.model_folder import HEAD_FILE
@@ -130,7 +130,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     """
     source, settings = pretrained.source(config), pretrained.settings(config)
     torch.manual_seed(config.seed)  # for weights that the file lacks
-    encoder, missing = _load_encoder(source, settings)
+    encoder, missing = load_encoder(source, settings)
     if config.model_type and config.model_type.lower() != settings.model_type:
         logger.warning(
             "--model_type %s: %s is a %s; the checkpoint's own is used.",
@@ -143,8 +143,8 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
             f"ask for at most {longest // PAD_TO * PAD_TO}"
         )
     if tokenizer is not None:
-        _fit_vocabulary(source, encoder, tokenizer)
-    _check_encodes_text(source, encoder)
+        fit_vocabulary(source, encoder, tokenizer)
+    check_encodes_text(source, encoder)
     pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, config.model_name_or_path)
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
@@ -155,168 +155,6 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model
-
-
-def _load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
-    """(the encoder in float32, names of its parameters that had no weights). Raises UserError."""
-    from transformers import AutoModel
-
-    _refuse_decoder(source, settings)
-    found, state = pretrained.weights(source)
-    unfit = library_errors(str(source), "no encoder can be built from its config.json", "name an encoder of text")
-    with unfit, torch.device("meta"):
-        skeleton = AutoModel.from_config(settings, trust_remote_code=source.options["trust_remote_code"])
-    before = pretrained.prefix(found, skeleton.state_dict())
-    options: dict[str, Any] = {
-        "config": settings,
-        "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, which cannot be trained exactly
-        "output_loading_info": True,
-        "ignore_mismatched_sizes": True,
-    }
-    remedy = "name a folder with config.json and model.safetensors that belong together"
-    with library_errors(str(source), "no weights can be loaded", remedy):
-        if state is None:
-            known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
-            mapping = None if before in known else {f"^{re.escape(before)}": ""}
-            model, info = AutoModel.from_pretrained(source.name, key_mapping=mapping, **options, **source.options)
-        else:
-            state = {name.removeprefix(before): tensor for name, tensor in state.items()}
-            model, info = type(skeleton).from_pretrained(None, state_dict=state, **options)
-    encoder = encoder_of(model)
-    if encoder is not model:
-        logger.info("model   %s is an encoder-decoder (%s): its encoder is taken", source.name, settings.model_type)
-    own = {id(parameter) for parameter in encoder.parameters()}
-    names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
-    missing = {str(key) for key in info["missing_keys"]} & names
-    _check_weights(source, len([name for name in names if "pooler" not in name]), missing, info["mismatched_keys"])
-    for name, parameter in encoder.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            wrong = int((~parameter.isfinite()).sum())
-            raise source.fault(f"{name} holds {wrong} values that are NaN or infinite; get the weights again")
-    return encoder, missing
-
-
-def encoder_of(model: Any) -> Any:
-    """The encoder of an encoder-decoder; any other model as it is."""
-    if not model.config.is_encoder_decoder:
-        return model
-    encoder = model.get_encoder()
-    encoder.config.is_encoder_decoder = True  # T5's has a copy that says otherwise, and `load` must know
-    return encoder
-
-
-def _refuse_decoder(source: Source, settings: Any) -> None:
-    """Raises UserError for an architecture that transformers has for writing text and for no other use."""
-    import transformers
-
-    kind, writes = type(settings), type(settings) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if kind in transformers.MODEL_FOR_MASKED_LM_MAPPING or kind in transformers.MODEL_FOR_MULTIPLE_CHOICE_MAPPING:
-        writes = False
-    if (writes and not settings.is_encoder_decoder) or getattr(settings, "is_decoder", False):
-        raise source.fault(_DECODER.format(settings.model_type))
-
-
-_DECODER = "is a decoder ({}), in which a token sees only those before it; encoders alone are trained here"
-
-
-def _check_encodes_text(source: Source, encoder: Any) -> None:
-    """Raises UserError where the encoder does not take text, or not as encoders do."""
-    ids, kind, training = torch.arange(5, 13).repeat(2, 1), encoder.config.model_type, encoder.training
-    ids[1, 1] += 1
-    encoder.eval()
-    try:
-        with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        width = encoder.config.hidden_size
-    except Exception as error:  # whatever a model of images or speech says to token ids
-        raise source.fault(f"is no encoder of text ({kind}: {first_line(error)}); name one") from error
-    finally:
-        encoder.train(training)
-    if "attention_mask" not in inspect.signature(encoder.forward).parameters:
-        raise source.fault(f"a {kind} takes no attention mask: padding would change its answers; name another")
-    if hidden.shape != (2, 8, width):
-        raise source.fault(
-            f"answers {list(hidden.shape)} for 2 x 8 tokens ({kind}), not a vector of {width} numbers a token; "
-            "name another encoder"
-        )
-    if torch.equal(hidden[0, 0], hidden[1, 0]):
-        raise source.fault(_DECODER.format(kind))
-
-
-def _fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
-    """Rows for tokens that were added to a tokenizer. Raises UserError where the two do not belong together."""
-    table = encoder.get_input_embeddings()
-    rows, tokens = table.num_embeddings, 1 + max(tokenizer.get_vocab().values())
-    if tokens <= rows:
-        return
-    plain = 1 + max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
-    if plain > rows:
-        raise source.fault(
-            f"its tokenizer has {tokens} tokens, its embeddings have {rows} rows: they do not belong together; give "
-            "the tokenizer that it was pre-trained with as --tokenizer_name"
-        )
-    encoder.resize_token_embeddings(tokens)
-    logger.warning(
-        "%s has %d embeddings, its tokenizer %d tokens: %d rows were added, drawn like the others; they are only "
-        "trained from now on.",
-        *(source.name, rows, tokens, tokens - rows),
-    )
-
-
-def _check_weights(source: Source, total: int, missing: set[str], mismatched: Any) -> None:
-    """A warning where a part of the encoder's `total` tensors has no weights; UserError where they are of another."""
-    for key, found, expected in sorted(mismatched)[:1]:
-        raise source.fault(
-            f"{key} is {list(found)} in its weights, config.json says {list(expected)}; "
-            "name a folder whose files belong together"
-        )
-    absent = sorted(key for key in missing if "pooler" not in key)
-    if 4 * len(absent) > total:  # a relative shares names: DeBERTa's weights fill three fifths of a BERT
-        raise source.fault(
-            f"its weights are of another architecture ({len(absent)} of {total} tensors are not among them); "
-            "name the right folder"
-        )
-    if absent:
-        logger.warning(
-            "%s has no weights for %d tensors of the encoder (%s, ...); they start at random.",
-            *(source.name, len(absent), absent[0]),
-        )
-
-
-def positions(encoder: Any) -> int | None:
-    """How many tokens the encoder has positions for; None where it has no table and says no number."""
-    found = []
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Embedding) and re.search(r"(embed_positions|(^|\.)position_embeddings|wpe)$", name):
-            first = getattr(module, "offset", 0) or (0 if module.padding_idx is None else module.padding_idx + 1)
-            numbers = getattr(encoder.get_submodule(name.rpartition(".")[0]), "position_ids", None)
-            if not first and isinstance(numbers, torch.Tensor) and numbers.numel():
-                first = int(numbers.min())
-            found.append(module.num_embeddings - first)
-    return min(found) if found else getattr(encoder.config, "max_position_embeddings", None)
-
-
-def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str) -> str:
-    """What a sequence's vector is taken from, with a warning wherever it is not the original's trained pooler.
-
-    An untrained pooler keeps its output almost constant over inputs, and through it little or nothing is learnt.
-    """
-    pooler = getattr(encoder, "pooler", None)
-    dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)  # ALBERT's is the layer itself
-    if asked == "pooler" and dense is None:
-        raise UserError(
-            f"--pooling pooler: {name} ({encoder.config.model_type}) has no pooler; use --pooling mean or cls"
-        )
-    # Pre-training moves the bias away from the zeros it starts with.
-    trained = dense is not None and not any("pooler" in key for key in missing) and bool(dense.bias.abs().max() > 0)
-    if asked is None and not trained:
-        logger.warning(
-            "%s has no trained pooler: sequences are pooled by --pooling mean, not as the published recipes do.", name
-        )
-        return "mean"
-    if asked == "pooler" and not trained:
-        logger.warning("--pooling pooler: the pooler of %s was never trained; --pooling mean learns better.", name)
-    return asked or "pooler"
 
 
 def standard_prefix(settings: Any) -> str:

@@ -323,7 +323,6 @@ class TestSynonyms:
     @pytest.mark.parametrize(
         ("typed", "instead"),
         [
-            ("gradient_checkpointing", "lower --per_gpu_train_batch_size and raise --gradient_accumulation_steps"),
             ("warmup_ratio", "--warmup_steps"),
             ("optim", "AdamW"),
             ("resume_from_checkpoint", "the same command goes on"),

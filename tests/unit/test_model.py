@@ -18,6 +18,7 @@ from torch import nn
 from harness import model, pretrained
 from harness.config import RunConfig
 from harness.data import collate
+from harness.encoder import choose_pooling
 from harness.task import Batch, Encoded
 from harness.tokenizer import load_tokenizer
 
@@ -212,10 +213,10 @@ class TestPooling:
 
         sizes = {"hidden_size": 16, "embedding_size": 8, "num_attention_heads": 2, "intermediate_size": 16}
         encoder = AlbertModel(AlbertConfig(vocab_size=20, num_hidden_layers=1, **sizes))
-        assert model.choose_pooling(None, encoder, set(), "albert") == "mean"
+        assert choose_pooling(None, encoder, set(), "albert") == "mean"
         nn.init.ones_(encoder.pooler.bias)
-        assert model.choose_pooling(None, encoder, set(), "albert") == "pooler"
-        assert model.choose_pooling(None, encoder, {"pooler.weight"}, "albert") == "mean"
+        assert choose_pooling(None, encoder, set(), "albert") == "pooler"
+        assert choose_pooling(None, encoder, {"pooler.weight"}, "albert") == "mean"
 
 
 class TestTokenizer:
