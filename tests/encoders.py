@@ -14,6 +14,9 @@ from harness.model_folder import About
 
 KINDS = ("bert", "roberta", "electra", "deberta-v2", "distilbert", "modernbert")
 WITH_POOLER = ("bert", "roberta")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")  # causal, without a [SEP]
+NO_PAD = ("llama", "mistral")  # of which the tokenizer has no pad token
+T5 = ("t5", "t5gemma")  # whole encoder-decoders
 WORDS = ("the", "patient", "has", "no", "fever", "drug", "gene", "aspirin", "of", "and", "with", "in", "is", "a")
 
 
@@ -23,13 +26,18 @@ def about(labels: Sequence[str], family: str) -> About:
     return About(task="x", family=family, labels=tuple(labels), max_seq_length=32, encoder="tiny", seed=1, **sample)
 
 
-def tiny_encoder(folder: Path, kind: str = "bert", *, trained_pooler: bool = True, dropout: float = 0.0) -> Path:
-    """Write config.json, model.safetensors (float32) and a fast tokenizer; returns the folder. The same each time."""
+def tiny_encoder(
+    folder: Path, kind: str = "bert", *, trained_pooler: bool = True, dropout: float = 0.0, **more: Any
+) -> Path:
+    """Write config.json, model.safetensors (float32) and a fast tokenizer; returns the folder. The same each time.
+
+    `more`: for the configuration.
+    """
     from transformers import AutoModel
 
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = tokenizer_for(kind)
-    settings = settings_for(kind, len(tokenizer), dropout)
+    settings = settings_for(kind, len(tokenizer), dropout, **more)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         encoder = AutoModel.from_config(settings).float()
@@ -40,10 +48,12 @@ def tiny_encoder(folder: Path, kind: str = "bert", *, trained_pooler: bool = Tru
     return folder
 
 
-def settings_for(kind: str, vocabulary: int, dropout: float) -> Any:
-    """The smallest configuration of an architecture: 2 layers, width 32, 2 heads."""
+def settings_for(kind: str, vocabulary: int, dropout: float, **given: Any) -> Any:
+    """The smallest configuration of an architecture: 2 layers, width 32, 2 heads; `given` wins."""
     from transformers import AutoConfig
 
+    if kind in DECODERS or kind in T5:
+        return AutoConfig.for_model(kind, **_decoder_settings(kind, vocabulary, dropout) | given)
     common = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if kind == "distilbert":
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "dropout": dropout}
@@ -55,13 +65,14 @@ def settings_for(kind: str, vocabulary: int, dropout: float) -> Any:
             seq_classif_dropout=dropout,
             max_position_embeddings=160,
             initializer_range=0.1,
+            **given,
         )
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     common |= {"max_position_embeddings": 160, "initializer_range": 0.1}
     if kind == "modernbert":
         names = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
         special = {"cls_token_id": 2, "sep_token_id": 3}
-        return AutoConfig.for_model(kind, **common, **sizes, **special, **dict.fromkeys(names, dropout))
+        return AutoConfig.for_model(kind, **common, **sizes, **special, **dict.fromkeys(names, dropout), **given)
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     more: dict[str, Any] = {"type_vocab_size": 1 if kind == "roberta" else 2, **dict.fromkeys(names, dropout)}
     if kind == "electra":
@@ -78,11 +89,33 @@ def settings_for(kind: str, vocabulary: int, dropout: float) -> Any:
             "pooler_hidden_size": 32,
             "pooler_dropout": dropout,
         }
-    return AutoConfig.for_model(kind, **common, **sizes, **more)
+    return AutoConfig.for_model(kind, **common, **sizes, **more | given)
+
+
+def _decoder_settings(kind: str, vocabulary: int, dropout: float) -> dict[str, Any]:
+    """Four query heads on two key and value heads; windows of 8 tokens where the architecture has local attention."""
+    if kind == "t5":
+        sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0}
+        return {"vocab_size": vocabulary, "pad_token_id": 0, "eos_token_id": 1, "dropout_rate": dropout, **sizes}
+    gemma = "gemma" in kind
+    values = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "head_dim": 8}
+    values |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": vocabulary}
+    values |= {"max_position_embeddings": 160, "initializer_range": 0.1, "attention_dropout": dropout}
+    values |= {"bos_token_id": 2, "eos_token_id": 1} if gemma else {"bos_token_id": 1, "eos_token_id": 2}
+    values |= {"pad_token_id": None if kind in NO_PAD else 0}
+    if kind in ("mistral", "gemma2", "gemma3_text", "t5gemma"):
+        values |= {"sliding_window": 8}
+    if kind in ("gemma2", "gemma3_text", "t5gemma"):
+        values |= {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
+    if kind == "t5gemma":
+        return {"encoder": values, "decoder": dict(values), "vocab_size": vocabulary, "dropout_rate": dropout}
+    return values
 
 
 def tokenizer_for(kind: str) -> Any:
-    """A fast tokenizer that knows every ASCII text: WordPiece, byte-level BPE, or Unigram for deberta-v2."""
+    """A fast tokenizer that knows every ASCII text, of the kind that the architecture's published ones are."""
+    if kind in DECODERS or kind in T5:
+        return _unigram_with_end() if kind == "t5" else _of_decoder(kind)
     if kind in ("roberta", "modernbert"):
         return _byte_level(kind)
     if kind == "deberta-v2":
@@ -141,6 +174,69 @@ def _unigram() -> Any:
     pieces = [("[PAD]", 0.0), ("[UNK]", -20.0), ("[CLS]", 0.0), ("[SEP]", 0.0), ("[MASK]", 0.0), ("\u2581", -4.0)]
     pieces += [(letter, -6.0) for letter in letters] + [(f"\u2581{word}", -5.0) for word in WORDS]
     return DebertaV2Tokenizer(vocab=pieces, unk_id=1)
+
+
+def _of_decoder(kind: str) -> Any:
+    """Byte-level BPE of Llama 3 (adds its bos) and Qwen (adds nothing), or SentencePiece's BPE of Mistral and Gemma."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GemmaTokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+    if kind == "mistral" or "gemma" in kind:
+        special = ["<pad>", "<eos>", "<bos>", "<unk>"] if "gemma" in kind else ["<unk>", "<s>", "</s>"]
+        letters = ["\u2581", *string.ascii_letters, *string.digits, *string.punctuation]
+        vocabulary = {piece: number for number, piece in enumerate([*special, *letters])}
+        vocabulary |= {"\u2581the": len(vocabulary), "\u2581t": len(vocabulary) + 1, "he": len(vocabulary) + 2}
+        merges = [("\u2581", "t"), ("h", "e"), ("\u2581t", "he")]
+        make: Any = GemmaTokenizer if "gemma" in kind else LlamaTokenizer
+        more = {"mask_token": "<unk>"} if "gemma" in kind else {}
+        tokenizer = make(vocab=vocabulary, merges=merges, **more)
+        _begin_with(tokenizer.backend_tokenizer, tokenizer.bos_token)
+        return tokenizer
+    special = ["<|end_of_text|>"] if kind.startswith("qwen") else ["<|x|>", "<|begin_of_text|>", "<|end_of_text|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join(WORDS)] * 4, trainer)
+    if kind.startswith("qwen"):
+        model = json.loads(backend.to_str())["model"]
+        merges = [tuple(merge) for merge in model["merges"]]
+        end = special[0]
+        return Qwen2Tokenizer(vocab=model["vocab"], merges=merges, eos_token=end, pad_token=end, unk_token=end)
+    pattern = Regex(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s+(?!\S)|\s+")
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(pattern, "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    bos, eos = special[1:]
+    _begin_with(backend, bos)
+    names = ["input_ids", "attention_mask"]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token=bos, eos_token=eos, model_input_names=names)
+
+
+def _begin_with(backend: Any, bos: str) -> None:
+    """As the published tokenizer.json have it: the token before each of a pair's texts, nothing behind them."""
+    from tokenizers import processors
+
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, backend.token_to_id(bos))]
+    )
+
+
+def _unigram_with_end() -> Any:
+    from transformers import T5Tokenizer
+
+    letters = string.ascii_letters + string.digits + string.punctuation
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("\u2581", -4.0)]
+    pieces += [(letter, -6.0) for letter in letters] + [(f"\u2581{word}", -5.0) for word in WORDS]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
 def word_piece_files(folder: Path, *, cased: bool = True) -> int:
