@@ -54,6 +54,7 @@ class Group:
     # [b, 1, 1 or T, T]: bool, False where a token must not be seen, or what is added to scores; None: all are seen.
     mask: torch.Tensor | None
     longest: int  # T
+    reach: int = 0  # by how much a window of local attention reaches farther than the number that its layer gives
 
 
 def attend(
@@ -68,11 +69,12 @@ def attend(
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it (queries, keys, values: [R, heads, T, d]; output [R, T, heads, d]) by groups.
 
-    In `more`: `groups`, a list of Group, without which transformers' own attention computes; and `sliding_window` w: a
-    token sees those less than w places away.
+    Keys and values may have fewer heads, each of which then serves as many queries' heads (grouped-query attention). In
+    `more`: `groups`, a list of Group, without which transformers' own attention computes; `sliding_window` w: a token
+    sees those less than w + Group.reach places away; and `softcap` c: scores s become c * tanh(s / c).
     """
-    groups, window = more.pop("groups", None), more.pop("sliding_window", None)
-    if groups is None:
+    groups, window, softcap = (more.pop(name, None) for name in ("groups", "sliding_window", "softcap"))
+    if groups is None and softcap is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         # Its mask has the window in it already.
@@ -80,27 +82,34 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **more
         )
         return output, None
+    if groups is None:
+        groups, window = [Group(None, None, attention_mask, query.shape[2])], None
     parts = []
     for group in groups:
         q, k, v, mask = query, key, value, group.mask
         if group.places is not None:  # the group's examples as [b, heads, T, d]
             taken = (each.transpose(1, 2).flatten(0, 1).index_select(0, group.places) for each in (query, key, value))
             q, k, v = (each.view(-1, group.longest, *each.shape[1:]).transpose(1, 2) for each in taken)
-        if window is not None and group.longest > window:
+        if k.shape[1] != q.shape[1]:
+            k, v = (each.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for each in (k, v))
+        if window is not None and group.longest > window + group.reach:
             place = torch.arange(group.longest, device=query.device)
-            far = ((place[:, None] - place[None]).abs() >= window)[None, None]
+            far = ((place[:, None] - place[None]).abs() >= window + group.reach)[None, None]
             if mask is None or mask.dtype == torch.bool:
                 mask = ~far if mask is None else mask & ~far
             else:
                 mask = mask.masked_fill(far, -torch.inf)
-        if query.device.type == "cpu" and torch.is_grad_enabled():
+        if softcap is not None or (query.device.type == "cpu" and torch.is_grad_enabled()):
             # PyTorch computes masked attention with dropout in float32 from end to end here. Instead scores and
             # softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            with torch.autocast("cpu", enabled=False):
+            with torch.autocast(query.device.type, enabled=False):
                 scores = (q.float() * scale) @ k.float().transpose(-1, -2)
+            if softcap is not None:
+                scores = softcap * torch.tanh(scores / softcap)
             if mask is not None and mask.dtype == torch.bool:
-                scores += torch.zeros(mask.shape).masked_fill_(~mask, torch.finfo(torch.float32).min)
+                unseen = torch.finfo(torch.float32).min
+                scores += torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, unseen)
             elif mask is not None:
                 scores += mask
             output = drop(scores.softmax(-1).to(v.dtype), dropout) @ v

@@ -5,6 +5,7 @@ What a checkpoint's files say of themselves is asked before, in harness/pretrain
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import re
@@ -22,16 +23,19 @@ logger = logging.getLogger(__name__)
 
 def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
     """(the encoder in float32, names of its parameters that had no weights). Raises UserError."""
-    from transformers import AutoModel
-
-    _refuse_decoder(source, settings)
+    if getattr(settings, "quantization_config", None):
+        raise source.fault(
+            "its weights are quantised (quantization_config in config.json), and such ones cannot be trained; name the "
+            "checkpoint in 16 or 32 bits that it was made from"
+        )
     found, state = pretrained.weights(source)
+    auto, own = class_for(settings)
     unfit = library_errors(str(source), "no encoder can be built from its config.json", "name an encoder of text")
     with unfit, torch.device("meta"):
-        skeleton = AutoModel.from_config(settings, trust_remote_code=source.options["trust_remote_code"])
+        skeleton = auto.from_config(own, trust_remote_code=source.options["trust_remote_code"])
     before = pretrained.prefix(found, skeleton.state_dict())
     options: dict[str, Any] = {
-        "config": settings,
+        "config": own,
         "dtype": torch.float32,  # "auto" would take an fp16 file as fp16 weights, which cannot be trained exactly
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
@@ -41,11 +45,11 @@ def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
         if state is None:
             known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
             mapping = None if before in known else {f"^{re.escape(before)}": ""}
-            model, info = AutoModel.from_pretrained(source.name, key_mapping=mapping, **options, **source.options)
+            model, info = auto.from_pretrained(source.name, key_mapping=mapping, **options, **source.options)
         else:
             state = {name.removeprefix(before): tensor for name, tensor in state.items()}
             model, info = type(skeleton).from_pretrained(None, state_dict=state, **options)
-    encoder = encoder_of(model)
+    encoder = encoder_of(model, settings)
     if encoder is not model:
         logger.info("model   %s is an encoder-decoder (%s): its encoder is taken", source.name, settings.model_type)
     own = {id(parameter) for parameter in encoder.parameters()}
@@ -59,38 +63,50 @@ def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
     return encoder, missing
 
 
-def encoder_of(model: Any) -> Any:
-    """The encoder of an encoder-decoder; any other model as it is."""
-    if not model.config.is_encoder_decoder:
+def class_for(settings: Any) -> tuple[Any, Any]:
+    """(transformers' class that holds the encoder of a config, the config that it wants): whole models mostly.
+
+    Of an encoder-decoder the encoder alone where there is a class of it (T5, T5Gemma): nothing is spent on the other
+    half, and a checkpoint may lack it.
+    """
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
+
+    if not _has_decoder(settings) or type(settings) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModel, settings
+    alone = copy.deepcopy(settings)
+    alone.is_encoder_decoder = False
+    return AutoModelForTextEncoding, alone
+
+
+def encoder_of(model: Any, settings: Any) -> Any:
+    """The encoder in a model of `class_for(settings)`, ready for `config_of`."""
+    if not _has_decoder(settings):
         return model
     encoder = model.get_encoder()
-    encoder.config.is_encoder_decoder = True  # T5's has a copy that says otherwise, and `load` must know
+    if type(encoder.config) is not type(settings):  # T5Gemma's is a part of the whole one
+        encoder.whole_config = model.config
+    config_of(encoder).is_encoder_decoder = True  # `class_for` or T5 has said otherwise, and `load` must know
     return encoder
 
 
-def _refuse_decoder(source: Source, settings: Any) -> None:
-    """Raises UserError for an architecture that transformers has for writing text and for no other use."""
-    import transformers
-
-    kind, writes = type(settings), type(settings) in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if kind in transformers.MODEL_FOR_MASKED_LM_MAPPING or kind in transformers.MODEL_FOR_MULTIPLE_CHOICE_MAPPING:
-        writes = False
-    if (writes and not settings.is_encoder_decoder) or getattr(settings, "is_decoder", False):
-        raise source.fault(_DECODER.format(settings.model_type))
+def _has_decoder(settings: Any) -> bool:
+    """Of an architecture with two halves, also where a checkpoint holds the encoder alone and says so."""
+    return bool(settings.is_encoder_decoder or getattr(type(settings), "is_encoder_decoder", False))
 
 
-_DECODER = "is a decoder ({}), in which a token sees only those before it; encoders alone are trained here"
+def config_of(encoder: Any) -> Any:
+    """The config that the encoder can be built from again."""
+    return getattr(encoder, "whole_config", encoder.config)
 
 
 def check_encodes_text(source: Source, encoder: Any) -> None:
     """Raises UserError where the encoder does not take text, or not as encoders do."""
     ids, kind, training = torch.arange(5, 13).repeat(2, 1), encoder.config.model_type, encoder.training
-    ids[1, 1] += 1
     encoder.eval()
     try:
         with torch.inference_mode(), torch.random.fork_rng(devices=[]):
-            hidden = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
-        width = encoder.config.hidden_size
+            output = encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+        hidden, width = output.last_hidden_state, encoder.config.hidden_size
     except Exception as error:  # whatever a model of images or speech says to token ids
         raise source.fault(f"is no encoder of text ({kind}: {first_line(error)}); name one") from error
     finally:
@@ -102,8 +118,8 @@ def check_encodes_text(source: Source, encoder: Any) -> None:
             f"answers {list(hidden.shape)} for 2 x 8 tokens ({kind}), not a vector of {width} numbers a token; "
             "name another encoder"
         )
-    if torch.equal(hidden[0, 0], hidden[1, 0]):
-        raise source.fault(_DECODER.format(kind))
+    if getattr(output, "past_key_values", None) is not None:  # keys and values, kept for writing on
+        encoder.config.use_cache = False
 
 
 def fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
@@ -159,17 +175,25 @@ def positions(encoder: Any) -> int | None:
     return min(found) if found else getattr(encoder.config, "max_position_embeddings", None)
 
 
-def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str) -> str:
+def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str, causal: bool = False) -> str:
     """What a sequence's vector is taken from, with a warning wherever it is not the original's trained pooler.
 
-    An untrained pooler keeps its output almost constant over inputs, and through it little or nothing is learnt.
+    An untrained pooler keeps its output almost constant over inputs, and through it little or nothing is learnt. Where
+    attention is causal the last token alone has seen all of the text.
     """
+    kind = encoder.config.model_type
+    if causal and asked in ("pooler", "cls"):
+        raise UserError(
+            f"--pooling {asked}: it takes the first token, and in {name} ({kind}) that one sees no other; "
+            "use --pooling last or mean, or --attention bidirectional"
+        )
     pooler = getattr(encoder, "pooler", None)
     dense = pooler if isinstance(pooler, nn.Linear) else getattr(pooler, "dense", None)  # ALBERT's is the layer itself
     if asked == "pooler" and dense is None:
-        raise UserError(
-            f"--pooling pooler: {name} ({encoder.config.model_type}) has no pooler; use --pooling mean or cls"
-        )
+        raise UserError(f"--pooling pooler: {name} ({kind}) has no pooler; use --pooling mean or cls")
+    if asked is None and causal:
+        logger.info("pooling last: the last token of a sequence, which alone has seen all of it")
+        return "last"
     # Pre-training moves the bias away from the zeros it starts with.
     trained = dense is not None and not any("pooler" in key for key in missing) and bool(dense.bias.abs().max() > 0)
     if asked is None and not trained:

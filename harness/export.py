@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from harness.encoder import encoder_of
+from harness import direction
+from harness.encoder import class_for, config_of, encoder_of
 from harness.files import PARTIAL, flush, unfinished
-from harness.model import PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
+from harness.model import HEADS, PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
 from harness.model_folder import HEAD_FILE, SCHEMA, About
 from harness.run_folder import check_model
 from harness.task import Batch
@@ -38,7 +39,7 @@ def save(
         if unfinished(left.name) == folder.name:  # a process was killed here
             shutil.rmtree(left, ignore_errors=True)
     partial = Path(tempfile.mkdtemp(PARTIAL, f".{folder.name}.", folder.parent))
-    settings = copy.deepcopy(model.encoder.config)
+    settings = copy.deepcopy(config_of(model.encoder))
     settings.num_labels = model.classifier.out_features
     if about.labels:
         settings.id2label = dict(enumerate(about.labels))
@@ -46,10 +47,9 @@ def save(
     if about.family in PROBLEM_TYPES:
         settings.problem_type = PROBLEM_TYPES[about.family]
     settings.dtype = "float32"
-    standard = standard_class(settings, model.pooling, weights)
+    standard, names = standard_class(settings, model, weights)
     settings.architectures = [standard] if standard else None
-    prefix = standard_prefix(settings) if standard else "encoder"
-    state = {rename(name, "encoder", prefix): tensor.contiguous() for name, tensor in weights.items()}
+    state = {names[name]: tensor.contiguous() for name, tensor in weights.items()}
     if not type(model.encoder).__module__.startswith("transformers."):
         dynamic_module_utils.custom_object_save(model.encoder, str(partial), config=settings)  # its Python files
     elif hasattr(settings, "auto_map"):
@@ -63,9 +63,10 @@ def save(
         "num_outputs": model.classifier.out_features,
         "dropout": model.dropout.p,
         "standard_class": standard,
+        **({"attention": model.attention} if model.attention else {}),
         **dataclasses.asdict(about),
     }
-    (partial / "README.md").write_text(plain_card(standard, model.pooling), encoding="utf-8")
+    (partial / "README.md").write_text(plain_card(standard, model.pooling, model.attention), encoding="utf-8")
     written = sorted(path for path in partial.rglob("*") if path.is_file())
     head["files"] = [str(path.relative_to(partial)) for path in written]  # what may be removed again
     (partial / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
@@ -79,26 +80,36 @@ def save(
     shutil.rmtree(old, ignore_errors=True)
 
 
-def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The transformers class that computes the same logits from these weights, found by trying; None without one."""
-    from transformers import AutoModel, AutoModelForSequenceClassification, AutoModelForTokenClassification
+def standard_class(
+    settings: Any, model: EncoderWithHead, weights: Mapping[str, torch.Tensor]
+) -> tuple[str | None, dict[str, str]]:
+    """(the transformers class that computes the same logits, found by trying; names of the weights in its file).
+
+    None without one; the names are then our own.
+    """
+    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
     from transformers.initialization import no_init_weights
 
+    pooling, plain = model.pooling, (None, {name: name for name in weights})
     auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
         try:
             # Of a copy: T5's class for words marks what it is given as no encoder-decoder.
             candidate = auto.from_config(copy.deepcopy(settings), trust_remote_code=False).float().eval()
         except ValueError:
-            return None
-        encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=False))
-        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0).eval()
+            return plain
+        whole, own = class_for(settings)
+        encoder = encoder_of(whole.from_config(own, trust_remote_code=False), settings)
+        if model.attention is not None:  # as `load` does; the candidate has nothing but its config
+            direction.turn(encoder, model.attention == "causal")
+        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0, model.attention).eval()
     prefix = standard_prefix(settings)
-    state = {rename(name, "encoder", prefix): tensor for name, tensor in weights.items()}
     expected = {name: parameter.shape for name, parameter in candidate.named_parameters()}
-    if {name: tensor.shape for name, tensor in state.items()} != expected:
-        return None
-    candidate.load_state_dict(state, strict=False)
+    head = next((name for name in HEADS if f"{name}.weight" in expected), HEADS[0])
+    names = {name: rename(rename(name, "encoder", prefix), HEADS[0], head) for name in weights}
+    if {names[name]: tensor.shape for name, tensor in weights.items()} != expected:
+        return plain
+    candidate.load_state_dict({names[name]: tensor for name, tensor in weights.items()}, strict=False)
     ours.load_state_dict(dict(weights), strict=False)
     ids = torch.arange(2 * 8).reshape(2, 8) % settings.vocab_size
     mask = torch.ones_like(ids)
@@ -107,21 +118,26 @@ def standard_class(settings: Any, pooling: str | None, weights: Mapping[str, tor
     with torch.inference_mode():
         theirs = candidate(input_ids=ids, attention_mask=mask).logits
         same = torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
-    return type(candidate).__name__ if same else None
+    return (type(candidate).__name__, names) if same else plain
 
 
-def loading(standard: str | None, pooling: str | None) -> str:
-    """Markdown that says how `model/` is loaded; `standard` and `pooling` as in HEAD_FILE."""
+def loading(standard: str | None, pooling: str | None, attention: str | None = None) -> str:
+    """Markdown that says how `model/` is loaded; the arguments as in HEAD_FILE."""
     auto = "AutoModelForTokenClassification" if pooling is None else "AutoModelForSequenceClassification"
+    last = (
+        "\nA word's label is that of its last subword token, the first that has seen all of it: attention is causal.\n"
+    )
+    words = last if pooling is None and attention == "causal" else ""
     if standard:
-        return f'```python\nfrom transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")\n```\n'
+        code = f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")'
+        return f"```python\n{code}\n```\n{words}"
     return (
         '```python\nfrom harness.model import load\n\nmodel = load("<this folder>").model\n```\n\n'
         f"No class of transformers has this architecture with this head (pooling: {pooling or 'one row a word'}):\n"
-        f"`{auto}` would start with a random head: load it as above.\n"
+        f"`{auto}` would start with a random head: load it as above.\n{words}"
     )
 
 
-def plain_card(standard: str | None, pooling: str | None) -> str:
+def plain_card(standard: str | None, pooling: str | None, attention: str | None = None) -> str:
     """README.md of a model whose scores are not known yet."""
-    return f"# Fine-tuned encoder\n\n{loading(standard, pooling)}"
+    return f"# Fine-tuned encoder\n\n{loading(standard, pooling, attention)}"

@@ -13,10 +13,18 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import model_folder, pretrained
+from harness import direction, model_folder, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
-from harness.encoder import check_encodes_text, choose_pooling, encoder_of, fit_vocabulary, load_encoder, positions
+from harness.encoder import (
+    check_encodes_text,
+    choose_pooling,
+    class_for,
+    encoder_of,
+    fit_vocabulary,
+    load_encoder,
+    positions,
+)
 from harness.errors import UserError, first_line, library_errors
 from harness.files import read_json
 from harness.model_folder import HEAD_FILE
@@ -31,6 +39,8 @@ logger = logging.getLogger(__name__)
 # The head's dropout, by the names that architectures give it.
 DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout")
 
+HEADS = ("classifier", "score")  # what the last layer is called: here, and in transformers' classes of decoders
+
 PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoid or neither
     "similarity": "regression",
     "multiclass": "single_label_classification",
@@ -39,19 +49,24 @@ PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoi
 
 
 class EncoderWithHead(nn.Module):
-    """AutoModel + (pooler | first token | mean | one row a scored word) + dropout + linear layer.
+    """AutoModel + (pooler | first token | last token | mean | one row a scored word) + dropout + linear layer.
 
     Names follow the Hugging Face classes (`dropout`, `classifier`), so that a BERT with the trained pooler is
     BertForSequenceClassification to the letter.
     """
 
-    def __init__(self, encoder: Any, num_outputs: int, pooling: str | None, dropout: float) -> None:
-        """`pooling` is pooler, cls or mean; None gives a row of logits for each scored word."""
+    def __init__(
+        self, encoder: Any, num_outputs: int, pooling: str | None, dropout: float, attention: str | None = None
+    ) -> None:
+        """`pooling` is pooler, cls, last or mean; None gives a row of logits for each scored word.
+
+        `attention`: as `direction.fit` returns it. Where it is causal a word's row is that of its last subword token.
+        """
         super().__init__()
         self.encoder: Any = encoder  # a transformers model; its config says its width
         if pooling != "pooler" and getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
-        self.pooling = pooling
+        self.pooling, self.attention = pooling, attention
         self.layout: Layout = PADDED  # without padding where `choose` finds that the encoder can do without
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
@@ -67,18 +82,36 @@ class EncoderWithHead(nn.Module):
         """Logits [n, num_outputs] in the encoder's precision, n as in Batch."""
         batch = self.ready(batch, batch.input_ids.device)
         encoding = self.layout.encode(self.encoder, batch)
+        lengths = batch.lengths if isinstance(batch, PackedBatch) else batch.attention_mask.sum(1)
         if batch.scored is not None:
-            in_rows = isinstance(batch, PackedBatch)
-            rows = encoding.hidden[batch.scored] if in_rows else encoding.at(batch.scored, batch.input_ids.shape[1])
+            in_rows, slots, width = isinstance(batch, PackedBatch), batch.scored, batch.input_ids.shape[1]
+            owner = batch.owner.flatten() if isinstance(batch, PackedBatch) else batch.scored // width
+            if not in_rows:
+                slots = encoding.starts[owner] + slots % width
+            if self.attention == "causal":
+                slots = word_ends(slots, owner[slots] if in_rows else owner, encoding.starts + lengths)
+            rows = encoding.hidden[slots]
         elif self.pooling == "pooler":
             assert encoding.pooled is not None
             rows = encoding.pooled
         elif self.pooling == "cls":
             rows = encoding.hidden[encoding.starts]
+        elif self.pooling == "last":
+            rows = encoding.hidden[encoding.starts + lengths - 1]
         else:
-            rows = encoding.mean(batch.lengths if isinstance(batch, PackedBatch) else batch.attention_mask.sum(1))
+            rows = encoding.mean(lengths)
         logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
+
+
+def word_ends(slots: torch.Tensor, owner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """[n] slots of the last subword tokens of words whose first ones are at `slots` [n], in the order of the text.
+
+    `owner` [n]: the words' examples; `ends` [B]: the slots behind the examples' last tokens. A word reaches to the
+    next one, the last word of an example to its end: what is put there has seen the word, too.
+    """
+    following, other = slots.roll(-1), owner.roll(-1)
+    return torch.where((other == owner) & (following > slots), following, ends[owner]) - 1
 
 
 class StandardHead(nn.Module):
@@ -145,13 +178,15 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     if tokenizer is not None:
         fit_vocabulary(source, encoder, tokenizer)
     check_encodes_text(source, encoder)
-    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, config.model_name_or_path)
+    attention = direction.fit(source, encoder, config.attention)
+    causal, name = attention == "causal", config.model_name_or_path
+    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name, causal)
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
     dropout = next((float(value) for value in dropouts if value is not None), 0.1)
-    model = EncoderWithHead(encoder, num_outputs, pooling, dropout)
+    model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention)
     replace_dropout(model)
-    model.layout = choose(encoder, config.packing)
+    model.layout = choose(encoder, config.packing, causal, config.max_seq_length)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model
@@ -177,19 +212,20 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
 
     The folder may come from anywhere: nothing in it is run unless asked for, and nothing unpickled.
     """
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     folder = Path(folder)
-    head, _ = model_folder.read(folder)
+    head, about = model_folder.read(folder)
     if not trust_remote_code:
         _refuse_code(folder)
     with library_errors(f"{folder}/config.json", "no encoder can be built from it", "get the folder again"):
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
-        encoder = encoder_of(AutoModel.from_config(settings, trust_remote_code=trust_remote_code).float())
+        auto, own = class_for(settings)
+        encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
-        model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout)
+        model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)
         prefix = standard_prefix(settings) if head.standard_class else "encoder"
     remedy = "get tokenizer.json and tokenizer_config.json again"
     with library_errors(str(folder), "its tokenizer cannot be loaded", remedy):
@@ -197,7 +233,10 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
     if head.pooling is None:
         separate_words(tokenizer)
     model.load_state_dict(_weights(folder, model, prefix), strict=False)
-    model.layout = choose(encoder, packing)
+    if head.attention is not None:
+        direction.fit(Source("model", str(folder), {}), encoder, head.attention)
+    longest = None if about is None else about.max_seq_length
+    model.layout = choose(encoder, packing, head.attention == "causal", longest)
     return Loaded(model.eval(), tokenizer)
 
 
@@ -225,7 +264,7 @@ def _weights(folder: Path, model: nn.Module, prefix: str) -> dict[str, torch.Ten
     except (OSError, SafetensorError) as error:
         what = pretrained.damage(path) or f"cannot be read ({first_line(error)}); get the file again"
         raise UserError(f"{path}: {what}") from error
-    renamed = {rename(name, prefix, "encoder"): tensor for name, tensor in state.items()}
+    renamed = {rename(rename(name, prefix, "encoder"), HEADS[1], HEADS[0]): tensor for name, tensor in state.items()}
     expected = dict(model.named_parameters())
     for name in sorted(expected.keys() ^ renamed.keys()):
         what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"

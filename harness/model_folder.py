@@ -21,11 +21,12 @@ SCHEMA = 1
 class Head:
     """What the head is built of, and the task; the rest of HEAD_FILE is About."""
 
-    pooling: Literal["pooler", "cls", "mean"] | None  # None: a row of logits for each scored word
+    pooling: Literal["pooler", "cls", "mean", "last"] | None  # None: a row of logits for each scored word
     num_outputs: Annotated[int, Field(gt=0, lt=100_000)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     standard_class: str | None  # of transformers, that loads the folder
     task: str | None = None  # None in folders of an older version
+    attention: Literal["bidirectional", "causal"] | None = None  # None: nobody asked, and a token sees all others
 
 
 @dataclass(frozen=True)

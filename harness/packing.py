@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,6 @@ class Encoding:
     starts: torch.Tensor  # [B] int64
     pooled: torch.Tensor | None  # [B, width], where the encoder has a pooler
 
-    def at(self, places: torch.Tensor, width: int) -> torch.Tensor:
-        """The outputs at `places` [n] of the padded batch [B, width], flattened."""
-        return self.hidden[self.starts[places // width] + places % width]
-
     def mean(self, lengths: torch.Tensor) -> torch.Tensor:
         """[B, width]: the mean over each example's tokens, of which there are `lengths` [B]."""
         place = torch.arange(len(self.hidden), device=self.hidden.device) - self.starts[:, None]  # [B, slots]
@@ -64,6 +61,8 @@ class Layout:
     first_position: int = 0  # packed: position id of an example's first token
     reason: str = ""  # why it is not packed although that would have been taken
     few_shapes: bool = False  # packed: rows of fixed lengths on a CPU too, for layers that are compiled
+    causal: bool = False  # packed: a token sees none behind it
+    reach: int = 0  # packed: as in Group
 
     def __str__(self) -> str:
         return f"{KINDS[self.kind]}: {self.reason}" if self.reason else KINDS[self.kind]
@@ -82,14 +81,14 @@ class Layout:
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
         if device.type != "cpu" or self.few_shapes:
             return in_rows(batch, lengths, equal_rows(lengths), self.first_position)
-        rows, groups = one_row(lengths)
+        rows, groups = one_row(lengths, self.causal, self.reach)
         return replace(in_rows(batch, lengths, rows, self.first_position), groups=groups)
 
     def encode(self, encoder: Any, batch: Batch | PackedBatch) -> Encoding:
         """The encoder's output for a batch."""
         batch = self.ready(batch, batch.input_ids.device)
         if isinstance(batch, PackedBatch):
-            return _packed(encoder, batch)
+            return _packed(encoder, batch, self)
         lengths = np.asarray(batch.lengths or batch.attention_mask.sum(1).tolist())
         order, passes = np.arange(len(lengths)), [(0, len(lengths))]
         if self.kind == "bucketed":
@@ -105,22 +104,21 @@ def fit_to_device(network: Any, device: torch.device, whole_weights: bool) -> No
     """Make a network fit for `device`, which may be bound by the operations that it is given.
 
     On a GPU one padded pass costs less than several; a mask is always made, where transformers asks the device in every
-    pass whether it can do without; and layers with one input are joined, where their weights are whole.
+    pass whether it can do without; and layers with one input are joined, where their weights are whole. Attention that
+    cannot be PyTorch's own (Gemma 2's, with capped scores) stays as it is.
     """
     if device.type == "cpu":
         return
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
 
     encoder, layout = network.encoder, network.layout
     if layout.kind == "bucketed":
         network.layout = Layout("padded", reason=layout.reason)
-    if layout.kind != "packed" and encoder._can_set_attn_implementation():
+    exchangeable = encoder._can_set_attn_implementation() and encoder.config._attn_implementation == "sdpa"
+    if layout.kind != "packed" and exchangeable:
         AttentionInterface.register(ALWAYS_MASKED, sdpa_attention_forward)
-        AttentionMaskInterface.register(
-            ALWAYS_MASKED, lambda **given: sdpa_mask(**given | {"allow_is_bidirectional_skip": False})
-        )
+        AttentionMaskInterface.register(ALWAYS_MASKED, _always_mask)
         encoder.set_attn_implementation(ALWAYS_MASKED)
     if whole_weights:
         training, batch = encoder.training, _probe_batch(encoder.config).to(encoder.device)
@@ -129,49 +127,62 @@ def fit_to_device(network: Any, device: torch.device, whole_weights: bool) -> No
         encoder.train(training)
 
 
-def choose(encoder: Any, asked: str) -> Layout:
-    """The layout for a float32 encoder on the CPU; makes it ready for it. Raises UserError where `asked` cannot be."""
+def _always_mask(**given: Any) -> Any:
+    """transformers' boolean mask, also where attention could do without."""
+    from transformers.masking_utils import sdpa_mask
+
+    return sdpa_mask(**given | {"allow_is_bidirectional_skip": False, "allow_is_causal_skip": False})
+
+
+def choose(encoder: Any, asked: str, causal: bool = False, longest: int | None = None) -> Layout:
+    """The layout for a float32 encoder on the CPU; makes it ready for it. Raises UserError where `asked` cannot be.
+
+    `causal`: a token of it sees none behind it. `longest`: tokens that an input has at most.
+    """
     if asked in ("bucketed", "padded"):
         return Layout(asked)
-    reason, first_position = probe(encoder)
-    if not reason:
-        return Layout("packed", first_position)
+    layout = probe(encoder, causal, longest)
+    if layout.kind == "packed":
+        return layout
     if asked == "packed":
         raise UserError(
-            f"--packing packed: this {encoder.config.model_type} encoder cannot be packed ({reason}); "
+            f"--packing packed: this {encoder.config.model_type} encoder cannot be packed ({layout.reason}); "
             "use --packing auto or bucketed"
         )
-    return Layout("bucketed", reason=reason)
+    return layout
 
 
-def probe(encoder: Any) -> tuple[str, int]:
-    """(why the encoder cannot be packed, or nothing; the position id that it gives to a first token).
+def probe(encoder: Any, causal: bool = False, longest: int | None = None) -> Layout:
+    """Packed, with the numbers that give the padded outputs, or bucketed with the reason; arguments as of `choose`.
 
     Leaves torch's random state as it was. An encoder that can be packed keeps `attend` as its attention.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     before, training = encoder.config._attn_implementation, encoder.training
-    batch = _probe_batch(encoder.config)
+    batch = _probe_batch(encoder.config, longest)
+    window = int(getattr(encoder.config, "sliding_window", None) or 0)
     first_positions = {0, int(encoder.config.pad_token_id or 0) + 1}  # the second in RoBERTa and its relatives
+    # Some architectures give their layers the window itself, others one more; all have the same mask.
+    reaches = (0, 1) if 0 < window < max(batch.lengths) else (0,)
     encoder.eval()
     try:
         with torch.inference_mode():
             expected = _by_example(PADDED.encode(encoder, batch), batch)
             if not encoder._can_set_attn_implementation():
-                return "its attention cannot be exchanged", 0
+                return Layout("bucketed", reason="its attention cannot be exchanged")
             AttentionInterface.register(ATTENTION, attention.attend)
-            AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+            AttentionMaskInterface.register(ATTENTION, _always_mask)
             encoder.set_attn_implementation(ATTENTION)
-            for first_position in sorted(first_positions):
-                layouts = (Layout("packed", first_position, few_shapes=few) for few in (False, True))
-                if all(_same(_by_example(layout.encode(encoder, batch), batch), expected) for layout in layouts):
+            for first_position, reach in product(sorted(first_positions), reaches):
+                layout = Layout("packed", first_position, causal=causal, reach=reach)
+                layouts = (layout, replace(layout, few_shapes=True))
+                if all(_same(_by_example(each.encode(encoder, batch), batch), expected) for each in layouts):
                     before = ATTENTION
-                    return "", first_position
-        return "packed and padded outputs differ", 0
+                    return layout
+        return Layout("bucketed", reason="packed and padded outputs differ")
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, KeyError) as error:
-        return first_line(error), 0
+        return Layout("bucketed", reason=first_line(error))
     finally:
         encoder.train(training)
         if encoder.config._attn_implementation != before:
@@ -182,11 +193,12 @@ def _same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
     return all(torch.allclose(a, b, rtol=0, atol=TOLERANCE) for a, b in zip(found, expected, strict=True))
 
 
-def _probe_batch(settings: Any) -> Batch:
-    """A few examples of made-up ids, the longest just longer than a window of local attention."""
+def _probe_batch(settings: Any, longest: int | None = None) -> Batch:
+    """A few examples of made-up ids, the longest just longer than a window of local attention, or `longest`."""
     window = int(getattr(settings, "sliding_window", None) or 0)
     positions = int(getattr(settings, "max_position_embeddings", None) or 512)
-    longest = min(window + 8, (positions if positions > 0 else 512) // 2)  # XLNet says -1
+    most = (positions if positions > 0 else 512) // 2  # XLNet says -1
+    longest = min(window + 8, most, most if longest is None else max(longest, 8))
     draw, pad, size = np.random.default_rng(0), int(settings.pad_token_id or 0), settings.vocab_size
     drawn = [draw.integers(0, size, length) for length in (5, longest, 3, 9)]
     rows = [np.where(row == pad, (pad + 1) % size, row).tolist() for row in drawn]
@@ -218,7 +230,7 @@ def partition(lengths: Sequence[int], cost: Callable[[int, int], float]) -> list
     return groups[::-1]
 
 
-def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
+def one_row(lengths: np.ndarray, causal: bool = False, reach: int = 0) -> tuple[Rows, list[Group]]:
     """All examples in one row without a gap, longest first, and groups of those of similar length; on the CPU."""
     order = np.argsort(-lengths, kind="stable")
     rows = pack(lengths.tolist(), [order.tolist()], int(lengths.sum()), 1)
@@ -229,16 +241,17 @@ def one_row(lengths: np.ndarray) -> tuple[Rows, list[Group]]:
         place = np.arange(longest)[None]
         places = torch.from_numpy((starts[begin:end, None] + np.minimum(place, own - 1)).ravel())
         real = place < own
-        if real.all():
-            groups.append(Group(places, None, None, longest))
-        else:
-            kept, mask = torch.from_numpy(np.flatnonzero(real)), torch.from_numpy(real)[:, None, None]
-            groups.append(Group(places, kept, mask, longest))
+        kept = None if real.all() else torch.from_numpy(np.flatnonzero(real))
+        mask = None if kept is None else torch.from_numpy(real)[:, None, None]
+        if causal:  # what fills a short example up lies behind its tokens
+            mask = torch.ones(1, 1, longest, longest, dtype=torch.bool).tril()
+        groups.append(Group(places, kept, mask, longest, reach))
     return rows, groups
 
 
-def _packed(encoder: Any, batch: PackedBatch) -> Encoding:
-    groups = batch.groups or [Group(None, None, batch.mask(encoder.dtype), batch.owner.shape[1])]
+def _packed(encoder: Any, batch: PackedBatch, layout: Layout) -> Encoding:
+    mask = None if batch.groups else batch.mask(encoder.dtype, layout.causal)
+    groups = batch.groups or [Group(None, None, mask, batch.owner.shape[1], layout.reach)]
     # `attend` knows from `groups` who sees whom; a mask of four dimensions passes through transformers unread.
     inputs = {
         "input_ids": batch.input_ids,

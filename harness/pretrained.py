@@ -252,7 +252,7 @@ def settings(config: RunConfig) -> Any:
 
     Raises UserError.
     """
-    from transformers import CONFIG_MAPPING, AutoConfig, __version__
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING, AutoConfig, __version__
 
     model = source(config, "config_name")
     values = model.read("config.json")
@@ -282,7 +282,12 @@ def settings(config: RunConfig) -> Any:
         loader = CONFIG_MAPPING[asked]
     what = f"config.json cannot be read as that of a {kind or asked}"
     with library_errors(str(model), what, "get the folder again"):
-        return loader.from_pretrained(model.name, **model.options)
+        found = loader.from_pretrained(model.name, **model.options)
+    text = getattr(found, "text_config", None)
+    if type(text) in MODEL_MAPPING and not found.is_encoder_decoder:  # of a model of images too, such as Gemma 3
+        logger.info("model   %s reads other things than text too (%s): its text model is taken", model.name, kind)
+        return text
+    return found
 
 
 def _without(model: Source, lacking: str) -> str:

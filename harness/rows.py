@@ -88,11 +88,14 @@ class PackedBatch:
         """Equal for batches that need the same operations."""
         return tuple((name, tensor.shape) for name, tensor in self._tensors().items())
 
-    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+    def mask(self, dtype: torch.dtype, causal: bool = False) -> torch.Tensor:
         """[R, 1, T, T]: 0 where a token sees another one of its own example, else -inf. Empty slots see each other:
         with nothing to see, softmax would give NaN. Added to scores as it is, where a bool mask would be turned into
-        this one in every layer."""
+        this one in every layer. `causal`: none behind itself is seen."""
         others = self.owner[:, None, :, None] != self.owner[:, None, None, :]
+        if causal:
+            place = torch.arange(self.owner.shape[1], device=self.owner.device)
+            others = others | (place[:, None] < place[None])
         return torch.zeros(others.shape, dtype=dtype, device=others.device).masked_fill_(others, -torch.inf)
 
     def _tensors(self) -> dict[str, torch.Tensor]:

@@ -48,6 +48,8 @@ SAME: dict[str, tuple[str, ...]] = {  # name here, or name and value -> names el
     "precision": ("dtype", "torch_dtype"),
     "packing": ("group_by_length", "padding", "pad_to_max_length", "unpad", "dynamic_padding"),
     "compile": ("torch_compile",),
+    "gradient_checkpointing": ("grad_checkpointing", "activation_checkpointing", "checkpoint_activations"),
+    "attention": ("bidirectional", "causal", "is_causal", "attn", "attention_type"),
     "ds_config": ("deepspeed", "deepspeed_config", "zero", "zero_stage", "fsdp"),
     "no_cuda": ("cpu", "use_cpu", "device", "no_gpu"),
     "out": ("output", "output_dir", "out_dir", "outdir", "save_dir"),  # of launch/report.py
@@ -66,8 +68,6 @@ SAME: dict[str, tuple[str, ...]] = {  # name here, or name and value -> names el
     "wandb_tags": ("tags",),
 }  # fmt: skip
 MISSING: dict[str, tuple[str, ...]] = {  # what to do instead -> names of what is not here
-    "not available; lower --per_gpu_train_batch_size and raise --gradient_accumulation_steps": (
-        "gradient_checkpointing", "grad_checkpointing", "activation_checkpointing", "checkpoint_activations"),
     "the learning rate falls linearly to zero, as published; there is no other schedule": (
         "lr_scheduler_type", "lr_scheduler", "lr_schedule", "scheduler"),
     "the optimizer is AdamW; there is no other": ("optim", "optimizer"),

@@ -44,9 +44,44 @@ def load_tokenizer(config: RunConfig, per_word: bool = False) -> Any:
     if not lower and not capitals:
         wrong = "no capital letter in its vocabulary, and the text is not lower-cased: --do_lower_case?"
         logger.warning("%s has %s", source.name, wrong)
+    _give_padding(tokenizer, source)
+    _separate_pair(tokenizer, source)
     if per_word:
         separate_words(tokenizer, source)
     return tokenizer
+
+
+def _give_padding(tokenizer: Any, source: Source) -> None:
+    """A pad token where there is none, as of Llama's: one that is there, since padding is masked out everywhere."""
+    if tokenizer.pad_token is not None:
+        return
+    other = tokenizer.eos_token or tokenizer.unk_token
+    if other is not None:
+        tokenizer.pad_token = other
+        logger.info("padding by %s: %s has no pad token; it is masked out everywhere", other, source.name)
+
+
+def _separate_pair(tokenizer: Any, source: Source) -> None:
+    """The end token between the texts of a pair, where a tokenizer puts nothing there, as Qwen's does."""
+    from tokenizers import processors
+
+    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token
+    pair = backend.encode("a", "a")
+    own = [place for place, number in enumerate(pair.sequence_ids) if number is not None]
+    between = [place for place in range(own[0], own[-1]) if pair.sequence_ids[place] is None]
+    if between or end is None:
+        return
+    # What stands before and behind the texts stays; offsets, which another step may trim, are not used.
+    before, behind = pair.tokens[: own[0]], pair.tokens[own[-1] + 1 :]
+    names = {token: backend.token_to_id(token) for token in (*before, *behind, end)}
+    single = backend.encode("a")
+    own = [place for place, number in enumerate(single.sequence_ids) if number is not None]
+    backend.post_processor = processors.TemplateProcessing(
+        single=[*single.tokens[: own[0]], "$A", *single.tokens[own[-1] + 1 :]],
+        pair=[*before, "$A", end, "$B", *behind],
+        special_tokens=list(names.items()),
+    )
+    logger.info("pairs   have %s between their texts: the tokenizer of %s puts nothing there", end, source.name)
 
 
 def _load(source: Source, settings: Any, more: dict[str, Any]) -> Any:

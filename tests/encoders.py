@@ -96,19 +96,26 @@ def _decoder_settings(kind: str, vocabulary: int, dropout: float) -> dict[str, A
     """Four query heads on two key and value heads; windows of 8 tokens where the architecture has local attention."""
     if kind == "t5":
         sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "initializer_factor": 1.0}
+        sizes |= {"classifier_dropout": dropout}
         return {"vocab_size": vocabulary, "pad_token_id": 0, "eos_token_id": 1, "dropout_rate": dropout, **sizes}
     gemma = "gemma" in kind
     values = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "head_dim": 8}
     values |= {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": vocabulary}
     values |= {"max_position_embeddings": 160, "initializer_range": 0.1, "attention_dropout": dropout}
     values |= {"bos_token_id": 2, "eos_token_id": 1} if gemma else {"bos_token_id": 1, "eos_token_id": 2}
-    values |= {"pad_token_id": None if kind in NO_PAD else 0}
+    values |= {"pad_token_id": None if kind in NO_PAD else 0, "classifier_dropout": dropout}
     if kind in ("mistral", "gemma2", "gemma3_text", "t5gemma"):
         values |= {"sliding_window": 8}
     if kind in ("gemma2", "gemma3_text", "t5gemma"):
         values |= {"layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 8}
     if kind == "t5gemma":
-        return {"encoder": values, "decoder": dict(values), "vocab_size": vocabulary, "dropout_rate": dropout}
+        return {
+            "encoder": values,
+            "decoder": dict(values),
+            "vocab_size": vocabulary,
+            "dropout_rate": dropout,
+            "classifier_dropout": dropout,
+        }
     return values
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch import nn
 
 from harness import private_names
 from harness.config import BatchPlan, RunConfig
@@ -32,6 +31,7 @@ from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
 from harness.model import EncoderWithHead, StandardHead, parameter_groups
 from harness.packing import fit_to_device
+from harness.recompute import layers, recompute_layers
 from harness.rows import PackedBatch
 from harness.task import Batch, Task
 
@@ -81,13 +81,6 @@ def compile_layers(
     torch.compiler.config.recompile_limit = 64
     for layer in layers(network.encoder):
         layer.compile(dynamic=True)
-
-
-def layers(encoder: nn.Module) -> list[nn.Module]:
-    """Members of the encoder's outermost module lists: in ALBERT, lists hold lists."""
-    lists = {name: module for name, module in encoder.named_modules() if isinstance(module, nn.ModuleList)}
-    outer = [m for name, m in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
-    return [layer for module in outer for layer in module]
 
 
 def forward_as_trained(
@@ -314,6 +307,8 @@ def build(
     if world.size > 1 and ds.stage == 3:
         model.layout = model.layout.in_one_pass()
     fit_to_device(model, world.device, whole_weights=ds.stage < 3 and not config.compile)
+    if config.gradient_checkpointing:
+        recompute_layers(model.encoder)
     compile_layers(model, config, ds, world.device)
     filled = ds.fill(config, plan)
     linear = torch.nn.functional.linear
@@ -342,7 +337,10 @@ def build(
     # Not with passes that add up gradients, which a replayed one would overwrite, nor with timers within the passes.
     plain = not config.compile and plan.accumulation == 1 and not inner.wall_clock_breakdown()
     if world.device.type == "cuda" and config.cuda_graphs and plain:
-        engine.use_graphs(graphs.cuda_capture(world.device))
+        if config.gradient_checkpointing:  # the state of dropout's numbers, set back for the second pass, is the host's
+            logger.info("--cuda_graphs: not with --gradient_checkpointing.")
+        else:
+            engine.use_graphs(graphs.cuda_capture(world.device))
     return engine
 
 

@@ -36,7 +36,7 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
     if not head_file.is_file():  # a run that was asked for nothing but to train keeps its model, others have none
         return
     head = json.loads(head_file.read_text(encoding="utf-8"))
-    ours = [plain_card(head["standard_class"], head["pooling"])]
+    ours = [plain_card(head["standard_class"], head["pooling"], head.get("attention"))]
     if folder.result.is_file():
         ours.append(text(config, json.loads(folder.result.read_text(encoding="utf-8")), head))
     if not path.is_file() or path.read_text(encoding="utf-8") in ours:
@@ -82,7 +82,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         "## How it was made",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in made.items())]),
         "## Loading it",
-        loading(head["standard_class"], head["pooling"]),
+        loading(head["standard_class"], head["pooling"], head.get("attention")),
         "## Before you share it",
         OWN_SHARING if config.own_task else SHARING,
     ]

@@ -19,8 +19,9 @@ from harness import model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.ds.config import DeepSpeedConfig
-from harness.ds.engine import compile_layers, layers
+from harness.ds.engine import compile_layers
 from harness.packing import fit_to_device
+from harness.recompute import layers
 from harness.task import Encoded
 from harness.tokenizer import load_tokenizer
 

@@ -122,8 +122,8 @@ class TestSameMathematics:
         for layer in parts.net.encoder.layers:
             if layer.attn.sliding_window is not None:
                 layer.attn.sliding_window = 5
-        assert packing.probe(parts.net.encoder) == ("", 0)
         packed = Layout("packed")
+        assert packing.probe(parts.net.encoder) == packed
         expected = parts.pass_(PADDED, [0, 1, 2])
         torch.testing.assert_close(parts.pass_(packed, [0, 1, 2]), expected, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(parts.pass_(in_rows(packed), [0, 1, 2]), expected, rtol=1e-5, atol=1e-5)
