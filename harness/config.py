@@ -286,6 +286,8 @@ def check(config: RunConfig) -> None:
     of_lora = ("lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")
     if config.lora_rank is None and (given := [f"--{name}" for name in of_lora if getattr(config, name)]):
         faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
+    if config.lora_rank is not None and not config.trained:
+        faults.append("--lora_rank: nothing is trained here, so that there is nothing to adapt; leave it out")
     if config.select == "best_dev" and not config.eval_every_epoch:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):

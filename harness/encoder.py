@@ -122,12 +122,13 @@ def check_encodes_text(source: Source, encoder: Any) -> None:
         encoder.config.use_cache = False
 
 
-def fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
-    """Rows for tokens that were added to a tokenizer. Raises UserError where the two do not belong together."""
+def fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> set[str]:
+    """Rows for tokens that were added to a tokenizer; names of the parameters that got some. Raises UserError where the
+    two do not belong together."""
     table = encoder.get_input_embeddings()
     rows, tokens = table.num_embeddings, 1 + max(tokenizer.get_vocab().values())
     if tokens <= rows:
-        return
+        return set()
     plain = 1 + max(tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False).values())
     if plain > rows:
         raise source.fault(
@@ -140,6 +141,8 @@ def fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> None:
         "trained from now on.",
         *(source.name, rows, tokens, tokens - rows),
     )
+    weight = encoder.get_input_embeddings().weight
+    return {name for name, parameter in encoder.named_parameters() if parameter is weight}
 
 
 def _check_weights(source: Source, total: int, missing: set[str], mismatched: Any) -> None:

@@ -8,28 +8,43 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from harness import direction
+from harness import direction, lora
 from harness.encoder import class_for, config_of, encoder_of
 from harness.files import PARTIAL, flush, unfinished
 from harness.model import HEADS, PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
-from harness.model_folder import HEAD_FILE, SCHEMA, About
+from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS, SCHEMA, About
 from harness.run_folder import check_model
 from harness.task import Batch
 
 
+@dataclass(frozen=True)
+class Base:
+    """The encoder that adapters are for."""
+
+    name: str  # as --model_name_or_path
+    commit: str | None  # of the hub
+    digests: Mapping[str, str]  # of its files
+
+
 def save(
-    folder: Path, model: EncoderWithHead, weights: Mapping[str, torch.Tensor], tokenizer: Any, about: About
+    folder: Path,
+    model: EncoderWithHead,
+    weights: Mapping[str, torch.Tensor],
+    tokenizer: Any,
+    about: About,
+    base: Base | None = None,
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
     `weights` are the float32 weights by the names of EncoderWithHead; `about` makes the folder usable without its run.
-    Rank 0 alone.
+    With `base` the model has adapters, and `weights` are those that were trained. Rank 0 alone.
     """
     from transformers import dynamic_module_utils
 
@@ -47,15 +62,19 @@ def save(
     if about.family in PROBLEM_TYPES:
         settings.problem_type = PROBLEM_TYPES[about.family]
     settings.dtype = "float32"
-    standard, names = standard_class(settings, model, weights)
+    standard, names = standard_class(settings, model, weights) if base is None else (None, {})
     settings.architectures = [standard] if standard else None
-    state = {names[name]: tensor.contiguous() for name, tensor in weights.items()}
+    state = {names.get(name, name): tensor.contiguous() for name, tensor in weights.items()}
     if not type(model.encoder).__module__.startswith("transformers."):
         dynamic_module_utils.custom_object_save(model.encoder, str(partial), config=settings)  # its Python files
     elif hasattr(settings, "auto_map"):
         del settings.auto_map  # names code that was not run and is not here
     settings.save_pretrained(partial)
-    save_file(state, partial / "model.safetensors", metadata={"format": "pt"})
+    if base is not None:
+        own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if lora.is_adapters(name)}
+        lora.save(partial, model.encoder, own, base.name, base.commit)
+        state = {name: tensor for name, tensor in state.items() if not lora.is_adapters(name)}
+    save_file(state, partial / ("model.safetensors" if base is None else HEAD_WEIGHTS), metadata={"format": "pt"})
     tokenizer.save_pretrained(partial)
     head = {
         "schema": SCHEMA,
@@ -65,8 +84,11 @@ def save(
         "standard_class": standard,
         **({"attention": model.attention} if model.attention else {}),
         **dataclasses.asdict(about),
+        **({} if base is None else {"base": dict(base.digests)}),
     }
-    (partial / "README.md").write_text(plain_card(standard, model.pooling, model.attention), encoding="utf-8")
+    adapts = None if base is None else base.name
+    card = plain_card(standard, model.pooling, model.attention, adapts)
+    (partial / "README.md").write_text(card, encoding="utf-8")
     written = sorted(path for path in partial.rglob("*") if path.is_file())
     head["files"] = [str(path.relative_to(partial)) for path in written]  # what may be removed again
     (partial / HEAD_FILE).write_text(json.dumps(head, indent=2) + "\n", encoding="utf-8")
@@ -121,8 +143,11 @@ def standard_class(
     return (type(candidate).__name__, names) if same else plain
 
 
-def loading(standard: str | None, pooling: str | None, attention: str | None = None) -> str:
-    """Markdown that says how `model/` is loaded; the arguments as in HEAD_FILE."""
+def loading(standard: str | None, pooling: str | None, attention: str | None = None, base: str | None = None) -> str:
+    """Markdown that says how `model/` is loaded; the first three as in HEAD_FILE.
+
+    `base`: the encoder that it holds adapters for, where it does.
+    """
     auto = "AutoModelForTokenClassification" if pooling is None else "AutoModelForSequenceClassification"
     last = (
         "\nA word's label is that of its last subword token, the first that has seen all of it: attention is causal.\n"
@@ -131,13 +156,23 @@ def loading(standard: str | None, pooling: str | None, attention: str | None = N
     if standard:
         code = f'from transformers import {auto}\n\nmodel = {auto}.from_pretrained("<this folder>")'
         return f"```python\n{code}\n```\n{words}"
+    ours = '```python\nfrom harness.model import load\n\nmodel = load("<this folder>").model\n```\n\n'
+    if base is not None:
+        base = Path(base).name if Path(base).is_absolute() else base  # no path of this machine
+        turned = ", and with causal attention" if attention == "bidirectional" else ""
+        return (
+            f"{ours}It holds a head, and adapters (LoRA) for the encoder `{base}`, which must be where it was or\n"
+            f"on the hub. The encoder with its adapters, without the head{turned}:\n\n"
+            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModel\n\n"
+            f'encoder = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "<this folder>")\n```\n{words}'
+        )
     return (
-        '```python\nfrom harness.model import load\n\nmodel = load("<this folder>").model\n```\n\n'
-        f"No class of transformers has this architecture with this head (pooling: {pooling or 'one row a word'}):\n"
+        f"{ours}No class of transformers has this architecture with this head "
+        f"(pooling: {pooling or 'one row a word'}):\n"
         f"`{auto}` would start with a random head: load it as above.\n{words}"
     )
 
 
-def plain_card(standard: str | None, pooling: str | None, attention: str | None = None) -> str:
+def plain_card(standard: str | None, pooling: str | None, attention: str | None = None, base: str | None = None) -> str:
     """README.md of a model whose scores are not known yet."""
-    return f"# Fine-tuned encoder\n\n{loading(standard, pooling, attention)}"
+    return f"# Fine-tuned encoder\n\n{loading(standard, pooling, attention, base)}"

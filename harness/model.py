@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import direction, model_folder, pretrained
+from harness import direction, lora, model_folder, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.encoder import (
@@ -27,7 +28,7 @@ from harness.encoder import (
 )
 from harness.errors import UserError, first_line, library_errors
 from harness.files import read_json
-from harness.model_folder import HEAD_FILE
+from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS
 from harness.packing import PADDED, Layout, choose
 from harness.pretrained import Source
 from harness.rows import PackedBatch
@@ -159,7 +160,8 @@ class Loaded:
 def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = None) -> EncoderWithHead:
     """The pre-trained encoder in float32 with a fresh head drawn from the seed. Raises UserError if it cannot load.
 
-    `tokenizer`: the encoder gets rows for tokens that were added to it.
+    `tokenizer`: the encoder gets rows for tokens that were added to it. With --lora_rank the encoder has adapters, and
+    what is not trained requires no gradient; the head is the same.
     """
     source, settings = pretrained.source(config), pretrained.settings(config)
     torch.manual_seed(config.seed)  # for weights that the file lacks
@@ -176,7 +178,7 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
             f"ask for at most {longest // PAD_TO * PAD_TO}"
         )
     if tokenizer is not None:
-        fit_vocabulary(source, encoder, tokenizer)
+        missing = missing | fit_vocabulary(source, encoder, tokenizer)
     check_encodes_text(source, encoder)
     attention = direction.fit(source, encoder, config.attention)
     causal, name = attention == "causal", config.model_name_or_path
@@ -185,6 +187,8 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
     dropout = next((float(value) for value in dropouts if value is not None), 0.1)
     model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention)
+    if config.lora_rank is not None:
+        lora.add(encoder, config, missing)
     replace_dropout(model)
     model.layout = choose(encoder, config.packing, causal, config.max_seq_length)
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
@@ -221,8 +225,11 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
     with library_errors(f"{folder}/config.json", "no encoder can be built from it", "get the folder again"):
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
-        auto, own = class_for(settings)
-        encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
+        if head.base is None:
+            auto, own = class_for(settings)
+            encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
+        else:
+            encoder = _base(folder, head.base, settings, trust_remote_code)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
         model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)
@@ -232,12 +239,25 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if head.pooling is None:
         separate_words(tokenizer)
-    model.load_state_dict(_weights(folder, model, prefix), strict=False)
+    if head.base is not None:
+        lora.load(encoder, folder)
+    model.load_state_dict(_weights(folder, model, prefix, whole=head.base is None), strict=False)
     if head.attention is not None:
         direction.fit(Source("model", str(folder), {}), encoder, head.attention)
     longest = None if about is None else about.max_seq_length
     model.layout = choose(encoder, packing, head.attention == "causal", longest)
     return Loaded(model.eval(), tokenizer)
+
+
+def _base(folder: Path, kept: Mapping[str, str], settings: Any, trust_remote_code: bool) -> Any:
+    """The encoder in float32 that the adapters in a model folder are for; rows for tokens that were added to it."""
+    source = lora.base_of(folder, kept, trust_remote_code)
+    rows = getattr(settings, "vocab_size", None)
+    settings.vocab_size = source.read("config.json").get("vocab_size", rows)
+    encoder, _ = load_encoder(source, settings)
+    if rows is not None and encoder.get_input_embeddings().num_embeddings < rows:
+        encoder.resize_token_embeddings(rows)
+    return encoder
 
 
 def _refuse_code(folder: Path) -> None:
@@ -251,14 +271,14 @@ def _refuse_code(folder: Path) -> None:
                 )
 
 
-def _weights(folder: Path, model: nn.Module, prefix: str) -> dict[str, torch.Tensor]:
+def _weights(folder: Path, model: EncoderWithHead, prefix: str, whole: bool) -> dict[str, torch.Tensor]:
     """The weights in a folder by the names that they have here; exactly those of the model.
 
-    `prefix`: what the encoder is called in the file.
+    `prefix`: what the encoder is called in the file. `whole`: False where the file needs to hold the head alone.
     """
     from safetensors.torch import load_file
 
-    path = folder / "model.safetensors"
+    path = folder / ("model.safetensors" if whole else HEAD_WEIGHTS)
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -266,7 +286,8 @@ def _weights(folder: Path, model: nn.Module, prefix: str) -> dict[str, torch.Ten
         raise UserError(f"{path}: {what}") from error
     renamed = {rename(rename(name, prefix, "encoder"), HEADS[1], HEADS[0]): tensor for name, tensor in state.items()}
     expected = dict(model.named_parameters())
-    for name in sorted(expected.keys() ^ renamed.keys()):
+    needed = expected.keys() if whole else {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    for name in sorted((needed - renamed.keys()) | (renamed.keys() - expected.keys())):
         what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"
         raise UserError(f"{path}: {what}; the folder was not written by a run, or its files do not belong together")
     for name, tensor in renamed.items():

@@ -14,6 +14,8 @@ from harness.errors import UserError
 from harness.files import read_json
 
 HEAD_FILE = "harness_head.json"  # beside the encoder's config.json
+# Of a run with --lora_rank: adapters as peft has them, and what was trained beside them; see harness/lora.py.
+ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 SCHEMA = 1
 
 
@@ -27,6 +29,8 @@ class Head:
     standard_class: str | None  # of transformers, that loads the folder
     task: str | None = None  # None in folders of an older version
     attention: Literal["bidirectional", "causal"] | None = None  # None: nobody asked, and a token sees all others
+    # Digests by name, or the commit, of the encoder that the folder's adapters are for; None: it holds an encoder.
+    base: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)

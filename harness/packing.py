@@ -272,7 +272,8 @@ def _packed(encoder: Any, batch: PackedBatch, layout: Layout) -> Encoding:
     if pooler is not None:
         first = hidden[batch.starts]
         # ALBERT's is the layer alone.
-        pooled = torch.tanh(pooler(first)) if isinstance(pooler, nn.Linear) else pooler(first[:, None])
+        alone = isinstance(getattr(pooler, "base_layer", pooler), nn.Linear)  # with an adapter it is inside one
+        pooled = torch.tanh(pooler(first)) if alone else pooler(first[:, None])
     return Encoding(hidden, batch.starts, pooled)
 
 

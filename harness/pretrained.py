@@ -22,6 +22,7 @@ from typing import Any
 from harness.config import EMBEDDED, RunConfig, nearest
 from harness.errors import UserError, first_line, library_errors
 from harness.files import LFS_POINTER, folder_fault, read_json
+from harness.model_folder import ADAPTER_CONFIG, HEAD_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -301,10 +302,11 @@ def _without(model: Source, lacking: str) -> str:
     if folder is None:
         return "the hub has no config.json of it; name another model"
     names = sorted(path.name for path in folder.iterdir())
-    if "adapter_config.json" in names:
+    if ADAPTER_CONFIG in names:
+        ours = "train its run again with --merge_lora, or " if HEAD_FILE in names else ""
         return (
-            "is an adapter (adapter_config.json), not a whole model; merge it into its base model (merge_and_unload of "
-            "peft, then save_pretrained), and name that folder"
+            f"is an adapter ({ADAPTER_CONFIG}), not a whole model; {ours}merge it into its base model "
+            "(merge_and_unload of peft, then save_pretrained), and name that folder"
         )
     kinds = [name.removesuffix("_config.json") for name in names if name.endswith("_config.json")]
     old = next((kind for kind in kinds if kind in CONFIG_MAPPING), None)  # of bert_config.json

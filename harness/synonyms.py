@@ -25,6 +25,10 @@ SAME: dict[str, tuple[str, ...]] = {  # name here, or name and value -> names el
     "do_predict": ("do_test", "test", "predict"),
     "do_eval": ("evaluate", "eval"),
     "do_train": ("train",),
+    "lora_rank": ("lora", "use_lora", "lora_r", "peft", "use_peft", "adapter", "adapters", "rank"),
+    "lora_targets": ("target_modules", "lora_target_modules"),
+    "lora_dora": ("dora", "use_dora"),
+    "merge_lora": ("merge_and_unload", "merge_adapter", "merge_adapters"),
     "per_gpu_train_batch_size": ("batch_size", "batch", "bs", "train_batch_size", "per_device_train_batch_size",
                                  "micro_batch_size"),
     "per_gpu_eval_batch_size": ("eval_batch_size", "per_device_eval_batch_size", "test_batch_size",
@@ -86,7 +90,8 @@ MISSING: dict[str, tuple[str, ...]] = {  # what to do instead -> names of what i
         "partition", "account", "qos", "constraint", "time", "mem", "cpus_per_task", "gres", "container"),
     "not available; the head's dropout is the one of the model's config.json (--config_name names another)": (
         "dropout", "hidden_dropout", "hidden_dropout_prob", "classifier_dropout"),
-    "not available; all weights are trained": ("lora", "use_lora", "lora_r", "peft", "freeze", "freeze_encoder"),
+    "not available; --lora_rank leaves the encoder as it is and trains adapters in it": (
+        "freeze", "freeze_encoder", "freeze_layers"),
     "not available; model/ in the run folder is ready for `hf upload`": ("push_to_hub", "hub_model_id"),
     "not available; set HF_HUB_OFFLINE=1": ("local_files_only", "offline"),
 }  # fmt: skip

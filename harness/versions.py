@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 @functools.cache
-def installed() -> dict[str, str]:
-    """Versions of Python and of the libraries that a score may depend on."""
+def installed(adapters: bool = False) -> dict[str, str]:
+    """Versions of Python and of the libraries that a score may depend on; with `adapters` of a run with --lora_rank."""
     packages = ("torch", "deepspeed", "transformers", "tokenizers", "scipy", "scikit-learn", "wandb")
     found = {"python": sys.version.split()[0]}
-    for name in packages:
+    for name in (*packages, "peft") if adapters else packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

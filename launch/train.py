@@ -71,10 +71,13 @@ def run(config: RunConfig) -> dict[str, Any]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 finished, 1 failed, 2 a mistake of the user's, 75 stopped and ready to go on, 76 lost a rank
     or stood still."""
+    from harness import lora
     from launch.run import settings
 
     try:
         config, notes = settings.parse(sys.argv[1:] if argv is None else argv)
+        if config.lora_rank is not None:
+            lora.check_installed("--lora_rank")
     except UserError as error:  # the same on all ranks
         terminal.say(f"error: {error}")
         return EXIT_USER

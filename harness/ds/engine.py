@@ -221,12 +221,11 @@ class Engine:
         return StepMetrics(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The float32 weights on the CPU by name, valid until the next step. Collective: every rank gets all."""
+        """The float32 weights that are trained, on the CPU by name, valid until the next step. Collective: every rank
+        gets all."""
         kept = optimizer_state.of(self.inner)
-        return {
-            name: optimizer_state.on_cpu((kept.read(p) if p.requires_grad else p).float())
-            for name, p in self.inner.module.named_parameters()
-        }
+        trained = ((name, p) for name, p in self.inner.module.named_parameters() if p.requires_grad)
+        return {name: optimizer_state.on_cpu(kept.read(p).float()) for name, p in trained}
 
     def signature(self) -> str:
         """What another engine must have in common to load what this one saved: names and shapes of its parameters."""

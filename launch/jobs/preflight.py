@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import tasks
-from harness import lock, run_folder
+from harness import lock, lora, run_folder
 from harness.config import RunConfig
 from harness.ds import config as ds_config
 from harness.errors import Faults
+from harness.model_folder import ADAPTER_CONFIG
 from harness.run_folder import RunFolder
 from launch.jobs import status
 from launch.jobs.resources import Request
@@ -115,6 +116,11 @@ def look_for_missing(where: Request | None, configs: Sequence[RunConfig]) -> tup
 
     here = where is not None and where.cluster != "slurm"
     found = [Missing(text) for text in _machine_faults(where, configs)] if where is not None and here else []
+    if any(config.lora_rank is not None for config in configs) and not (where and where.profile.container):
+        faults = Faults()
+        with faults.collected():
+            lora.check_installed("--lora_rank")
+        found += [Missing(text) for text in faults]
     notes: list[str] = []
     mounts = where.profile.container_mounts if where is not None and where.profile.container else []
     inside = [Path(mount.split(":")[1]) for mount in mounts if ":" in mount and mount.split(":")[0] != mount]
@@ -185,7 +191,9 @@ def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
             raise
         notes.append(f"not checked: {error}; the nodes may have it")
         return
-    pretrained.weights(pretrained.source(config))
+    source = pretrained.source(config)
+    if config.trained or not (Path(source.name) / ADAPTER_CONFIG).is_file():  # adapters may be scored, not trained on
+        pretrained.weights(source)
 
 
 def _machine_faults(where: Request, configs: Sequence[RunConfig]) -> Faults:

@@ -36,7 +36,7 @@ def write(folder: RunFolder, config: RunConfig, result: Mapping[str, Any]) -> No
     if not head_file.is_file():  # a run that was asked for nothing but to train keeps its model, others have none
         return
     head = json.loads(head_file.read_text(encoding="utf-8"))
-    ours = [plain_card(head["standard_class"], head["pooling"], head.get("attention"))]
+    ours = [plain_card(head["standard_class"], head["pooling"], head.get("attention"), _base(config, head))]
     if folder.result.is_file():
         ours.append(text(config, json.loads(folder.result.read_text(encoding="utf-8")), head))
     if not path.is_file() or path.read_text(encoding="utf-8") in ours:
@@ -59,6 +59,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
         **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
         "recipe": config.recipe,
+        **({"adapters": _adapters(config)} if config.lora_rank is not None else {}),
         "trained on": " + ".join(config.train_splits or task.train_splits),
         "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
         "length of training": length,
@@ -82,11 +83,25 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         "## How it was made",
         "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in made.items())]),
         "## Loading it",
-        loading(head["standard_class"], head["pooling"], head.get("attention")),
+        loading(head["standard_class"], head["pooling"], head.get("attention"), _base(config, head)),
         "## Before you share it",
         OWN_SHARING if config.own_task else SHARING,
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _base(config: RunConfig, head: Mapping[str, Any]) -> str | None:
+    """The encoder that the folder holds adapters for; None where it holds a whole model."""
+    return config.model_name_or_path if head.get("base") is not None else None
+
+
+def _adapters(config: RunConfig) -> str:
+    """What the adapters were, in words."""
+    alpha = 2 * (config.lora_rank or 0) if config.lora_alpha is None else config.lora_alpha
+    layers = "all linear layers" if config.lora_targets is None else ", ".join(config.lora_targets)
+    kind = "DoRA" if config.lora_dora else "LoRA"
+    merged = ", merged into the weights" if config.merge_lora else ""
+    return f"{kind} of rank {config.lora_rank}, alpha {alpha:g}, dropout {config.lora_dropout:g}, in {layers}{merged}"
 
 
 def base_model(name: str) -> str | None:
@@ -119,7 +134,7 @@ def _front_matter(config: RunConfig, task: Task, result: Mapping[str, Any], head
     origin = ["blue-benchmark"] if config.own_task is None else []
     data = ModelCardData(
         language="en",
-        library_name="transformers" if head["standard_class"] else "blue-harness",
+        library_name="transformers" if head["standard_class"] else "peft" if head.get("base") else "blue-harness",
         pipeline_tag=pipeline,
         base_model=base_model(config.model_name_or_path),
         datasets=[config.task] if config.own_task is None else None,

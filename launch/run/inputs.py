@@ -23,7 +23,7 @@ from harness.config import RunConfig, fold_of
 from harness.ds import config as ds_config
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import UserError
-from harness.model_folder import HEAD_FILE
+from harness.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_FILE, HEAD_WEIGHTS
 from harness.pretrained import JSON_FILES, VOCABULARIES, WEIGHTS, Source
 from harness.run_folder import RunFolder
 from harness.task import SPLITS, Example, Task
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("harness.launch")
 
 SCHEMA = 1
+ADAPTERS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_WEIGHTS)  # of a model that is only scored
 COMMIT = "commit"  # beside the digests of a hub model's files
 Digest = Callable[[Path], str]
 
@@ -220,7 +221,7 @@ def weights(config: RunConfig) -> Input:
         names = [] if folder is None else pretrained.weight_files(Source(source.flag, str(folder), {}))
     except UserError:  # a damaged index, which is said when weights are loaded
         names = [*WEIGHTS]
-    found = _there(folder, ("config.json", HEAD_FILE, *names))
+    found = _there(folder, ("config.json", HEAD_FILE, *(names or ADAPTERS)))
     if folder is not None and config.trust_remote_code:
         found |= {path.name: path for path in sorted(folder.glob("*.py"))}
     if config.config_name:
@@ -229,6 +230,12 @@ def weights(config: RunConfig) -> Input:
         found |= {"config.json": other if other.is_file() else other.with_name("config.json")}
     settings = ("model_name_or_path", "config_name", "revision")
     return Input("weights", settings, str(source), found, commit)
+
+
+def of_weights(config: RunConfig, folder: RunFolder) -> dict[str, str]:
+    """Digests of the encoder's files, as they were when the run began."""
+    kept = recorded(folder)
+    return weights(config).digests() if kept is None else dict(kept["weights"])
 
 
 def _place(source: Source) -> tuple[Path | None, str | None]:
@@ -384,7 +391,7 @@ def record(
     read = {split: path for split, path in data.files.items() if split in splits}
     now = {
         "ds_config": dict(deepspeed.settings),
-        "versions": versions.installed(),
+        "versions": versions.installed(config.lora_rank is not None),
         "commit": versions.commit(),
         "threads": torch.get_num_threads() if world.device.type == "cpu" else None,
     }

@@ -49,7 +49,7 @@ def tracker(run: Run) -> Iterator[Tracker]:
             **config.to_dict(),
             "resolved": resolved,
             "data": "SAMPLE DATA" if is_sample else "given",
-            "versions": versions.installed(),
+            "versions": versions.installed(config.lora_rank is not None),
             "commit": versions.commit(),
         },
         identity=TrackerIdentity(
@@ -128,7 +128,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "world_size": run.world.size,
         "examples_per_step": run.plan.total,
         "timing": training["timing"],
-        "versions": versions.installed(),
+        "versions": versions.installed(config.lora_rank is not None),
         "commit": versions.commit(),
         **({"changes": run.changes} if run.changes else {}),
         "metric_version": version,

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gc
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
-from harness import checkpoint, data, distributed, export, logs, loop, model, pretrained, watchdog
+from harness import checkpoint, data, distributed, export, logs, loop, lora, model, pretrained, watchdog
 from harness.checkpoint import TrainState
 from harness.ds import engine as ds_engine
 from harness.ds.engine import Engine
@@ -26,7 +27,7 @@ from harness.model_folder import HEAD_FILE
 from harness.preemption import StopRequest
 from harness.task import Report
 from harness.tracking import Tracker
-from launch.run import fine_tuned, pruning
+from launch.run import fine_tuned, inputs, pruning
 from launch.run.setup import Run
 
 logger = logging.getLogger("harness.launch")
@@ -114,10 +115,30 @@ def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
 
     def save() -> None:
         kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
+        network, base = engine.module, None
+        if run.config.lora_rank is not None and run.config.merge_lora:
+            network = _merged(run, kept)
+            kept = dict(network.named_parameters())
+        elif run.config.lora_rank is not None:
+            base = export.Base(
+                run.config.model_name_or_path, run.model_commit, inputs.of_weights(run.config, run.folder)
+            )
         about = fine_tuned.about(run.config, run.task, run.precision, run.data)
-        export.save(run.folder.model, engine.module, kept, run.tokenizer, about)
+        export.save(run.folder.model, network, kept, run.tokenizer, about, base)
 
     distributed.on_main(save)
+
+
+def _merged(run: Run, trained: Mapping[str, torch.Tensor]) -> EncoderWithHead:
+    """The whole model in float32, built again: the engine's frozen weights are rounded, or in parts."""
+    logging.disable(logging.WARNING)  # what is to be said of the encoder was said when it was loaded first
+    try:
+        network = model.build(run.config, run.task.num_outputs, run.task.per_word, run.tokenizer)
+    finally:
+        logging.disable(logging.NOTSET)
+    network.load_state_dict(trained, strict=False)
+    lora.merge(network.encoder)
+    return network
 
 
 def _release(engine: Engine) -> None:
