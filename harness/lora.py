@@ -188,10 +188,10 @@ def is_adapters(name: str) -> bool:
     return ".lora_" in name
 
 
-def base_of(folder: Path, kept: Mapping[str, str], trust_remote_code: bool) -> Source:
+def base_of(folder: Path, kept: Mapping[str, str], options: Mapping[str, Any]) -> Source:
     """Where the encoder lies that the adapters in a model folder are for. Raises UserError where it is not that one.
 
-    `kept`: digests of its files, or its commit, from when they were trained.
+    `kept`: digests of its files, or its commit, from when they were trained; `options` as of a Source.
     """
     from torch import distributed as dist
 
@@ -204,16 +204,16 @@ def base_of(folder: Path, kept: Mapping[str, str], trust_remote_code: bool) -> S
         name, revision = str(values["base_model_name_or_path"]), values.get("revision")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({type(error).__name__}: {error}); get the file again") from error
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     found = pretrained.find(name)
+    given = {key: value for key, value in options.items() if value is not None}
     if revision and not Path(found).exists():
-        options["revision"] = str(revision)
+        given["revision"] = str(revision)
     where = "or write where it lies now as base_model_name_or_path into that file"
     if Path(found).is_absolute() and not Path(found).is_dir():
         raise UserError(f"{path}: the encoder that the adapters are for is not there ({name}); put it back, {where}")
-    source = Source(f"{path}: base_model_name_or_path", found, options)
+    source = Source(f"{path}: base_model_name_or_path", found, given)
     pretrained.check_reachable(source)
-    if "revision" in options and kept.get("commit") == revision:
+    if "revision" in given and kept.get("commit") == revision:
         return source  # the hub's commit is the content
 
     def changed() -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,10 +210,13 @@ def rename(name: str, before: str, after: str) -> str:
     return f"{after}.{rest}" if first == before else name
 
 
-def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = False) -> Loaded:
+def load(
+    folder: str | Path, packing: str = "auto", trust_remote_code: bool = False, cache_dir: str | None = None
+) -> Loaded:
     """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one.
 
-    The folder may come from anywhere: nothing in it is run unless asked for, and nothing unpickled.
+    The folder may come from anywhere: nothing in it is run unless asked for, and nothing unpickled. `cache_dir`: where
+    the hub's models are, if the folder holds adapters for one. On all ranks alike.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -229,7 +231,8 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
             auto, own = class_for(settings)
             encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
         else:
-            encoder = _base(folder, head.base, settings, trust_remote_code)
+            options = {"trust_remote_code": trust_remote_code, "cache_dir": cache_dir}
+            encoder = _base(lora.base_of(folder, head.base, options), settings)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
         model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)
@@ -249,9 +252,8 @@ def load(folder: str | Path, packing: str = "auto", trust_remote_code: bool = Fa
     return Loaded(model.eval(), tokenizer)
 
 
-def _base(folder: Path, kept: Mapping[str, str], settings: Any, trust_remote_code: bool) -> Any:
-    """The encoder in float32 that the adapters in a model folder are for; rows for tokens that were added to it."""
-    source = lora.base_of(folder, kept, trust_remote_code)
+def _base(source: Source, settings: Any) -> Any:
+    """The encoder in float32 that adapters are for, with rows for tokens that were added to it."""
     rows = getattr(settings, "vocab_size", None)
     settings.vocab_size = source.read("config.json").get("vocab_size", rows)
     encoder, _ = load_encoder(source, settings)

@@ -38,7 +38,7 @@ def load(given: argparse.Namespace) -> Predictor:
     assert about is not None
     task = fine_tuned.task_of(about, folder)
     precision = given.precision or ("fp32" if place.type == "cpu" else about.precision)
-    loaded = model.load(folder, trust_remote_code=given.trust_remote_code)
+    loaded = model.load(folder, trust_remote_code=given.trust_remote_code, cache_dir=given.cache_dir)
     if (head.num_outputs, head.pooling is None) != (task.num_outputs, task.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
     fit_to_device(loaded.model, place, whole_weights=True)
@@ -90,6 +90,7 @@ def _parser() -> Parser:
     add("--batch_size", type=int, default=32, metavar="N", help="examples a forward pass, at most [32]")
     add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, else as the run was trained")
     add("--no_cuda", action="store_true", help="stay on the CPU")
+    add("--cache_dir", metavar="DIR", help="where hub downloads are kept, of the encoder that adapters (LoRA) are for")
     add("--trust_remote_code", action="store_true", help="run the Python code that comes with the model, if any")
     return parser
 

@@ -159,7 +159,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
     network: EncoderWithHead | StandardHead
     if config.trained or (folder / HEAD_FILE).is_file():
-        network = model.load(folder, config.packing, config.trust_remote_code).model
+        network = model.load(folder, config.packing, config.trust_remote_code, config.cache_dir).model
     else:
         network = model.load_standard(config, task)
     forward = ds_engine.forward_as_trained(network, config, run.deepspeed, run.world)

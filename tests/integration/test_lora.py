@@ -193,6 +193,34 @@ def test_bad_input(
     assert f"{whole}/model: holds adapters, which needs the library peft" in error
 
 
+def test_of_an_encoder_of_the_hub(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its commit, wherever its main branch has gone since."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    cache = tmp_path / "cache" / "models--some-lab--some-encoder"
+    for commit, source in (("a" * 40, place / "model"), ("b" * 40, tiny_encoder(tmp_path / "other", "roberta"))):
+        shutil.copytree(source, cache / "snapshots" / commit)
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("a" * 40)
+    words = [*line(place, tmp_path / "run"), "--cache_dir", str(cache.parent)]
+    words[words.index("--model_name_or_path") + 1] = "some-lab/some-encoder"
+    run(words)
+    values = json.loads((tmp_path / "run" / "model" / ADAPTER_CONFIG).read_text())
+    assert (values["base_model_name_or_path"], values["revision"]) == ("some-lab/some-encoder", "a" * 40)
+    (cache / "refs" / "main").write_text("b" * 40)
+    argv = [str(tmp_path / "run"), "--input", str(place / "data" / "test.tsv"), "--cache_dir", str(cache.parent)]
+    assert predict.main(argv) == 0
+    found = [json.loads(row)["label"] for row in capsys.readouterr().out.splitlines() if row.startswith("{")]
+    assert found == of_run(tmp_path / "run")
+    card = (tmp_path / "run" / "model" / "README.md").read_text()
+    assert "base_model: some-lab/some-encoder" in card and 'from_pretrained("some-lab/some-encoder")' in card
+    error, _ = refused(predict.main, capsys, *argv[:3])
+    assert "base_model_name_or_path some-lab/some-encoder" in error and "is not in the cache" in error
+
+
 def partitioned(folder: Path) -> str:
     """fp16_zero3 that takes even the smallest weight away between passes."""
     values = json.loads((CONFIGS / "fp16_zero3.json").read_text())

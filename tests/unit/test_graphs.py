@@ -54,9 +54,10 @@ class StandIn:
         return replay
 
 
-def start(world: World, encoder: Path, name: str) -> tuple[Engine, list[Batch]]:
-    """(an engine with dropout, in rows as on a GPU, batches of which several have the same shape)."""
-    config = RunConfig(task=name, model_name_or_path=str(encoder), ds_config="fp16_zero0", learning_rate=1e-3)
+def start(world: World, encoder: Path, name: str, **more: Any) -> tuple[Engine, list[Batch]]:
+    """(an engine with dropout, in rows as on a GPU, batches of which several have the same shape); `more`: settings."""
+    usual = {"ds_config": "fp16_zero0", "learning_rate": 1e-3}
+    config = RunConfig(task=name, model_name_or_path=str(encoder), **usual, **more)
     task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(tasks.sample_dir(name), "train")[:12]
     encoded = task.features(examples, tokenizer, 64)
@@ -76,21 +77,22 @@ def course(running: Engine, batches: list[Batch]) -> tuple[list[float], dict[str
     return losses, weights
 
 
-@pytest.mark.parametrize("name", FOUR)
+@pytest.mark.parametrize(("name", "lora_rank"), [*((name, None) for name in FOUR), ("mednli", 4)])
 def test_replayed_passes_are_those_that_were_recorded(
-    name: str, world: World, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, lora_rank: int | None, world: World, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    running, batches = start(world, tiny_bert, name)
+    """With adapters too: where nothing else has a gradient."""
+    running, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
     stand_in = StandIn()
     running.use_graphs(stand_in)
     losses, weights = course(running, batches)
     assert stand_in.captured >= 2 and stand_in.replayed >= 6
     monkeypatch.setattr(graphs, "CAPTURED_AT", 10**9)
-    eager, batches = start(world, tiny_bert, name)
+    eager, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
     never = StandIn()
     eager.use_graphs(never)
     assert course(eager, batches)[0] == losses and never.captured == 0
-    eager, batches = start(world, tiny_bert, name)
+    eager, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
     eager.use_graphs(never)
     _, expected = course(eager, batches)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)
