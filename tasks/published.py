@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
@@ -64,17 +64,20 @@ class Setting:
     dev: float | None = None  # times 100; None where nothing (usable) is published
     test: float | None = None
     note: str = ""
+    flags: Mapping[str, Any] = field(default_factory=dict)  # further settings of this task
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """An encoder and its settings, by task."""
+    """An encoder, or a kind of them, and its settings by task."""
 
     title: str
-    model: str  # Hugging Face hub id of the encoder that the scores belong to
-    pattern: str  # regular expression, searched in the lower-case name of a model
     lower_case: bool
     settings: Mapping[str, Setting]
+    model: str | None = None  # Hugging Face hub id of the encoder that the scores belong to
+    pattern: str | None = None  # searched in the lower-case name of a model; None: taken by --recipe alone
+    flags: Mapping[str, Any] = field(default_factory=dict)  # of all tasks, in place of COMMON's
+    search: Mapping[str, list[float | int]] | None = None  # what `submit.py --tune` tries; None: `search_space`
 
 
 def _file(name: str) -> dict[str, Any]:
@@ -103,26 +106,29 @@ def recipe_for(model_name: str) -> str:
     """
     for part in reversed(PurePath(model_name.lower()).parts[-3:]):
         for name, recipe in RECIPES.items():
-            if re.search(recipe.pattern, part):
+            if recipe.pattern is not None and re.search(recipe.pattern, part):
                 return name
     return str(_RECIPES["default"])
 
 
-def defaults(recipe: str, task: str) -> dict[str, float | int | bool]:
+def defaults(recipe: str, task: str) -> dict[str, Any]:
     """The configuration of a task under a recipe, by flag name. Raises UserError for an unknown recipe or task."""
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
-    settings = RECIPES[recipe].settings
-    if task not in settings:
-        raise unknown("task", task, settings)
-    setting = settings[task]
-    return {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs, **COMMON}
+    found = RECIPES[recipe]
+    if task not in found.settings:
+        raise unknown("task", task, found.settings)
+    setting = found.settings[task]
+    main = {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs}
+    return {**main, **COMMON, **found.flags, **setting.flags}
 
 
-def search_space(task: str) -> dict[str, list[float | int]]:
-    """Learning rates, and the numbers of epochs that the published recipes name for a task: what they were chosen
-    from, as far as it is known."""
-    published = [recipe.settings[task] for recipe in RECIPES.values()]
+def search_space(recipe: str, task: str) -> dict[str, list[float | int]]:
+    """What a recipe names to be searched; else learning rates, and the numbers of epochs that the published recipes
+    name for a task: what they were chosen from, as far as it is known."""
+    if own := RECIPES[recipe].search:
+        return dict(own)
+    published = [each.settings[task] for each in RECIPES.values()]
     epochs = sorted({setting.epochs for setting in published if setting.test is not None})
     return {"learning_rate": _RECIPES["search"]["learning_rate"], "num_train_epochs": epochs}
 

@@ -164,7 +164,7 @@ class Search:
     def _usual_space(self) -> dict[str, tuple[Any, ...]]:
         config = self.base[0]
         like = config.task if config.own_task is None else published.LIKE[config.own_task["family"]]
-        usual = published.search_space(like)
+        usual = published.search_space(str(config.recipe), like)
         if usual.keys() <= set(self.fixed):
             raise UserError(
                 f"--tune: {' and '.join(usual)} are given, nothing is left to choose; name values by --sweep"

@@ -79,6 +79,8 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     recipe = str(given.get("recipe") or trained_by or published.recipe_for(model))
     like = task if definition is None else published.LIKE[definition["family"]]
     usual = {**published.defaults(recipe, like), **(definition or {}).get("recipe", {})}
+    if given.get("ds_config"):  # which says the precision itself
+        usual.pop("precision", None)
     usual["train_splits"] = ("train",) if given.get("fold") else tasks.get(task, definition).train_splits
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in ("config_name", "task_file"):

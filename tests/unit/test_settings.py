@@ -55,6 +55,10 @@ class TestRecipe:
     def test_gives_way_to_what_the_user_gave(self) -> None:
         assert complete(recipe="bluebert-p", learning_rate=1e-4)["learning_rate"] == 1e-4
 
+    def test_its_precision_gives_way_to_that_of_a_deepspeed_json(self) -> None:
+        assert complete(recipe="lora-decoder")["precision"] == "bf16"
+        assert "precision" not in complete(recipe="lora-decoder", ds_config="fp16_zero2")
+
     def test_unknown_one_is_named_with_the_nearest(self) -> None:
         with pytest.raises(UserError, match="unknown recipe 'bluebert'; did you mean 'bluebert-p"):
             complete(recipe="bluebert")

@@ -12,6 +12,8 @@ import pytest
 import torch
 
 import tasks
+from harness import config as run_config
+from harness.config import RunConfig
 from harness.task import Example, Prediction, Task, UserError
 from tasks import definition as definitions
 from tasks import published
@@ -397,11 +399,13 @@ class TestRecipes:
     def test_complete(self, name: str) -> None:
         recipe = published.RECIPES[name]
         assert set(recipe.settings) == set(TEN)
-        assert published.recipe_for(recipe.model) == name
+        assert recipe.model is None or published.recipe_for(recipe.model) == name
+        unscored = name in ("minilm", "lora-decoder")
         for task in TEN:
-            assert published.defaults(name, task)["num_train_epochs"] > 0
-            assert (recipe.settings[task].test is None) == (name == "minilm")
-        if name != "minilm":
+            settings = published.defaults(name, task)
+            run_config.check(RunConfig(task=task, model_name_or_path="m", **settings))
+            assert (recipe.settings[task].test is None) == unscored
+        if not unscored:
             mean = sum(ROWS[recipe.title][task].mean for task in TEN) / 10
             assert ROWS[recipe.title]["total"].mean == pytest.approx(mean, abs=0.06)  # printed with one digit
 
@@ -422,7 +426,20 @@ class TestRecipes:
         slip = published.RECIPES["biobert-v1.1"].settings["medsts"]
         assert (slip.learning_rate, slip.epochs, slip.dev, slip.test) == (3e-5, 6, None, 85.0)
         assert "MedNLI" in slip.note
-        assert [name for name, recipe in published.RECIPES.items() if not recipe.lower_case] == ["biobert-v1.1"]
+        cased = ["biobert-v1.1", "lora-decoder"]
+        assert [name for name, recipe in published.RECIPES.items() if not recipe.lower_case] == cased
+
+    def test_decoders(self) -> None:
+        """Words see all of a sentence and learn faster, as in the source; the search's rates are those of adapters."""
+        texts, words = (published.defaults("lora-decoder", task) for task in ("mednli", "clefe"))
+        assert {name: words[name] for name in words if words[name] != texts.get(name)} == {
+            "learning_rate": 1e-4, "attention": "bidirectional"
+        }  # fmt: skip
+        assert (texts["lora_rank"], texts["lora_alpha"], texts["per_gpu_train_batch_size"]) == (12, 32, 8)
+        assert published.search_space("lora-decoder", "mednli")["learning_rate"] == [5e-5, 1e-4, 2e-4]
+        assert published.search_space("bluebert-p", "mednli")["learning_rate"] == [3e-5, 4e-5, 5e-5]
+        for model in ("meta-llama/Llama-3.1-8B", "lora-decoder"):  # taken where it is asked for alone
+            assert published.recipe_for(model) == "biobert-v1.1"
 
     def test_unknown(self) -> None:
         with pytest.raises(UserError, match="unknown recipe 'biobert'; did you mean"):
