@@ -173,14 +173,22 @@ def save(folder: Path, encoder: Any, weights: Mapping[str, torch.Tensor], base: 
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
+    inside = _inside(encoder)
     settings = copy.copy(encoder.peft_config[ADAPTER])
     settings.base_model_name_or_path, settings.revision, settings.inference_mode = base, revision, True
     # peft shortens the names where it can, to what may fit layers of the whole model that the encoder here lacks.
-    settings.target_modules = sorted(name for name, _ in _layers(encoder))
+    settings.target_modules = sorted(f"{inside}{name}" for name, _ in _layers(encoder))
     settings.save_pretrained(folder)
     state = get_peft_model_state_dict(encoder, dict(weights), ADAPTER, save_embedding_layers=False)
-    named = {f"{PREFIX}{name}": tensor.contiguous() for name, tensor in state.items()}
+    named = {f"{PREFIX}{inside}{name}": tensor.contiguous() for name, tensor in state.items()}
     save_file(named, folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+
+
+def _inside(encoder: Any) -> str:
+    """What stands before the encoder's names in those of the whole model that AutoModel loads."""
+    from harness.encoder import config_of
+
+    return "encoder." if config_of(encoder).is_encoder_decoder else ""
 
 
 def is_adapters(name: str) -> bool:
@@ -234,14 +242,15 @@ def load(encoder: Any, folder: Path) -> None:
     from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
     from safetensors.torch import load_file
 
-    path, again = folder / ADAPTER_WEIGHTS, "get the folder again"
+    path, again, inside = folder / ADAPTER_WEIGHTS, "get the folder again", _inside(encoder)
     with library_errors(f"{folder / ADAPTER_CONFIG}", "no adapters can be made of it for this encoder", again):
         values = read_json(folder / ADAPTER_CONFIG)
         # Not all that peft reads there: some of its settings name modules to be imported.
         given = {name: values[name] for name in ("r", "lora_alpha", "lora_dropout", "use_dora")}
-        _inject(encoder, LoraConfig(target_modules=list(values["target_modules"]), **given))
+        names = [name.removeprefix(inside) for name in values["target_modules"]]
+        _inject(encoder, LoraConfig(target_modules=names, **given))
     with library_errors(str(path), pretrained.damage(path) or "cannot be read", again):
-        state = {name.removeprefix(PREFIX): tensor for name, tensor in load_file(path).items()}
+        state = {name.removeprefix(f"{PREFIX}{inside}"): tensor for name, tensor in load_file(path).items()}
     expected = get_peft_model_state_dict(encoder, adapter_name=ADAPTER, save_embedding_layers=False)
     shapes, found = ({name: list(t.shape) for name, t in each.items()} for each in (expected, state))
     for name in sorted(shapes.keys() | found.keys()):
