@@ -115,6 +115,15 @@ def test_one_folder_imports_deepspeed() -> None:
     assert users and all(name.startswith("harness/ds/") for name in users)
 
 
+def test_one_file_imports_peft_and_only_when_it_is_asked_to() -> None:
+    assert {name for name in SOURCES for found in imported(TREES[name]) if package(found) == "peft"} == {
+        "harness/lora.py"
+    }
+    at_once = [node for node in TREES["harness/lora.py"].body if isinstance(node, ast.Import | ast.ImportFrom)]
+    found = {package(name) for node in at_once for name in imported(node)}
+    assert "harness" in found and not found & {"peft", "torch", "transformers"}
+
+
 def test_one_file_asks_whether_there_is_a_gpu() -> None:
     assert [name for name, text in SOURCES.items() if "cuda.is_available" in text] == ["harness/device.py"]
 
