@@ -13,6 +13,7 @@ from launch.jobs import suites
 from launch.jobs.suites import Suite
 from tasks import SUITES
 
+ROOT = Path(__file__).resolve().parents[2]
 OWN = """
 tasks = ["blue-similarity", "hoc"]
 models = ["some/encoder", "other/one"]
@@ -58,6 +59,14 @@ def test_a_file_becomes_every_combination_once(tmp_path: Path) -> None:
     }
     assert str(tmp_path / "out/hoc/one/learning_rate=3e-05/seed-5") in {run.output_dir for run in runs}
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)  # a whole table before the second seed
+
+
+def test_the_example_of_decoders(tmp_path: Path) -> None:
+    runs, _ = suites.expand(suites.read(str(ROOT / "docs" / "decoders.toml")), ["--output_dir", str(tmp_path)])
+    assert len(runs) == 6 * 2 * 3 and {run.lora_rank for run in runs} == {12}
+    for run in runs:
+        assert (run.attention == "bidirectional") == (tasks.get(run.task).family == "tagging")
+        assert run.gradient_checkpointing and run.pooling == ("mean" if run.task == "hoc" else None)
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -148,7 +157,7 @@ def test_groups_of_a_total(tmp_path: Path) -> None:
         ('tasks = ["hoc"]\n[overrides]\nlr = 1', "[overrides] lr: no such setting; did you mean learning_rate?"),
         ('tasks = ["hoc"]\n[overrides.hoc]\nepochs = 1', "epochs: no such setting; did you mean num_train_epochs?"),
         ('tasks = ["hoc"]\n[sweep]\nbatch_size = [1]', "did you mean per_gpu_train_batch_size?"),
-        ('tasks = ["hoc"]\n[overrides]\ngradient_checkpointing = true', "lower --per_gpu_train_batch_size"),
+        ('tasks = ["hoc"]\n[overrides]\nfreeze_encoder = true', "--lora_rank leaves the encoder"),
         ('tasks = ["hoc"]\nlearning_rate = 1', "learning_rate: no such key; a run's settings stand in [overrides]"),
         ('tasks = ["hoc"]\n[overrides.hoc]\nseed = "x"', "[overrides.hoc] seed x: must be a number"),
         ('tasks = ["hoc"]\n[overrides.mednli]\nseed = 1', "[overrides.mednli]: not a task of this suite"),
