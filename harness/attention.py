@@ -103,7 +103,7 @@ def attend(
             # PyTorch computes masked attention with dropout in float32 from end to end here. Instead scores and
             # softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-            with torch.autocast(query.device.type, enabled=False):
+            with torch.autocast("cuda" if query.is_cuda else "cpu", enabled=False):
                 scores = (q.float() * scale) @ k.float().transpose(-1, -2)
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)

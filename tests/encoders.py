@@ -57,22 +57,14 @@ def settings_for(kind: str, vocabulary: int, dropout: float, **given: Any) -> An
     common = {"vocab_size": vocabulary, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
     if kind == "distilbert":
         sizes = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "dropout": dropout}
-        return AutoConfig.for_model(
-            kind,
-            **common,
-            **sizes,
-            attention_dropout=dropout,
-            seq_classif_dropout=dropout,
-            max_position_embeddings=160,
-            initializer_range=0.1,
-            **given,
-        )
+        sizes |= {"attention_dropout": dropout, "seq_classif_dropout": dropout, "max_position_embeddings": 160}
+        return AutoConfig.for_model(kind, **common | sizes | {"initializer_range": 0.1} | given)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
     common |= {"max_position_embeddings": 160, "initializer_range": 0.1}
     if kind == "modernbert":
         names = ("attention_dropout", "embedding_dropout", "mlp_dropout", "classifier_dropout")
         special = {"cls_token_id": 2, "sep_token_id": 3}
-        return AutoConfig.for_model(kind, **common, **sizes, **special, **dict.fromkeys(names, dropout), **given)
+        return AutoConfig.for_model(kind, **common | sizes | special | dict.fromkeys(names, dropout) | given)
     names = ("hidden_dropout_prob", "attention_probs_dropout_prob")
     more: dict[str, Any] = {"type_vocab_size": 1 if kind == "roberta" else 2, **dict.fromkeys(names, dropout)}
     if kind == "electra":
@@ -89,7 +81,7 @@ def settings_for(kind: str, vocabulary: int, dropout: float, **given: Any) -> An
             "pooler_hidden_size": 32,
             "pooler_dropout": dropout,
         }
-    return AutoConfig.for_model(kind, **common, **sizes, **more | given)
+    return AutoConfig.for_model(kind, **common | sizes | more | given)
 
 
 def _decoder_settings(kind: str, vocabulary: int, dropout: float) -> dict[str, Any]:
