@@ -138,7 +138,7 @@ class RunConfig:
     do_lower_case: Switch | None = setting(None, "lower-case the text; default: as the tokenizer says")
     pooling: Text | None = setting(
         None,
-        "how a sequence becomes one vector; default: the trained pooler, mean where the checkpoint has none",
+        "how a sequence becomes one vector; default: the trained pooler, mean where there is none, last in a decoder",
         choices=("pooler", "cls", "mean", "last"),
     )
     attention: Text | None = setting(

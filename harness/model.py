@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
@@ -135,6 +136,9 @@ class StandardHead(nn.Module):
     def forward(self, batch: Batch) -> torch.Tensor:
         """Logits [n, labels], n as in Batch."""
         inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if hasattr(self.encoder, HEADS[1]):  # a decoder's head takes the last token that is no padding by its id
+            padding = batch.attention_mask == 0
+            inputs["input_ids"] = batch.input_ids.masked_fill(padding, self.encoder.config.pad_token_id)
         if self.takes_segments:
             inputs["token_type_ids"] = batch.token_type_ids
         logits: torch.Tensor = self.encoder(**inputs).logits
@@ -345,6 +349,8 @@ def load_standard(config: RunConfig, task: Task) -> StandardHead:
             f"{len(missing)} tensors of {type(inner).__name__} have no weights ({missing[0]}, ...): its head was never "
             "trained; add --do_train"
         )
+    if inner.config.pad_token_id is None:  # as of Llama; a config may have several ends
+        inner.config.pad_token_id = next(iter(np.atleast_1d(inner.config.eos_token_id or 0).tolist()))
     return StandardHead(inner.eval(), order)
 
 

@@ -194,11 +194,14 @@ def _same(found: list[torch.Tensor], expected: list[torch.Tensor]) -> bool:
 
 
 def _probe_batch(settings: Any, longest: int | None = None) -> Batch:
-    """A few examples of made-up ids, the longest just longer than a window of local attention, or `longest`."""
+    """A few examples of made-up ids, the longest just longer than a window of local attention.
+
+    Not where no input, of `longest` tokens at most, is: Mistral's window is 4096 wide.
+    """
     window = int(getattr(settings, "sliding_window", None) or 0)
     positions = int(getattr(settings, "max_position_embeddings", None) or 512)
-    most = (positions if positions > 0 else 512) // 2  # XLNet says -1
-    longest = min(window + 8, most, most if longest is None else max(longest, 8))
+    window = window if longest is None or longest > window else 0
+    longest = min(window + 8, (positions if positions > 0 else 512) // 2)  # XLNet says -1
     draw, pad, size = np.random.default_rng(0), int(settings.pad_token_id or 0), settings.vocab_size
     drawn = [draw.integers(0, size, length) for length in (5, longest, 3, 9)]
     rows = [np.where(row == pad, (pad + 1) % size, row).tolist() for row in drawn]

@@ -206,6 +206,12 @@ class TestProbe:
         assert torch.equal(torch.get_rng_state(), before)
         assert encoder.training
 
+    def test_wide_windows_are_not_filled_for_nothing(self, encoders: dict[str, Path]) -> None:
+        settings = case(encoders["modernbert"], "mednli", "mean").net.encoder.config
+        settings.sliding_window = 40
+        for longest, expected in ((None, 48), (41, 48), (40, 9)):
+            assert max(packing._probe_batch(settings, longest).lengths) == expected
+
     def assert_refused(self, encoder: Any) -> None:
         encoder.set_attn_implementation("sdpa")
         layout = packing.choose(encoder, "auto")
