@@ -271,7 +271,7 @@ class TestModelFolder:
             ("config.json", {"num_hidden_layers": 1}, "has no place in the model"),
             ("config.json", {"num_hidden_layers": 3}, "model.safetensors: lacks"),
             ("config.json", {"vocab_size": 10}, "model.safetensors: encoder.embeddings.word_embeddings.weight is"),
-            ("harness_head.json", {"pooling": "max"}, "pooling = 'max': must be 'pooler', 'cls' or 'mean'"),
+            ("harness_head.json", {"pooling": "max"}, "pooling = 'max': must be 'pooler', 'cls', 'mean' or 'last'"),
             ("harness_head.json", {"num_outputs": "3"}, "num_outputs = '3': must be a whole number"),
             ("harness_head.json", {"dropout": ...}, "dropout is missing"),
             ("harness_head.json", {"max_seq_length": 10**9}, "max_seq_length = 1000000000: must be at most"),
