@@ -14,7 +14,10 @@ from running import arguments, clean_environment, cut, free_port, run, run_on_ra
 
 import tasks
 
-CONFIGS = ("fp32", "bf16_autocast", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
+CONFIGS = (
+    *("fp32", "bf16_autocast", "bf16_zero1", "bf16_zero2", "bf16_zero3", "bf16_zero3_offload"),
+    *("fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3"),
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
