@@ -14,21 +14,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness import pretrained
+from harness import mapped, pretrained
 from harness.errors import UserError, first_line, library_errors
+from harness.mapped import WholeOnly
 from harness.pretrained import Source
 
 logger = logging.getLogger(__name__)
 
 
-def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
-    """(the encoder in float32, names of its parameters that had no weights). Raises UserError."""
+def load_encoder(source: Source, settings: Any, in_parts: bool = False) -> tuple[Any, set[str]]:
+    """(the encoder in float32, names of its parameters that had no weights). Raises UserError.
+
+    `in_parts`: the weights stay in their files, in the files' precision, and their values are not looked at (see
+    harness/mapped.py). Raises mapped.WholeOnly where that cannot be.
+    """
     if getattr(settings, "quantization_config", None):
         raise source.fault(
             "its weights are quantised (quantization_config in config.json), and such ones cannot be trained; name the "
             "checkpoint in 16 or 32 bits that it was made from"
         )
-    found, state = pretrained.weights(source)
+    found, state = pretrained.weights(source, in_parts)
     auto, own = class_for(settings)
     unfit = library_errors(str(source), "no encoder can be built from its config.json", "name an encoder of text")
     with unfit, torch.device("meta"):
@@ -41,8 +46,10 @@ def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
         "ignore_mismatched_sizes": True,
     }
     remedy = "name a folder with config.json and model.safetensors that belong together"
-    with library_errors(str(source), "no weights can be loaded", remedy):
-        if state is None:
+    with library_errors(str(source), "no weights can be loaded", remedy, WholeOnly):
+        if in_parts:
+            model, info = mapped.load(source, skeleton, before, options)
+        elif state is None:
             known = ("", f"{skeleton.base_model_prefix}.")  # transformers takes these off itself
             mapping = None if before in known else {f"^{re.escape(before)}": ""}
             model, info = auto.from_pretrained(source.name, key_mapping=mapping, **options, **source.options)
@@ -56,11 +63,15 @@ def load_encoder(source: Source, settings: Any) -> tuple[Any, set[str]]:
     names = {name for name, parameter in model.named_parameters() if id(parameter) in own}
     missing = {str(key) for key in info["missing_keys"]} & names
     _check_weights(source, len([name for name in names if "pooler" not in name]), missing, info["mismatched_keys"])
-    for name, parameter in encoder.named_parameters():
+    for name, parameter in () if in_parts else encoder.named_parameters():
         if not bool(parameter.isfinite().all()):
-            wrong = int((~parameter.isfinite()).sum())
-            raise source.fault(f"{name} holds {wrong} values that are NaN or infinite; get the weights again")
+            raise not_finite(source, name, int((~parameter.isfinite()).sum()))
     return encoder, missing
+
+
+def not_finite(source: Source, name: str, wrong: int) -> UserError:
+    """The error for `wrong` values of a parameter."""
+    return source.fault(f"{name} holds {wrong} values that are NaN or infinite; get the weights again")
 
 
 def class_for(settings: Any) -> tuple[Any, Any]:
@@ -135,6 +146,7 @@ def fit_vocabulary(source: Source, encoder: Any, tokenizer: Any) -> set[str]:
             f"its tokenizer has {tokens} tokens, its embeddings have {rows} rows: they do not belong together; give "
             "the tokenizer that it was pre-trained with as --tokenizer_name"
         )
+    table.weight.data = table.weight.data.float()  # in the precision of a file it would be drawn in that
     encoder.resize_token_embeddings(tokens)
     logger.warning(
         "%s has %d embeddings, its tokenizer %d tokens: %d rows were added, drawn like the others; they are only "

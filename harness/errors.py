@@ -105,14 +105,16 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def library_errors(where: str, what: str, remedy: str) -> Iterator[None]:
+def library_errors(where: str, what: str, remedy: str, ours: type[Exception] = UserError) -> Iterator[None]:
     """Whatever a library raises, as the UserError `where: what (first line of the exception); remedy`.
+
+    Those of our own go through, UserError and `ours`.
 
     transformers, torch and safetensors have as many kinds of exceptions as files can have mistakes.
     """
     try:
         yield
-    except UserError:
+    except (UserError, ours):
         raise
     except Exception as error:
         raise UserError(f"{where}: {what} ({first_line(error)}); {remedy}") from error

@@ -28,12 +28,14 @@ from harness.encoder import (
 )
 from harness.errors import UserError, first_line, library_errors
 from harness.files import read_json
+from harness.mapped import WholeOnly
 from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS
 from harness.packing import PADDED, Layout, choose
 from harness.pretrained import Source
 from harness.rows import PackedBatch
 from harness.task import PAD_TO, Batch, Task
 from harness.tokenizer import separate_words
+from harness.twin import adopt, twin
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class EncoderWithHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
         self.takes_segments = _takes_segments(encoder)
+        self.source: Source | None = None  # of the weights, where they are still in its files: harness/mapped.py
 
     def ready(self, batch: Batch | PackedBatch, device: torch.device) -> Batch | PackedBatch:
         """The batch as `forward` takes it on `device`, not moved there yet."""
@@ -160,15 +163,17 @@ class Loaded:
     tokenizer: Any
 
 
-def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = None) -> EncoderWithHead:
+def build(
+    config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = None, *, in_parts: bool = False
+) -> EncoderWithHead:
     """The pre-trained encoder in float32 with a fresh head drawn from the seed. Raises UserError if it cannot load.
 
     `tokenizer`: the encoder gets rows for tokens that were added to it. With --lora_rank the encoder has adapters, and
-    what is not trained requires no gradient; the head is the same.
+    what is not trained requires no gradient; the head is the same. `in_parts`: where it can be, the encoder's weights
+    stay in their files for the engine to take its part of (ZeRO-3); `source` of the model is then set.
     """
     source, settings = pretrained.source(config), pretrained.settings(config)
-    torch.manual_seed(config.seed)  # for weights that the file lacks
-    encoder, missing = load_encoder(source, settings)
+    encoder, missing, tried = _encoder(config, source, settings, in_parts)
     if config.model_type and config.model_type.lower() != settings.model_type:
         logger.warning(
             "--model_type %s: %s is a %s; the checkpoint's own is used.",
@@ -182,8 +187,8 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
         )
     if tokenizer is not None:
         missing = missing | fit_vocabulary(source, encoder, tokenizer)
-    check_encodes_text(source, encoder)
-    attention = direction.fit(source, encoder, config.attention)
+    check_encodes_text(source, tried)
+    attention = direction.fit(source, tried, config.attention)
     causal, name = attention == "causal", config.model_name_or_path
     pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name, causal)
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
@@ -193,10 +198,29 @@ def build(config: RunConfig, num_outputs: int, per_word: bool, tokenizer: Any = 
     if config.lora_rank is not None:
         lora.add(encoder, config, missing)
     replace_dropout(model)
-    model.layout = choose(encoder, config.packing, causal, config.max_seq_length)
+    model.layout = choose(tried, config.packing, causal, config.max_seq_length)
+    if tried is not encoder:
+        adopt(encoder, tried)
+        model.source = source
     nn.init.normal_(model.classifier.weight, std=getattr(settings, "initializer_range", 0.02))
     nn.init.zeros_(model.classifier.bias)
     return model
+
+
+def _encoder(config: RunConfig, source: Source, settings: Any, in_parts: bool) -> tuple[Any, set[str], Any]:
+    """As `load_encoder`, and what to try things on: the encoder, or a small one of its kind where it is in parts."""
+    if in_parts:
+        try:
+            if config.lora_dora:
+                raise WholeOnly("--lora_dora begins with the norms of all weights")
+            torch.manual_seed(config.seed)  # for weights that the file lacks
+            encoder, missing = load_encoder(source, settings, in_parts=True)
+            return encoder, missing, twin(encoder, settings)
+        except WholeOnly as reason:
+            logger.warning("%s: every process loads all weights, then ZeRO-3 shares them out (%s).", source, reason)
+    torch.manual_seed(config.seed)
+    encoder, missing = load_encoder(source, settings)
+    return encoder, missing, encoder
 
 
 def standard_prefix(settings: Any) -> str:
@@ -364,7 +388,8 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             # Normalisations have many names (LayerNorm, norm, ln), and weights that are vectors in all of them.
-            is_exempt = parameter.ndim < 2 or name.endswith("bias")
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, also under ZeRO-3
+            is_exempt = len(shape) < 2 or name.endswith("bias")
             (exempt if is_exempt or not weight_decay else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]

@@ -13,6 +13,7 @@ import os
 import pickle
 import re
 import threading
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -343,10 +344,11 @@ def _without(model: Source, lacking: str) -> str:
     return "has no weights; name a folder with model.safetensors or pytorch_model.bin beside its config.json"
 
 
-def weights(model: Source) -> tuple[frozenset[str], dict[str, Any] | None]:
+def weights(model: Source, mapped: bool = False) -> tuple[frozenset[str], dict[str, Any] | None]:
     """(names of the tensors in a folder; the tensors, where transformers would not find them in the file).
 
-    Nothing is known of a model of the hub. Raises UserError where weights are missing, cut short or not to be opened.
+    Nothing is known of a model of the hub. `mapped`: tensors stay in the file where it can be mapped. Raises UserError
+    where weights are missing, cut short or not to be opened.
     """
     folder = model.folder
     if folder is None:
@@ -356,7 +358,7 @@ def weights(model: Source) -> tuple[frozenset[str], dict[str, Any] | None]:
         raise model.fault(_without(model, "weights"))
     if missing := [name for name in parts if not (folder / name).is_file()]:
         raise model.fault(f"{first} names {len(missing)} files that are not there ({missing[0]}); get them too")
-    found = [_tensors(model, folder / name) for name in parts or [first]]
+    found = [_tensors(model, folder / name, mapped) for name in parts or [first]]
     names: frozenset[str] = frozenset().union(*(part for part, _ in found))
     if not names:
         raise model.fault(f"{first} holds no tensors; get the file again")
@@ -377,7 +379,7 @@ def weight_files(model: Source) -> list[str]:
     return [file, *sorted({str(name) for name in parts.values()})]
 
 
-def _tensors(model: Source, file: Path) -> tuple[frozenset[str], dict[str, Any] | None]:
+def _tensors(model: Source, file: Path, mapped: bool = False) -> tuple[frozenset[str], dict[str, Any] | None]:
     """As `weights`, of one file: a pickle is opened only where torch vouches for it."""
     import torch
     from safetensors import safe_open
@@ -388,7 +390,8 @@ def _tensors(model: Source, file: Path) -> tuple[frozenset[str], dict[str, Any] 
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as opened:
                 return frozenset(opened.keys()), None
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        mmap = mapped and zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if not re.search("unsupported (global|class|operand)|GLOBAL|TypedStorage", str(error), re.IGNORECASE):
             raise model.fault(f"{damaged}; get the file again") from error
@@ -398,16 +401,16 @@ def _tensors(model: Source, file: Path) -> tuple[frozenset[str], dict[str, Any] 
         ) from error
     except Exception as error:  # zip, pickle, torch and safetensors have many of their own
         raise model.fault(f"{damaged}; get the file again") from error
-    found = _innermost(state) if isinstance(state, Mapping) else {}
+    found = innermost(state) if isinstance(state, Mapping) else {}
     return frozenset(found), found
 
 
-def _innermost(state: Mapping[str, Any]) -> dict[str, Any]:
+def innermost(state: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors by name: of the mapping itself, else of the one inside it that has most of them."""
     import torch
 
     tensors = {str(name): value for name, value in state.items() if isinstance(value, torch.Tensor)}
-    inner = [_innermost(value) for value in state.values() if isinstance(value, Mapping)]
+    inner = [innermost(value) for value in state.values() if isinstance(value, Mapping)]
     return max([tensors, *inner], key=len)
 
 

@@ -35,8 +35,13 @@ NAMES: dict[str, Sequence[str]] = {
     "transformers.initialization": ("no_init_weights",),
     "transformers.dynamic_module_utils": ("custom_object_save",),
     "transformers.utils.hub": ("cached_file",),
+    "transformers.conversion_mapping": ("get_model_conversion_mapping",),
+    "transformers.core_model_loading": ("WeightConverter",),
     "deepspeed.runtime.compiler": ("compile",),
     "deepspeed.runtime.torch_autocast": ("TORCH_AUTOCAST_INITIALIZED",),
+    "deepspeed.runtime.zero.partition_parameters:Init": (
+        *("_convert_to_deepspeed_param", "_enable_mem_efficient_linear"),
+    ),
     "deepspeed.runtime.engine:DeepSpeedEngine": (
         *("gradient_clipping", "get_global_grad_norm"),
         *("is_gradient_accumulation_boundary", "gradient_accumulation_steps", "was_step_applied", "destroy"),

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from harness import private_names
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
-from harness.ds import fixes, graphs, optimizer_state
+from harness.ds import fixes, graphs, optimizer_state, partition
 from harness.ds.config import DeepSpeedConfig
 from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_schedule
 from harness.ds.graphs import Action, StepGraphs
@@ -311,10 +311,12 @@ def build(
     compile_layers(model, config, ds, world.device)
     filled = ds.fill(config, plan)
     linear = torch.nn.functional.linear
-    groups = parameter_groups(model, config.weight_decay)
-    # Fused: one operation for all parameters, and the count of steps stays on the device.
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
     try:
+        if model.source is not None:
+            partition.share_out(model, filled, torch.float32 if ds.autocast else DTYPES[ds.precision], world)
+        groups = parameter_groups(model, config.weight_decay)
+        # Fused: one operation for all parameters, and the count of steps stays on the device.
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
         inner, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizer,

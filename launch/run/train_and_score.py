@@ -38,7 +38,8 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     logger.info("loading %s ...", config.model_label)
-    network = model.build(config, run.task.num_outputs, run.task.per_word, run.tokenizer)
+    in_parts = run.deepspeed.stage == 3
+    network = model.build(config, run.task.num_outputs, run.task.per_word, run.tokenizer, in_parts=in_parts)
     engine = ds_engine.build(network, run.task, config, run.deepspeed, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 
