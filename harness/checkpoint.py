@@ -1,9 +1,9 @@
 """A training run's state on disk: complete or invisible, and the same on all ranks.
 
-`checkpoints/step-<epoch>-<step>/` holds the engine's files (float32 weights, moments, loss scale, schedule; the same at
-any number of ranks and any ZeRO stage), one rng file a rank, and state.json. It is written under another name and
-renamed when whole and on the disk; state.json lists every file with its size and digest, and has a digest itself, so
-that a torn or changed copy is noticed and skipped, and says to which model it belongs.
+`checkpoints/step-<epoch>-<step>/` holds the engine's files (float32 weights, moments, loss scale, schedule; under ZeRO
+each rank's part, which any number of ranks reads at any ZeRO stage), one rng file a rank, and state.json. It is written
+under another name and renamed when whole and on the disk; state.json lists every file with its size and digest, and has
+a digest itself, so that a torn or changed copy is noticed and skipped, and says to which model it belongs.
 
 `checkpoints/best-<digest>.safetensors` holds the weights of the best epoch so far where those are to be reported. A
 state names them by their digest, so that they belong to the scores in it.
@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 
 from harness import watchdog
-from harness.distributed import World, barrier, broadcast
+from harness.distributed import World, broadcast, on_each, on_main
 from harness.ds.engine import Engine
 from harness.errors import UserError
 from harness.files import flush, sha256
@@ -76,28 +77,48 @@ def save(root: Path, engine: Engine, state: TrainState, world: World, keep: int)
     signature = engine.signature()
     if broadcast(_fault(root / name, signature) is None if world.is_main else None):
         return
-    if world.is_main:
+
+    def begin() -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    barrier()
-    engine.save(partial)
-    torch.save(_random_states(), partial / f"rng-{world.rank}.pt")
-    barrier()
-    if world.is_main:
-        files = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        content = {"state": dataclasses.asdict(state), "world": world.size, "model": signature, "files": files}
-        content["sha256"] = {name: _sha256(partial / name, anew=True) for name in files}
+
+    on_main(begin)
+
+    def write() -> dict[str, tuple[int, str]]:
+        engine.save(partial)
+        torch.save(_random_states(), partial / f"rng-{world.rank}.pt")
+        return _written(partial, world)
+
+    written = dict(sorted(item for part in on_each(write) for item in part.items()))
+
+    def finish() -> None:
+        content = {"state": dataclasses.asdict(state), "world": world.size, "model": signature}
+        content["files"] = {file: size for file, (size, _) in written.items()}
+        content["sha256"] = {file: digest for file, (_, digest) in written.items()}
         content = json.loads(json.dumps(content))  # as it will be read
         content["digest"] = _digest(content)
         (partial / STATE_FILE).write_text(json.dumps(content), encoding="utf-8")
-        for file in (*files, STATE_FILE, "."):  # on the disk before it gets its name: power may fail too
+        for file in (STATE_FILE, "."):  # on the disk before it gets its name: power may fail too
             flush(partial / file)
         if (root / name).exists():  # torn or of another model, or it would have been kept above
             shutil.rmtree(root / name)
         os.replace(partial, root / name)
         flush(root)
         prune(root, keep, signature)
-    barrier()
+
+    on_main(finish)
+
+
+def _written(folder: Path, world: World) -> dict[str, tuple[int, str]]:
+    """(size, digest) of each file that this rank wrote, once it is on the disk: other ranks may not see them yet, and
+    this one has them in its cache. Names say the rank, those without are rank 0's."""
+    found = {}
+    for path in folder.rglob("*"):
+        rank = re.search(r"-(\d+)\.\w+$", path.name)
+        if path.is_file() and (int(rank[1]) if rank else 0) == world.rank:
+            flush(path)
+            found[str(path.relative_to(folder))] = (path.stat().st_size, _sha256(path, anew=True))
+    return found
 
 
 def restore(root: Path, engine: Engine, world: World) -> TrainState:

@@ -385,6 +385,24 @@ def on_main(action: Callable[[], Value]) -> Value:
     return cast(Value, value)
 
 
+def on_each(action: Callable[[], Value]) -> list[Value]:
+    """Every rank acts; all get each one's value, in order of rank, or raise what the first that failed raised."""
+    value: Value | None = None
+    failure: Exception | None = None
+    try:
+        value = action()
+    except Exception as error:
+        failure = error
+    outcomes = gather((value, None if failure is None else _portable(failure)))
+    for rank, (_, found) in enumerate(outcomes):
+        if found is not None and rank == dist.get_rank():
+            assert failure is not None
+            raise failure
+        if found is not None:
+            raise found from RaisedOnMain(f"on rank {rank}")
+    return [cast(Value, each) for each, _ in outcomes]
+
+
 def _portable(error: Exception) -> Exception:
     """The error, or its text where pickle cannot carry it: the other ranks would wait for it for ever."""
     try:

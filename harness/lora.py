@@ -83,7 +83,8 @@ def add(encoder: Any, config: RunConfig, missing: Collection[str]) -> None:
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(parameter.requires_grad or name.replace(".base_layer.", ".") in new)
         if ".lora_A." in name or ".lora_B." in name:
-            parameter.data = initial_weight(name, parameter.shape, config.seed)  # float32, whatever the file's precision
+            # In float32, whatever the precision of weights that are still in their file.
+            parameter.data = initial_weight(name, parameter.shape, config.seed)
         total += parameter.numel()
         trained += parameter.numel() * parameter.requires_grad
     if new:

@@ -70,7 +70,11 @@ OPTIMIZERS: dict[str, Sequence[str]] = {
     ),
 }
 # And names of its parameters.
-PARAMETERS: dict[str, Sequence[str]] = {"DeepSpeedZeroOptimizer_Stage3": ("ds_tensor", "ds_shape")}
+PARAMETERS: dict[str, Sequence[str]] = {
+    "BF16_Optimizer": ("_hp_mapping",),
+    "DeepSpeedZeroOptimizer": ("_hp_mapping",),
+    "DeepSpeedZeroOptimizer_Stage3": ("ds_tensor", "ds_shape"),
+}
 
 logger = logging.getLogger("harness.engine")
 

@@ -28,7 +28,7 @@ from harness import checkpoint, model, versions
 from harness.checkpoint import TrainState
 from harness.data import collate
 from harness.ds.config import CONFIGS
-from harness.ds.engine import TENSORS
+from harness.ds.optimizer_state import TENSORS
 from harness.errors import first_line
 from harness.packing import PADDED
 from harness.task import Batch, Encoded

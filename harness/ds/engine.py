@@ -41,7 +41,7 @@ REFUSALS = (ValueError, AssertionError, KeyError, TypeError, NotImplementedError
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 MOST_SKIPPED = 40  # overflows in a row: from 2**16, halved at every second one at first, the scale is long at 1
-TENSORS, COUNTERS = "engine.safetensors", "engine.json"  # in a checkpoint's folder
+COUNTERS = "engine.json"  # in a checkpoint's folder
 
 logger = logging.getLogger(__name__)
 
@@ -234,14 +234,14 @@ class Engine:
         return hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:
-        """Weights, moments, loss scale and schedule into `folder`, written by rank 0 alone. Collective."""
-        from safetensors.torch import save_file
+        """Weights, moments, loss scale and schedule into `folder`: under ZeRO each rank its part, else rank 0 all.
 
+        Not collective: a rank may fail alone.
+        """
         self._settle()
-        adam_steps, tensors = optimizer_state.read_all(self.inner, keep=self.world.is_main)
+        adam_steps = optimizer_state.save(self.inner, folder, self.world)
         if not self.world.is_main:
             return
-        save_file(tensors, folder / TENSORS)
         counters = {
             "adam_steps": adam_steps,
             "tried_steps": int(self.inner.global_steps),
@@ -253,11 +253,8 @@ class Engine:
 
     def load(self, folder: Path) -> None:
         """What `save` wrote, at any ZeRO stage and on any number of ranks. Collective."""
-        from safetensors import safe_open
-
         counters = json.loads((folder / COUNTERS).read_text(encoding="utf-8"))
-        with safe_open(folder / TENSORS, framework="pt") as file:
-            optimizer_state.write_all(self.inner, counters["adam_steps"], file.get_tensor)
+        optimizer_state.load(self.inner, folder, counters["adam_steps"])
         self._adam.steps, self._unsettled = counters["adam_steps"], False
         inner, scaler = self.inner, self._loss_scaler()
         inner.global_steps, inner.skipped_steps = counters["tried_steps"], counters["skipped_steps"]

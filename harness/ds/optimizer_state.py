@@ -7,13 +7,17 @@ other and on any number of ranks, to the bit: so a checkpoint need not know eith
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from harness.distributed import World
 from harness.ds.fp16 import is_fp16_without_zero
+from harness.tensor_file import TensorFile
 
+TENSORS = "engine.safetensors"  # where a single rank writes; of several engine-<rank>.safetensors
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
 
 
@@ -46,9 +50,17 @@ class OptimizerState:
         value: torch.Tensor = weight if moment is None else self.adam.state[weight][moment]
         return value
 
-    def write(self, parameter: torch.Tensor, value: torch.Tensor, moment: str | None = None) -> None:
-        """The reverse of `read`; moments after `allocate` alone."""
-        self.read(parameter, moment).data.copy_(value)
+    def extent(self, parameter: torch.Tensor) -> tuple[int, int]:
+        """[begin, end) of what this rank has of the flattened parameter, and writes to a checkpoint."""
+        return 0, parameter.numel()
+
+    def read_part(self, parameter: torch.Tensor, moment: str | None = None) -> torch.Tensor:
+        """This rank's part of a float32 weight or of a moment, of any shape; on its own device, not a copy."""
+        return self.read(parameter, moment)
+
+    def write_part(self, parameter: torch.Tensor, value: torch.Tensor, moment: str | None = None) -> None:
+        """The reverse of `read_part`, from a flat tensor; moments after `allocate` alone."""
+        self.read_part(parameter, moment).data.view(-1).copy_(value)
 
     def allocate(self, steps: int) -> None:
         """Moments of zero, as after `steps` steps; Adam makes them in its first step only."""
@@ -84,13 +96,15 @@ class ZeroState(OptimizerState):
         value: torch.Tensor = weight(parameter) if moment is None else of_adam(parameter, moment)
         return value
 
-    def write(self, parameter: torch.Tensor, value: torch.Tensor, moment: str | None = None) -> None:
-        from deepspeed import utils
+    def extent(self, parameter: Any) -> tuple[int, int]:
+        if parameter._hp_mapping is None:
+            return 0, 0
+        place = parameter._hp_mapping.lp_fragment_address
+        return place.start, place.start + place.numel
 
-        if moment is None:
-            utils.safe_set_full_fp32_param(parameter, value)
-        else:
-            utils.safe_set_full_optimizer_state(parameter, value, moment)
+    def read_part(self, parameter: Any, moment: str | None = None) -> torch.Tensor:
+        part: torch.Tensor = parameter._hp_mapping.get_hp_fragment(moment)
+        return part
 
     def allocate(self, steps: int) -> None:
         super().allocate(steps)
@@ -110,14 +124,24 @@ class Zero3State(ZeroState):
     def link(self) -> None:
         """Nothing to do: moments are found by the parameter's place in its group."""
 
-    def write(self, parameter: Any, value: torch.Tensor, moment: str | None = None) -> None:
+    def extent(self, parameter: Any) -> tuple[int, int]:
+        size = parameter.ds_tensor.ds_numel
+        begin = min(size * torch.distributed.get_rank(), parameter.ds_numel)
+        return begin, min(begin + size, parameter.ds_numel)
+
+    def read_part(self, parameter: Any, moment: str | None = None) -> torch.Tensor:
         from deepspeed import utils
 
-        # Not by safe_set_full_*: it cuts the last rank's part out of the value, which ends before the filling does.
-        size = parameter.ds_tensor.numel()
-        whole = torch.zeros(size * torch.distributed.get_world_size(), dtype=value.dtype)
-        whole[: value.numel()] = value.flatten()
-        part = whole.narrow(0, size * torch.distributed.get_rank(), size)
+        weight, of_adam = utils.safe_get_local_fp32_param, utils.safe_get_local_optimizer_state
+        part: torch.Tensor = weight(parameter) if moment is None else of_adam(parameter, moment)
+        begin, end = self.extent(parameter)
+        return part[: end - begin]
+
+    def write_part(self, parameter: Any, value: torch.Tensor, moment: str | None = None) -> None:
+        from deepspeed import utils
+
+        part = torch.zeros(parameter.ds_tensor.ds_numel, dtype=value.dtype)
+        part[: value.numel()] = value
         if moment is None:
             utils.safe_set_local_fp32_param(parameter, part)
         else:
@@ -135,29 +159,68 @@ class Zero3State(ZeroState):
         zero.checkpoint_event_epilogue()  # small parameters are kept whole on every rank
 
 
-def read_all(inner: Any, keep: bool) -> tuple[int, dict[str, torch.Tensor]]:
-    """(Adam's steps, tensors on the CPU by `master.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>`). Collective.
+class Saved:
+    """Float32 weights and moments in the files of a checkpoint; any range of them is read without the rest."""
 
-    Ranks that do not `keep` get no tensors. Parameters that are not trained are left out. What is whole on the CPU is
-    the engine's own and not a copy: to be written before the next step.
+    def __init__(self, folder: Path) -> None:
+        """Finds out what lies where; raises SafetensorError or OSError where a file cannot be read."""
+        from safetensors import safe_open
+
+        self.pieces: dict[str, list[tuple[int, Any]]] = {}  # (where it begins in the flattened tensor, its file)
+        for path in sorted(folder.glob("engine*.safetensors")):
+            file: Any = safe_open(path, framework="pt")
+            begins = json.loads((file.metadata() or {}).get("begins", "{}"))  # one file of a single rank has none
+            for key in file.keys():  # noqa: SIM118
+                self.pieces.setdefault(key, []).append((begins.get(key, 0), file))
+
+    def read(self, key: str, begin: int, end: int) -> torch.Tensor:
+        """[begin, end) of a flattened tensor: mapped from a file, or a copy where it lies in several."""
+        parts = []
+        for start, file in sorted(self.pieces[key], key=lambda piece: piece[0]):
+            piece = file.get_tensor(key).view(-1)
+            part = piece[max(begin - start, 0) : max(end - start, 0)]
+            if part.numel():
+                parts.append(part)
+        found = parts[0] if len(parts) == 1 else torch.cat([torch.empty(0), *parts])
+        assert found.numel() == end - begin, f"{key}: {found.numel()} of {end - begin} values are in the checkpoint"
+        return found
+
+
+def save(inner: Any, folder: Path, world: World) -> int:
+    """Write this rank's parts of `master.<name>`, `exp_avg.<name>`, `exp_avg_sq.<name>`; returns Adam's steps.
+
+    Parameters that are not trained are left out. Where every rank has all (stage 0) rank 0 writes. One tensor at a time
+    is held beside the engine's own.
     """
     state = of(inner)
     steps = state.steps()
-    tensors = {}
+    shared = isinstance(state, ZeroState) and world.size > 1
+    if not shared and not world.is_main:
+        return steps
+    shapes, begins, sources = {}, {}, {}
     for name, parameter, moment in _entries(inner, steps):
-        value = state.read(parameter, moment)
-        if keep:
-            tensors[f"{moment or 'master'}.{name}"] = on_cpu(value)
-    return steps, tensors
+        begin, end = state.extent(parameter)
+        if end > begin:
+            shape = tuple(getattr(parameter, "ds_shape", parameter.shape))
+            key = f"{moment or 'master'}.{name}"
+            begins[key], sources[key] = begin, (parameter, moment)
+            shapes[key] = (end - begin,) if shared else shape
+    path = folder / (f"engine-{world.rank}.safetensors" if shared else TENSORS)
+    with TensorFile(path, shapes, {"begins": json.dumps(begins)} if shared else None) as file:
+        for key, source in sources.items():
+            file.write(key, state.read_part(*source))
+    return steps
 
 
-def write_all(inner: Any, steps: int, tensor: Callable[[str], torch.Tensor]) -> None:
-    """The reverse of `read_all`, on any number of ranks; `tensor` gives one by its name. Collective."""
-    state = of(inner)
+def load(inner: Any, folder: Path, steps: int) -> None:
+    """The reverse of `save`, at any stage and on any number of ranks; each reads its own part. Collective."""
+    state, saved = of(inner), Saved(folder)
     if steps:
         state.allocate(steps)
     for name, parameter, moment in _entries(inner, steps):
-        state.write(parameter, tensor(f"{moment or 'master'}.{name}"), moment)
+        begin, end = state.extent(parameter)
+        if end > begin:
+            state.write_part(parameter, saved.read(f"{moment or 'master'}.{name}", begin, end), moment)
     state.update_parameters()
 
 

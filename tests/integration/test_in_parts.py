@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
 import re
+import resource
 import shutil
 import threading
 from collections.abc import Callable
@@ -19,11 +21,12 @@ from running import assert_user_error, free_port, start_processes
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness import config, distributed, model
+from harness import checkpoint, config, distributed, model
+from harness.checkpoint import TrainState
 from harness.config import RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
-from harness.ds import engine
+from harness.ds import engine, optimizer_state
 from harness.errors import UserError
 from harness.task import Batch
 from harness.tokenizer import load_tokenizer
@@ -204,6 +207,18 @@ def test_files_of_all_kinds(bert: Path, world: World, tmp_path: Path, change: Ca
     assert built.source is not None
 
 
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_are_those_of_stage_0(bert: Path, world: World, tmp_path: Path, dora: bool) -> None:
+    bfloat16(bert)
+    given = {"lora_rank": 4, "lora_dora": dora}
+    whole, parts = (course(settings(bert, zero(tmp_path, "fp32", stage), **given), world) for stage in STAGES)
+    assert_same(parts[0], whole[0])
+    torch.testing.assert_close(parts[1], whole[1], rtol=0, atol=1e-5)
+    assert any("lora_A" in name for name in whole[0])
+    # The norms of DoRA are of whole weights.
+    assert (model.build(settings(bert, **given), 3, False, in_parts=True).source is None) == dora
+
+
 def test_nothing_is_read_before_it_is_kept(bert: Path) -> None:
     """A model that is built takes its weights from the file as it is then: nothing was copied."""
     built = model.build(settings(bert), 3, False, in_parts=True)
@@ -261,6 +276,101 @@ def test_mismatched_weights_are_refused(bert: Path) -> None:
     path.write_text(path.read_text().replace('"intermediate_size": 64', '"intermediate_size": 63'))
     for in_parts in (False, True):
         assert_user_error(lambda parts=in_parts: model.build(settings(bert), 3, False, in_parts=parts), "is [64", "[63")
+
+
+def train_and_save(world: World, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights after three steps, saved at each stage in a folder of its name."""
+    found = {}
+    for ds in sorted(folder.glob("*.json")):
+        running = start(settings(folder / "bert", str(ds)), world)
+        for _ in range(3):
+            running.micro_step(batch(), 1 / 4)
+        if world.is_main:
+            (folder / ds.stem).mkdir()
+        distributed.barrier()
+        running.save(folder / ds.stem)
+        found |= {f"{ds.stem} {name}": tensor.clone() for name, tensor in running.weights().items()}
+        running.close()
+    return found
+
+
+def test_checkpoints_of_two_ranks_are_read_by_one_at_every_stage(bert: Path, world: World, tmp_path: Path) -> None:
+    """What one rank reads of them and saves again is the same to the bit, in one file."""
+    for stage in range(4):
+        for precision in ("fp32", "bf16"):
+            zero(tmp_path, precision, stage)
+    weights = on_ranks(2, train_and_save, tmp_path)[0]
+    whole = sum(p.numel() for p in model.build(settings(bert), 3, False).parameters())
+    for ds in sorted(tmp_path.glob("*.json")):
+        files = sorted((tmp_path / ds.stem).glob("*.safetensors"))
+        if ds.stem.endswith("-00"):
+            assert [file.name for file in files] == ["engine.safetensors"]
+        else:
+            assert [file.name for file in files] == ["engine-0.safetensors", "engine-1.safetensors"]
+            assert max(file.stat().st_size for file in files) < 0.6 * 12 * whole  # weights and two moments
+        before = optimizer_state.Saved(tmp_path / ds.stem)
+        for stage in (0, 1, 3):
+            reading = start(settings(bert, str(tmp_path / f"{ds.stem[:4]}-{stage}0.json")), world)
+            reading.load(tmp_path / ds.stem)
+            (again := tmp_path / f"{ds.stem} at {stage}").mkdir()
+            reading.save(again)
+            after = load_file(again / "engine.safetensors")
+            for key, tensor in after.items():
+                assert torch.equal(before.read(key, 0, tensor.numel()), tensor.flatten()), (ds.stem, stage, key)
+            assert_same(reading.weights(), {name: weights[f"{ds.stem} {name}"] for name in reading.weights()})
+            reading.close()
+            assert after.keys() == before.pieces.keys() and len(after) == 3 * len(weights) // 8
+
+
+def read_again(world: World, folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for ds in sorted(folder.glob("*.json")):
+        running = start(settings(folder / "bert", str(ds)), world)
+        running.load(folder / "one")
+        found |= {f"{ds.stem} {name}": tensor.clone() for name, tensor in running.weights().items()}
+        running.close()
+    return found
+
+
+def test_a_checkpoint_of_one_rank_is_read_by_three(bert: Path, world: World, tmp_path: Path) -> None:
+    """Parts of the last rank end before the others' do."""
+    for stage in range(4):
+        zero(tmp_path, "fp32", stage)
+    running = start(settings(bert, str(tmp_path / "fp32-00.json")), world)
+    running.micro_step(batch(), 1 / 4)
+    (tmp_path / "one").mkdir()
+    running.save(tmp_path / "one")
+    expected = {name: tensor.clone() for name, tensor in running.weights().items()}
+    running.close()
+    for found in on_ranks(3, read_again, tmp_path):
+        for name, tensor in found.items():
+            assert torch.equal(tensor, expected[name.split()[1]]), name
+        assert len(found) == 4 * len(expected)
+
+
+def fill_up(world: World, folder: Path) -> tuple[str, list[str], list[str]]:
+    """Two saves, at the second of which the last rank may write no more than a page."""
+    running = start(settings(folder / "bert", str(folder / "fp32-30.json")), world)
+    running.micro_step(batch(), 1 / 4)
+    save = functools.partial(checkpoint.save, folder / "checkpoints", running, world=world, keep=9)
+    save(state=TrainState(1))
+    if world.rank == world.size - 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    with pytest.raises(OSError) as caught:
+        save(state=TrainState(2))
+    there = sorted(path.name for path in (folder / "checkpoints").glob("[!.]*"))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    distributed.barrier()
+    save(state=TrainState(2))
+    after = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    return str(caught.value), there, after
+
+
+def test_a_rank_without_space_costs_no_checkpoint_and_leaves_none_waiting(bert: Path, tmp_path: Path) -> None:
+    zero(tmp_path, "fp32", 3)
+    for error, there, after in on_ranks(2, fill_up, tmp_path):
+        assert "File too large" in error
+        assert there == ["step-0001-000000"] and after == ["step-0001-000000", "step-0002-000000"]
 
 
 def own_memory() -> int:

@@ -282,7 +282,7 @@ class TestTraining:
         np.testing.assert_allclose(losses, courses[name].losses, rtol=TOLERANCE.get(name, 1e-5))
         assert not flattened
         running.save(tmp_path)
-        assert not load_file(tmp_path / engine.TENSORS)["exp_avg.idle"].any()  # as if its gradient were zero
+        assert not load_file(tmp_path / optimizer_state.TENSORS)["exp_avg.idle"].any()  # as if its gradient were zero
         running.close()
 
     @pytest.mark.usefixtures("fp16_allowed")
@@ -363,14 +363,14 @@ class TestTraining:
         (tmp_path / "second").mkdir()
         again.save(tmp_path / "second")
         again.close()
-        first, second = (load_file(tmp_path / name / engine.TENSORS) for name in ("first", "second"))
+        first, second = (load_file(tmp_path / name / optimizer_state.TENSORS) for name in ("first", "second"))
         assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
         losses, _ = resume(world, after, tmp_path / "first")
         np.testing.assert_allclose(losses, courses[after].losses[3:], rtol=TOLERANCE[after])
 
     def test_a_checkpoint_holds_weights_and_moments_by_name(self, world: World, tmp_path: Path) -> None:
         save_halfway(world, "bf16_zero1", tmp_path)
-        tensors = load_file(tmp_path / engine.TENSORS)
+        tensors = load_file(tmp_path / optimizer_state.TENSORS)
         expected = {
             f"{kind}.{name}" for kind in ("master", "exp_avg", "exp_avg_sq") for name, _ in fresh().named_parameters()
         }
@@ -382,15 +382,15 @@ class TestTraining:
         """Weights and moments are twelve bytes a parameter: a copy would be the run's peak of memory."""
         running = start(world, settings(name))
         running.micro_step(batches()[0], 1 / 8)
-        _, tensors = optimizer_state.read_all(running.inner, keep=True)
+        kept = optimizer_state.of(running.inner)
         for weight_name, weight in running.module.named_parameters():
             state = running.inner.optimizer.state[weight]
             for kind, tensor in (
-                ("master", weight),
+                (None, weight),
                 ("exp_avg", state["exp_avg"]),
                 ("exp_avg_sq", state["exp_avg_sq"]),
             ):
-                assert tensors[f"{kind}.{weight_name}"].data_ptr() == tensor.data_ptr()
+                assert kept.read_part(weight, kind).data_ptr() == tensor.data_ptr(), weight_name
         running.close()
 
     @pytest.mark.usefixtures("fp16_allowed")

@@ -25,7 +25,7 @@ from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
-from harness.ds import engine
+from harness.ds import engine, optimizer_state
 from harness.errors import UserError
 from harness.files import sha256
 from harness.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_FILE, HEAD_WEIGHTS
@@ -165,7 +165,7 @@ class TestTraining:
         assert all(not torch.equal(weights[key], wanted[key]) for key in wanted if "lora_B" in key)
         running.save(tmp_path)
         running.close()
-        written = load_file(tmp_path / engine.TENSORS)
+        written = load_file(tmp_path / optimizer_state.TENSORS)
         assert written.keys() == {f"{kind}.{key}" for kind in ("master", "exp_avg", "exp_avg_sq") for key in wanted}
         assert sum(tensor.numel() for tensor in written.values()) == 3 * sum(p.numel() for p in wanted.values())
 
@@ -202,7 +202,7 @@ class TestTraining:
         again.load(tmp_path / "first")
         again.save(tmp_path / "second")
         again.close()
-        first, second = (load_file(tmp_path / name / engine.TENSORS) for name in ("first", "second"))
+        first, second = (load_file(tmp_path / name / optimizer_state.TENSORS) for name in ("first", "second"))
         assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
     def test_other_adapters_have_another_signature(self, world: World) -> None:
