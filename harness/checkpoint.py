@@ -28,12 +28,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from harness import watchdog
+from harness import tensor_file, watchdog
 from harness.distributed import World, broadcast, on_each, on_main
 from harness.ds.engine import Engine
 from harness.errors import UserError
 from harness.files import flush, sha256
 from harness.run_folder import STATE_FILE, newest_first
+from harness.tensor_file import Stream
 
 logger = logging.getLogger(__name__)
 
@@ -226,17 +227,15 @@ def prune(root: Path, keep: int, signature: str) -> None:
     _prune_best(root, None)
 
 
-def save_best(root: Path, weights: Mapping[str, torch.Tensor], epoch: int) -> dict[str, Any]:
+def save_best(root: Path, weights: Stream, epoch: int) -> dict[str, Any]:
     """Write the weights of the best epoch so far, for `TrainState.best`. Rank 0 alone.
 
     Those that a checkpoint names stay beside them until it is pruned.
     """
-    from safetensors.torch import save_file
-
     partial = root / ".step-best.partial"  # a folder, cleared like that of a checkpoint
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(dict(weights), partial / "weights")
+    tensor_file.write(partial / "weights", weights)
     best = {"epoch": epoch, "sha256": _sha256(partial / "weights", anew=True)}
     flush(partial / "weights")
     os.replace(partial / "weights", best_file(root, best))

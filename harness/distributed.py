@@ -17,7 +17,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -383,6 +383,26 @@ def on_main(action: Callable[[], Value]) -> Value:
     if failure is not None:
         raise failure from RaisedOnMain("on rank 0")
     return cast(Value, value)
+
+
+def feed_main(items: Iterator[Any], action: Callable[[], Value]) -> Value:
+    """`on_main` of an action that takes from `items`, which all ranks make together; the others drop theirs."""
+    value: Value | None = None
+    failure: Exception | None = None
+    if dist.get_rank() == 0:
+        try:
+            value = action()
+        except Exception as error:
+            failure = error
+    for _ in items:  # also where rank 0 has failed: the others are at it
+        pass
+
+    def outcome() -> Value:
+        if failure is not None:
+            raise failure
+        return cast(Value, value)
+
+    return on_main(outcome)
 
 
 def on_each(action: Callable[[], Value]) -> list[Value]:

@@ -7,21 +7,22 @@ import dataclasses
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
-from harness import direction, lora
+from harness import direction, lora, tensor_file
 from harness.encoder import class_for, config_of, encoder_of
 from harness.files import PARTIAL, flush, unfinished
 from harness.model import HEADS, PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
 from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS, SCHEMA, About
 from harness.run_folder import check_model
 from harness.task import Batch
+from harness.tensor_file import Stream
+from harness.twin import small_settings
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,16 @@ class Base:
 def save(
     folder: Path,
     model: EncoderWithHead,
-    weights: Mapping[str, torch.Tensor],
+    weights: Mapping[str, torch.Tensor] | Stream,
     tokenizer: Any,
     about: About,
     base: Base | None = None,
 ) -> None:
     """Write config, weights and tokenizer; a folder of that name is replaced once the new one is whole.
 
-    `weights` are the float32 weights by the names of EncoderWithHead; `about` makes the folder usable without its run.
-    With `base` the model has adapters, and `weights` are those that were trained. Rank 0 alone.
+    `weights` are the float32 weights by the names of EncoderWithHead; of a Stream one at a time is there. `about` makes
+    the folder usable without its run. With `base` the model has adapters, and `weights` are those that were trained.
+    Rank 0 alone.
     """
     from transformers import dynamic_module_utils
 
@@ -64,17 +66,20 @@ def save(
     settings.dtype = "float32"
     standard, names = standard_class(settings, model, weights) if base is None else (None, {})
     settings.architectures = [standard] if standard else None
-    state = {names.get(name, name): tensor.contiguous() for name, tensor in weights.items()}
     if not type(model.encoder).__module__.startswith("transformers."):
         dynamic_module_utils.custom_object_save(model.encoder, str(partial), config=settings)  # its Python files
     elif hasattr(settings, "auto_map"):
         del settings.auto_map  # names code that was not run and is not here
     settings.save_pretrained(partial)
-    if base is not None:
-        own = {name.removeprefix("encoder."): tensor for name, tensor in weights.items() if lora.is_adapters(name)}
+    stream = weights if isinstance(weights, Stream) else Stream.of(weights)
+    if base is None:
+        tensor_file.write_model(partial, stream.renamed(names))
+    else:
+        trained = dict(stream.tensors)
+        own = {name.removeprefix("encoder."): tensor for name, tensor in trained.items() if lora.is_adapters(name)}
         lora.save(partial, model.encoder, own, base.name, base.commit)
-        state = {name: tensor for name, tensor in state.items() if not lora.is_adapters(name)}
-    save_file(state, partial / ("model.safetensors" if base is None else HEAD_WEIGHTS), metadata={"format": "pt"})
+        rest = {name: tensor for name, tensor in trained.items() if not lora.is_adapters(name)}
+        tensor_file.write(partial / HEAD_WEIGHTS, Stream.of(rest), {"format": "pt"})
     tokenizer.save_pretrained(partial)
     head = {
         "schema": SCHEMA,
@@ -103,12 +108,15 @@ def save(
 
 
 def standard_class(
-    settings: Any, model: EncoderWithHead, weights: Mapping[str, torch.Tensor]
+    settings: Any, model: EncoderWithHead, weights: Mapping[str, torch.Tensor] | Stream
 ) -> tuple[str | None, dict[str, str]]:
     """(the transformers class that computes the same logits, found by trying; names of the weights in its file).
 
-    None without one; the names are then our own.
+    None without one; the names are then our own. Of a Stream nothing but shapes is used: a small model of the same kind
+    with random weights is tried in its place.
     """
+    if isinstance(weights, Stream):
+        return _class_of_large(settings, model, weights.shapes)
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
     from transformers.initialization import no_init_weights
 
@@ -141,6 +149,34 @@ def standard_class(
         theirs = candidate(input_ids=ids, attention_mask=mask).logits
         same = torch.allclose(theirs.flatten(0, -2), ours(batch), atol=1e-5)
     return (type(candidate).__name__, names) if same else plain
+
+
+def _class_of_large(
+    settings: Any, model: EncoderWithHead, shapes: Mapping[str, Sequence[int]]
+) -> tuple[str | None, dict[str, str]]:
+    """As `standard_class`."""
+    plain = (None, {name: name for name in shapes})
+    try:
+        small = small_settings(settings)
+        whole, own = class_for(copy.deepcopy(small))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            encoder = encoder_of(whole.from_config(own, trust_remote_code=False).float(), small)
+            ours = EncoderWithHead(encoder, small.num_labels, model.pooling, 0.0, model.attention)
+    except Exception:  # there is no small one: loaded as what it is, by our own class
+        return plain
+    found, names = standard_class(small, model, {name: p.detach() for name, p in ours.named_parameters()})
+    if found is None:
+        return plain
+    first = {name.partition(".")[0]: new.partition(".")[0] for name, new in names.items()}
+    renamed = {name: rename(name, before := name.partition(".")[0], first[before]) for name in shapes}
+    import transformers
+
+    with torch.device("meta"):
+        candidate = getattr(transformers, found)(copy.deepcopy(settings))
+    expected = {name: tuple(parameter.shape) for name, parameter in candidate.named_parameters()}
+    same = {renamed[name]: tuple(shape) for name, shape in shapes.items()} == expected
+    return (found, renamed) if same else plain
 
 
 def loading(standard: str | None, pooling: str | None, attention: str | None = None, base: str | None = None) -> str:

@@ -34,6 +34,7 @@ from harness.packing import PADDED, Layout, choose
 from harness.pretrained import Source
 from harness.rows import PackedBatch
 from harness.task import PAD_TO, Batch, Task
+from harness.tensor_file import INDEX
 from harness.tokenizer import separate_words
 from harness.twin import adopt, twin
 
@@ -309,11 +310,16 @@ def _weights(folder: Path, model: EncoderWithHead, prefix: str, whole: bool) -> 
     from safetensors.torch import load_file
 
     path = folder / ("model.safetensors" if whole else HEAD_WEIGHTS)
-    try:
-        state = load_file(path)
-    except (OSError, SafetensorError) as error:
-        what = pretrained.damage(path) or f"cannot be read ({first_line(error)}); get the file again"
-        raise UserError(f"{path}: {what}") from error
+    files = [path.name]
+    if whole and not path.is_file() and (folder / INDEX).is_file():
+        path, files = folder / INDEX, pretrained.weight_files(Source("model", str(folder), {}))[1:]
+    state: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            state |= load_file(folder / file)
+        except (OSError, SafetensorError) as error:
+            what = pretrained.damage(folder / file) or f"cannot be read ({first_line(error)}); get the file again"
+            raise UserError(f"{folder / file}: {what}") from error
     renamed = {rename(rename(name, prefix, "encoder"), HEADS[1], HEADS[0]): tensor for name, tensor in state.items()}
     expected = dict(model.named_parameters())
     needed = expected.keys() if whole else {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}

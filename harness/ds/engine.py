@@ -34,6 +34,7 @@ from harness.packing import fit_to_device
 from harness.recompute import layers, recompute_layers
 from harness.rows import PackedBatch
 from harness.task import Batch, Task
+from harness.tensor_file import Stream
 
 # What DeepSpeed raises for settings that it does not like, beside exceptions of its own and the bare Exception;
 # pydantic's ValidationError is a ValueError.
@@ -137,12 +138,20 @@ class Engine:
     """A model in training: forward, backward and step under DeepSpeed, with plain names for what the loop needs."""
 
     def __init__(
-        self, inner: Any, task: Task, world: World, precision: str, linear: Any, fp16_step: Fp16Step | None
+        self,
+        inner: Any,
+        task: Task,
+        world: World,
+        precision: str,
+        linear: Any,
+        fp16_step: Fp16Step | None,
+        in_parts: bool = False,
     ) -> None:
         self.inner = inner
         self.task = task
         self.world = world
         self.precision = precision
+        self.in_parts = in_parts  # whether no rank has ever had the whole model
         self._fp16_step = fp16_step
         # In fp16 at stage 0 DeepSpeed divides the gradients by the loss scale without having multiplied the loss by it
         # (its pull request 8393); then that is done here.
@@ -220,12 +229,17 @@ class Engine:
         lr = float(self.inner.optimizer.param_groups[0]["lr"])
         return StepMetrics(lr, None if norm is None else float(norm), scale, int(self.inner.skipped_steps))
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """The float32 weights that are trained, on the CPU by name, valid until the next step. Collective: every rank
-        gets all."""
+    def stream(self) -> Stream:
+        """The float32 weights that are trained, whole, one after another. Collective: every rank has to go through all
+        of them (distributed.feed_main), and none needs to keep one."""
         kept = optimizer_state.of(self.inner)
-        trained = ((name, p) for name, p in self.inner.module.named_parameters() if p.requires_grad)
-        return {name: optimizer_state.on_cpu(kept.read(p).float()) for name, p in trained}
+        trained: dict[str, Any] = {name: p for name, p in self.inner.module.named_parameters() if p.requires_grad}
+        shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trained.items()}
+        return Stream(shapes, ((name, kept.read(p).float()) for name, p in trained.items()))
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """All of `stream` on the CPU by name, valid until the next step. Collective: every rank gets all."""
+        return self.stream().all()
 
     def signature(self) -> str:
         """What another engine must have in common to load what this one saved: names and shapes of its parameters."""
@@ -307,9 +321,9 @@ def build(
         recompute_layers(model.encoder)
     compile_layers(model, config, ds, world.device)
     filled = ds.fill(config, plan)
-    linear = torch.nn.functional.linear
+    linear, in_parts = torch.nn.functional.linear, model.source is not None
     try:
-        if model.source is not None:
+        if in_parts:
             partition.share_out(model, filled, torch.float32 if ds.autocast else DTYPES[ds.precision], world)
         groups = parameter_groups(model, config.weight_decay)
         # Fused: one operation for all parameters, and the count of steps stays on the device.
@@ -330,7 +344,7 @@ def build(
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
         raise UserError(f"--ds_config {ds.name}: DeepSpeed refuses it ({reason})") from error
-    engine = Engine(inner, task, world, ds.precision, linear, fixes.apply(inner, world))
+    engine = Engine(inner, task, world, ds.precision, linear, fixes.apply(inner, world), in_parts)
     barrier()
     # Not with passes that add up gradients, which a replayed one would overwrite, nor with timers within the passes.
     plain = not config.compile and plan.accumulation == 1 and not inner.wall_clock_breakdown()

@@ -230,12 +230,6 @@ def _entries(inner: Any, steps: int) -> list[tuple[str, Any, str | None]]:
     return [(*each, moment) for each in trained for moment in (None, *(MOMENTS if steps else ()))]
 
 
-def on_cpu(value: torch.Tensor) -> torch.Tensor:
-    """On the CPU in a storage of its own, as safetensors writes no views of shared ones; the same tensor if it is."""
-    value = value.detach().cpu().contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
-
-
 def of(inner: Any) -> OptimizerState:
     """How this engine keeps them."""
     from deepspeed.runtime.base_optimizer import ZeROOptimizer

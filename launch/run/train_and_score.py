@@ -26,6 +26,7 @@ from harness.model import EncoderWithHead, StandardHead
 from harness.model_folder import HEAD_FILE
 from harness.preemption import StopRequest
 from harness.task import Report
+from harness.tensor_file import Stream
 from harness.tracking import Tracker
 from launch.run import fine_tuned, inputs, pruning
 from launch.run.setup import Run
@@ -90,8 +91,10 @@ def _after_epoch(run: Run, engine: Engine, state: TrainState) -> None:
     if run.world.is_main:
         run.folder.check_exists()
     if run.config.select == "best_dev" and state.best_epoch() == state.epoch:
-        weights = engine.weights()
-        state.best = distributed.on_main(lambda: checkpoint.save_best(run.folder.checkpoints, weights, state.epoch))
+        stream = engine.stream()
+        state.best = distributed.feed_main(
+            stream.tensors, lambda: checkpoint.save_best(run.folder.checkpoints, stream, state.epoch)
+        )
     if run.world.is_main:
         write(run.folder.dev_results, _dev_results(run, state))
     pruning.check(run, state)
@@ -112,12 +115,17 @@ def _dev_results(run: Run, state: TrainState) -> str:
 @watchdog.phase("saving")
 def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
     """The last weights, or those that the state names as the best. Collective."""
-    weights = engine.weights() if state.best is None else {}  # gathered from all ranks
+    last = engine.stream() if state.best is None else Stream({}, iter(()))  # gathered from all ranks
 
     def save() -> None:
-        kept = weights if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
         network, base = engine.module, None
+        kept: Mapping[str, torch.Tensor] | Stream
+        if engine.in_parts and run.config.lora_rank is None:
+            kept = last if state.best is None else Stream.of(checkpoint.load_best(run.folder.checkpoints, state.best))
+        else:
+            kept = last.all() if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
         if run.config.lora_rank is not None and run.config.merge_lora:
+            assert isinstance(kept, Mapping)
             network = _merged(run, kept)
             kept = dict(network.named_parameters())
         elif run.config.lora_rank is not None:
@@ -127,7 +135,7 @@ def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
         about = fine_tuned.about(run.config, run.task, run.precision, run.data)
         export.save(run.folder.model, network, kept, run.tokenizer, about, base)
 
-    distributed.on_main(save)
+    distributed.feed_main(last.tensors, save)
 
 
 def _merged(run: Run, trained: Mapping[str, torch.Tensor]) -> EncoderWithHead:

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import tiny_encoder
-from running import assert_user_error, free_port, start_processes
+from encoders import about, tiny_encoder
+from running import assert_user_error, fingerprint, free_port, start_processes
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import BertForSequenceClassification
 
-from harness import checkpoint, config, distributed, model
+from harness import checkpoint, config, distributed, export, model, tensor_file
 from harness.checkpoint import TrainState
 from harness.config import RunConfig
 from harness.distributed import World
@@ -371,6 +372,67 @@ def test_a_rank_without_space_costs_no_checkpoint_and_leaves_none_waiting(bert: 
     for error, there, after in on_ranks(2, fill_up, tmp_path):
         assert "File too large" in error
         assert there == ["step-0001-000000"] and after == ["step-0001-000000", "step-0002-000000"]
+
+
+def write_model(world: World, folder: Path) -> dict[str, Any]:
+    """model/ of a model that is in parts, in files of 40 kB, and again without the space for them."""
+    found: dict[str, Any] = {}
+    tensor_file.LARGEST_FILE = 40_000
+    for kind in ("bert", "llama"):
+        run = settings(folder / kind, str(folder / "fp32-30.json"))
+        running, tokenizer = start(run, world), load_tokenizer(run)
+
+        def save(running: engine.Engine = running, kind: str = kind, tokenizer: Any = tokenizer) -> None:
+            stream = running.stream()
+            write = functools.partial(export.save, folder / "models" / kind, running.module, stream, tokenizer)
+            distributed.feed_main(stream.tensors, lambda: write(about(("a", "b", "c"), "multiclass")))
+
+        save()
+        found[kind] = {name: tensor.clone() for name, tensor in running.weights().items()}
+        if world.is_main:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+        with pytest.raises(OSError) as caught:
+            save()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        found[f"{kind} error"] = str(caught.value)
+        running.close()
+    return found
+
+
+def test_a_model_is_written_tensor_by_tensor_into_files_of_a_size(tmp_path: Path) -> None:
+    zero(tmp_path, "fp32", 3)
+    for kind in ("bert", "llama"):
+        tiny_encoder(tmp_path / kind, kind)
+    found = on_ranks(2, write_model, tmp_path)
+    for kind in ("bert", "llama"):
+        folder = tmp_path / "models" / kind
+        assert all("File too large" in each[f"{kind} error"] for each in found)  # and the model is whole:
+        files = sorted(folder.glob("*.safetensors"))
+        assert len(files) > 1 and files[0].name == f"model-00001-of-{len(files):05d}.safetensors"
+        loaded = model.load(folder).model
+        assert_same(dict(loaded.named_parameters()), found[0][kind])
+        assert max(file.stat().st_size for file in files) < 60_000  # no tensor is in two
+    folder, theirs = tmp_path / "models" / "bert", tmp_path / "theirs"
+    standard, info = BertForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert torch.equal(standard.classifier.weight, found[0]["bert"]["classifier.weight"])
+    standard.save_pretrained(theirs, max_shard_size=40_000)
+    indexes = [json.loads((place / tensor_file.INDEX).read_text()) for place in (folder, theirs)]
+    assert indexes[0]["metadata"] == indexes[1]["metadata"]
+    assert indexes[0]["weight_map"].keys() == indexes[1]["weight_map"].keys()
+
+
+@pytest.mark.parametrize("kind", ["bert", "modernbert", "llama", "t5", "deberta-v2"])
+@pytest.mark.parametrize("per_word", [False, True])
+def test_a_streamed_model_has_the_files_of_a_whole_one(tmp_path: Path, kind: str, per_word: bool) -> None:
+    """The class that loads it is found on a small model, and on the model itself."""
+    encoder = tiny_encoder(tmp_path / kind, kind)
+    run = settings(encoder)
+    built = model.build(run, 3, per_word)
+    weights = {name: p.detach() for name, p in built.named_parameters()}
+    for name, given in (("whole", weights), ("streamed", tensor_file.Stream.of(weights))):
+        export.save(tmp_path / name, built, given, load_tokenizer(run, per_word), about(("a", "b", "c"), "tagging"))
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "streamed")
 
 
 def own_memory() -> int:

@@ -18,6 +18,7 @@ from running import assert_user_error
 from harness import checkpoint, distributed, run_folder
 from harness.checkpoint import TrainState
 from harness.distributed import World
+from harness.tensor_file import Stream
 
 
 class Tensor:
@@ -339,7 +340,7 @@ class TestBestWeights:
     @pytest.fixture
     def best(self, root: Path, world: World) -> dict[str, Any]:
         """Of epoch 2, named by the newest checkpoint."""
-        best = checkpoint.save_best(root, {"w": torch.tensor([5.0])}, 2)
+        best = checkpoint.save_best(root, Stream.of({"w": torch.tensor([5.0])}), 2)
         checkpoint.save(root, Tensor(4), TrainState(2, best=best), world, keep=2)
         return best
 
@@ -350,13 +351,13 @@ class TestBestWeights:
 
     def test_of_a_later_life_leave_those_of_a_checkpoint_alone(self, best: dict[str, Any], root: Path) -> None:
         for value in (6.0, 7.0):
-            later = checkpoint.save_best(root, {"w": torch.tensor([value])}, 2)
+            later = checkpoint.save_best(root, Stream.of({"w": torch.tensor([value])}), 2)
         assert checkpoint.load_best(root, best)["w"].item() == 5
         assert checkpoint.load_best(root, later)["w"].item() == 7
         assert len(list(root.glob("best-*"))) == 2  # no more than that on the disk
 
     def test_go_with_the_last_checkpoint_that_names_them(self, best: dict[str, Any], root: Path, world: World) -> None:
-        later = checkpoint.save_best(root, {"w": torch.tensor([6.0])}, 3)
+        later = checkpoint.save_best(root, Stream.of({"w": torch.tensor([6.0])}), 3)
         checkpoint.save(root, Tensor(5), TrainState(3, best=later), world, keep=1)
         assert list(root.glob("best-*")) == [checkpoint.best_file(root, later)]
 
@@ -378,7 +379,7 @@ class TestBestWeights:
     def test_what_a_kill_left_is_cleared(self, root: Path, world: World) -> None:
         (root / ".step-best.partial").mkdir()
         (root / ".step-best.partial" / "weights").write_bytes(b"half")
-        best = checkpoint.save_best(root, {"w": torch.tensor([5.0])}, 1)
+        best = checkpoint.save_best(root, Stream.of({"w": torch.tensor([5.0])}), 1)
         assert not (root / ".step-best.partial").exists() and checkpoint.load_best(root, best)["w"].item() == 5
 
 
