@@ -127,6 +127,15 @@ class TestDirection:
         assert torch.equal(plain.encoder(ids).last_hidden_state, usual.encoder(ids).last_hidden_state)
         assert plain.pooling == "pooler" and plain.attention == "bidirectional" and usual.attention is None
 
+    def test_tokens_that_nobody_used(self, folders: dict[str, Path]) -> None:
+        """As Gemma's first hundred: they differ in nothing, so that a change among them tells nothing."""
+        encoder = AutoModel.from_pretrained(folders["llama"])
+        with torch.no_grad():
+            encoder.embed_tokens.weight[:16] = 0.1
+        assert direction.is_causal(encoder) is True
+        direction.turn(encoder, False)
+        assert direction.is_causal(encoder) is False
+
     def test_no_keys_and_values_are_kept(self, folders: dict[str, Path]) -> None:
         for way in (None, "bidirectional"):
             encoder = model.build(settings(folders["llama"], attention=way), 3, False).encoder
