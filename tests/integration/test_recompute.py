@@ -66,6 +66,15 @@ def test_every_file_of_a_run(kind: str, dropout: float, world: int, tmp_path: Pa
         assert fingerprint(folder / "with") == fingerprint(folder / "without"), folder.name
 
 
+def test_with_adapters(tmp_path: Path) -> None:
+    """No input of a layer then has a gradient but for those of adapters."""
+    encoder, data = tiny_encoder(tmp_path / "llama", "llama", dropout=0.1), cut("hoc", tmp_path / "data", 21)
+    for name, flags in (("without", ()), ("with", (ON,))):
+        more = ("--data_dir", str(data), "--max_steps", "3", "--lora_rank", "4", "--lora_dropout", "0.1")
+        run(arguments("hoc", encoder, tmp_path / name, *more, *flags))
+    assert fingerprint(tmp_path / "with") == fingerprint(tmp_path / "without")
+
+
 @pytest.mark.slow
 def test_a_run_goes_on_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is no other run: one that was killed goes on with it, and ends as it would have ended."""
