@@ -238,7 +238,7 @@ class TestWhatIsSaidAndRecorded:
         values["zero_optimization"]["stage"] = 1
         begun.ds.write_text(json.dumps(values))
         others = versions.installed() | {"transformers": "99.0"}
-        monkeypatch.setattr(versions, "installed", lambda: others)
+        monkeypatch.setattr(versions, "installed", lambda _: others)
         monkeypatch.setattr(versions, "commit", lambda: "f" * 40)
         threads = torch.get_num_threads()
         torch.set_num_threads(threads + 1)

@@ -19,7 +19,6 @@ from launch import predict, train
 from launch.jobs import preflight
 from launch.reporting import collect, leaderboard, verify
 from launch.run import settings
-from tasks import published
 
 NAMES = ("fp32", "bf16_autocast", "bf16_zero1", "fp16_zero0", "fp16_zero1", "fp16_zero2", "fp16_zero3")
 FLAGS = ("--lora_rank", "4", "--lora_dropout", "0.2", "--num_train_epochs", "2", "--save_steps", "2",
@@ -224,13 +223,11 @@ def test_of_an_encoder_of_the_hub(
     assert "base_model_name_or_path some-lab/some-encoder" in error and "is not in the cache" in error
 
 
-def test_a_recipe_with_adapters_leaves_scoring_alone(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = published.defaults
-    monkeypatch.setattr(published, "defaults", lambda *which: {**usual(*which), "lora_rank": 8, "lora_dropout": 0.1})
-    argv = ["--task", "mednli", "--model_name_or_path", str(whole)]
-    for more, expected in ((["--do_predict"], (False, None, 0.0)), ([], (True, 8, 0.1))):
-        config, _ = settings.parse([*argv, *more])
-        assert (config.trained, config.lora_rank, config.lora_dropout) == expected
+def test_a_recipe_with_adapters_leaves_scoring_alone(whole: Path) -> None:
+    argv = ["--task", "mednli", "--model_name_or_path", str(whole), "--recipe", "lora-decoder"]
+    assert settings.parse(argv)[0].lora_rank is not None
+    config, _ = settings.parse([*argv, "--do_predict"])
+    assert (config.trained, config.lora_rank, config.lora_dropout) == (False, None, 0.0)
 
 
 def partitioned(folder: Path) -> str:
