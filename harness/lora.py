@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import math
 import re
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -144,7 +145,8 @@ def _inject(encoder: Any, settings: Any) -> None:
     import torch
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):  # what peft draws is replaced
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():  # what peft draws is replaced
+        warnings.filterwarnings("ignore", "fan_in_fan_out")  # of GPT-2's layers, which peft finds out by itself
         inject_adapter_in_model(settings, encoder, ADAPTER)
 
 

@@ -245,6 +245,7 @@ def test_every_ds_config_trains_and_resumes(world: int, place: Path, tmp_path: P
     kinds = {**{name: (name,) for name in NAMES}, "partitioned": (partitioned(tmp_path),)}
     kinds |= {f"dora-{name}": (kinds[name][0], "--lora_dora") for name in ("fp32", "fp16_zero2", "partitioned")}
     kinds["merged"] = (kinds["partitioned"][0], "--merge_lora")
+    kinds |= {f"again-{name}": (kinds[name][0], "--gradient_checkpointing") for name in ("fp32", "partitioned")}
 
     def lines(top: Path) -> list[list[str]]:
         more = ("--precision", "auto", "--global_batch_size", "4", "--per_gpu_train_batch_size", "4")
