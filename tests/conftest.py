@@ -31,8 +31,9 @@ hypothesis.settings.load_profile("any machine")  # a busy one is slow, not wrong
 
 # Files of minutes, longest first: dealt out whole to two processes, they must not come when one of them is done.
 LONG = (
-    "gpu_check", "watchdog", "faults", "ranks", "world_size", "adapters", "train", "local", "tutorial", "corpora_realdata",
-    "own_tasks", "storage", "fuzz", "failures", "whole_suite", "engine", "realdata", "page", "submit",
+    "gpu_check", "watchdog", "faults", "ranks", "world_size", "adapters", "train", "local", "tutorial",
+    "corpora_realdata", "own_tasks", "storage", "fuzz", "failures", "whole_suite", "engine", "realdata", "page",
+    "submit",
 )  # fmt: skip
 
 
