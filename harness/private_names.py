@@ -42,6 +42,7 @@ NAMES: dict[str, Sequence[str]] = {
     "deepspeed.runtime.zero.partition_parameters:Init": (
         *("_convert_to_deepspeed_param", "_enable_mem_efficient_linear"),
     ),
+    "deepspeed.utils.groups": ("_ZERO_PARAM_INTRA_PARALLEL_GROUP",),
     "deepspeed.runtime.engine:DeepSpeedEngine": (
         *("gradient_clipping", "get_global_grad_norm"),
         *("is_gradient_accumulation_boundary", "gradient_accumulation_steps", "was_step_applied", "destroy"),
