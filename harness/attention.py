@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+HERE = {"cpu"}  # types of device for which this file computes by itself; `activations` adds "meta" for a while
 LEVELS = 2**16  # an element is dropped where 16 random bits, as a number, are below a threshold
 
 
@@ -22,9 +23,9 @@ def drop(tensor: torch.Tensor, probability: float) -> torch.Tensor:
     Four elements share a draw of 64 bits from torch's default generator, so that a resumed run draws the same masks.
     """
     dropped = round(probability * LEVELS)
-    if tensor.device.type != "cpu" or dropped in (0, LEVELS):
+    if tensor.device.type not in HERE or dropped in (0, LEVELS):
         return functional.dropout(tensor, probability)
-    draws = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    draws = torch.empty(-(-tensor.numel() // 4), dtype=torch.int64, device=tensor.device).random_(-(2**63), None)
     bits = draws.view(torch.int16)[: tensor.numel()].view(tensor.shape)
     return tensor * (bits >= dropped - LEVELS // 2).to(tensor.dtype).mul_(LEVELS / (LEVELS - dropped))
 
@@ -99,7 +100,7 @@ def attend(
                 mask = ~far if mask is None else mask & ~far
             else:
                 mask = mask.masked_fill(far, -torch.inf)
-        if softcap is not None or (query.device.type == "cpu" and torch.is_grad_enabled()):
+        if softcap is not None or (query.device.type in HERE and torch.is_grad_enabled()):
             # PyTorch computes masked attention with dropout in float32 from end to end here. Instead scores and
             # softmax are in float32, probabilities in the values' precision, as FlashAttention has them.
             scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -109,22 +109,27 @@ def fit_to_device(network: Any, device: torch.device, whole_weights: bool) -> No
     """
     if device.type == "cpu":
         return
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
     encoder, layout = network.encoder, network.layout
     if layout.kind == "bucketed":
         network.layout = Layout("padded", reason=layout.reason)
-    exchangeable = encoder._can_set_attn_implementation() and encoder.config._attn_implementation == "sdpa"
-    if layout.kind != "packed" and exchangeable:
-        AttentionInterface.register(ALWAYS_MASKED, sdpa_attention_forward)
-        AttentionMaskInterface.register(ALWAYS_MASKED, _always_mask)
-        encoder.set_attn_implementation(ALWAYS_MASKED)
+    if layout.kind != "packed":
+        always_mask(encoder)
     if whole_weights:
         training, batch = encoder.training, _probe_batch(encoder.config).to(encoder.device)
         encoder.eval()
         projections.join(encoder, lambda: PADDED.encode(encoder, batch))
         encoder.train(training)
+
+
+def always_mask(encoder: Any) -> None:
+    """Have transformers make a mask in every pass, where the encoder's attention is PyTorch's own."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if encoder._can_set_attn_implementation() and encoder.config._attn_implementation == "sdpa":
+        AttentionInterface.register(ALWAYS_MASKED, sdpa_attention_forward)
+        AttentionMaskInterface.register(ALWAYS_MASKED, _always_mask)
+        encoder.set_attn_implementation(ALWAYS_MASKED)
 
 
 def _always_mask(**given: Any) -> Any:
