@@ -162,7 +162,7 @@ def _without_memory(value: Any) -> Any:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 @contextmanager
@@ -245,8 +245,8 @@ class _Dropout(torch.autograd.Function):
 
 
 def _attention(query: Any, key: Any, value: Any, attn_mask: Any = None, *_: Any, **__: Any) -> Any:
-    return _Attention.apply(query, key, value, attn_mask)
+    return _Attention.apply(query, key, value, attn_mask)  # type: ignore[no-untyped-call]
 
 
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-    return _Dropout.apply(input) if training and p else input
+    return _Dropout.apply(input) if training and p else input  # type: ignore[no-untyped-call]

@@ -5,7 +5,8 @@ Every part of the project takes them from here. Imported before torch, and there
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 # Exit statuses; what each means for whoever started the program: docs/exit_statuses.md.
@@ -74,10 +75,20 @@ def is_final(error: BaseException) -> bool:
     return isinstance(error, UserError) or bool(getattr(error, "deterministic", False))
 
 
-def training_error(error: BaseException, step: int, lr: float, micro_batch: int) -> TrainingFailed | None:
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it was raised for want of memory, or from such an error."""
+    # torch.OutOfMemoryError by its name, since torch is not imported here.
+    return any(
+        type(cause).__name__ in ("OutOfMemoryError", "MemoryError")
+        or re.search("out of memory|can't allocate memory|not enough memory", str(cause)) is not None
+        for cause in causes(error)
+    )
+
+
+def training_error(error: BaseException, step: int, lr: float, what_fits: Callable[[], str]) -> TrainingFailed | None:
     """What to say of a failure that users meet, at an optimizer step; None where it is not one of those.
 
-    `micro_batch`: examples a device and forward pass.
+    `what_fits`: words for settings that need less memory, asked for only where they are wanted.
     """
     text = str(error)
     at = f"step {step}, learning rate {lr:.2e}"
@@ -87,13 +98,9 @@ def training_error(error: BaseException, step: int, lr: float, micro_batch: int)
             "--learning_rate or --warmup_steps; the last good checkpoint is kept",
             deterministic=True,
         )
-    # torch.OutOfMemoryError by its name, since torch is not imported here.
-    if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error):
         return TrainingFailed(
-            f"out of memory at {at} with --per_gpu_train_batch_size {micro_batch}: halve it and "
-            "double --gradient_accumulation_steps (the same optimisation), or take --ds_config fp16_zero2_offload; "
-            "the last good checkpoint is kept",
-            deterministic=True,
+            f"out of memory at {at}: {what_fits()}; the last good checkpoint is kept", deterministic=True
         )
     return None
 

@@ -47,6 +47,7 @@ class Training:
     progress: Progress
     folder: RunFolder
     stop: StopRequest
+    what_fits: Callable[[], str]  # words for settings that need less memory
 
     def __post_init__(self) -> None:
         self._epoch_steps = steps_per_epoch(len(self.train), self.plan)
@@ -74,9 +75,7 @@ class Training:
                 with watchdog.phase("training"):
                     stopped = self._train_epoch()
             except Exception as error:
-                failure = training_error(
-                    error, state.applied_steps, self.engine.metrics().lr, self.config.per_gpu_train_batch_size
-                )
+                failure = training_error(error, state.applied_steps, self.engine.metrics().lr, self.what_fits)
                 if failure is None:
                     raise
                 raise failure from error

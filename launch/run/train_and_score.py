@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from harness import checkpoint, data, distributed, export, logs, loop, lora, model, pretrained, watchdog
+from harness import checkpoint, data, distributed, export, logs, loop, lora, memory, model, pretrained, watchdog
 from harness.checkpoint import TrainState
 from harness.ds import engine as ds_engine
 from harness.ds.engine import Engine
@@ -38,10 +38,15 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
+    fits = memory.fit(config, run.deepspeed, run.plan, world, run.task, max(map(len, examples.input_ids)))
+    fits.check()
     logger.info("loading %s ...", config.model_label)
-    in_parts = run.deepspeed.stage == 3
-    network = model.build(config, run.task.num_outputs, run.task.per_word, run.tokenizer, in_parts=in_parts)
-    engine = ds_engine.build(network, run.task, config, run.deepspeed, run.plan, steps, world)
+    with fits.explained("while the model was loaded"):
+        in_parts = run.deepspeed.stage == 3
+        network = model.build(config, run.task.num_outputs, run.task.per_word, run.tokenizer, in_parts=in_parts)
+    fits.announce(network)
+    with fits.explained("while the optimizer's state was made"):
+        engine = ds_engine.build(network, run.task, config, run.deepspeed, run.plan, steps, world)
     logger.info("packing %s", network.layout)
 
     def score_dev() -> Evaluation:
@@ -76,6 +81,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
             ),
             folder=run.folder,
             stop=stop,
+            what_fits=fits.after_failure,
         )
         stack.enter_context(stop.deferred())
         if not training.fit():

@@ -71,9 +71,25 @@ def test_what_would_fail_again_does_not_come_back_though_others_were_killed() ->
     ("error", "final"),
     [
         (UserError("no such file"), True),
-        (training_error(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, 32), True),
-        (training_error(RuntimeError("DefaultCPUAllocator: can't allocate memory"), 3, 1e-5, 32), True),
-        (training_error(Exception("Current loss scale already at minimum"), 3, 1e-5, 32), True),
+        (
+            training_error(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, lambda: "--lora_rank 16 needs 2 GiB"),
+            True,
+        ),
+        (
+            training_error(
+                RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+                3,
+                1e-5,
+                lambda: "--lora_rank 16 needs 2 GiB",
+            ),
+            True,
+        ),
+        (
+            training_error(
+                Exception("Current loss scale already at minimum"), 3, 1e-5, lambda: "--lora_rank 16 needs 2 GiB"
+            ),
+            True,
+        ),
         (TrainingFailed("the disk is full"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
     ],
@@ -184,7 +200,9 @@ class TestReason:
 
     @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
     def test_of_two_ranks(self, order: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        memory = training_error(torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, 32)
+        memory = training_error(
+            torch.OutOfMemoryError("CUDA out of memory"), 3, 1e-5, lambda: "--lora_rank 16 needs 2 GiB"
+        )
         assert memory is not None
         errors = {0: (RuntimeError("Connection closed by peer"), "train.log"), 1: (memory, "")}
         self.fail(tmp_path, {rank: errors[rank] for rank in order}, monkeypatch)
