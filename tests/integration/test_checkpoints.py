@@ -484,6 +484,15 @@ class TestCode:
             assert_user_error(call, "comes with code of its own (auto_map in config.json", "--trust_remote_code")
         assert not (tmp_path / "ran").exists()
 
+    def test_is_loaded_whole_under_zero3(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """What it does with weights while they are loaded is its own affair; that costs memory, and is said."""
+        run = settings(folder, trust_remote_code=True)
+        with caplog.at_level("WARNING"):
+            built = model.build(run, 3, False, in_parts=True)
+        (line,) = [line for line in caplog.messages if "every process loads all weights" in line]
+        assert str(folder) in line and "it comes with code of its own" in line and "\n" not in line
+        assert built.source is None and type(built.encoder).__name__ == "OwnModel"
+
     def test_known_architecture_is_the_library_s_own(self, folder: Path, tmp_path: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"model_type": "bert"}))
