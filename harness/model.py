@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,25 @@ def word_ends(slots: torch.Tensor, owner: torch.Tensor, ends: torch.Tensor) -> t
     """
     following, other = slots.roll(-1), owner.roll(-1)
     return torch.where((other == owner) & (following > slots), following, ends[owner]) - 1
+
+
+@contextlib.contextmanager
+def exact_tables(network: nn.Module) -> Iterator[None]:
+    """Within, the network may be cast: what it computes from its config, and no checkpoint holds, keeps its precision.
+
+    Such are the frequencies of rotary positions: rounded to 8 bits they would turn far tokens by other angles.
+    """
+    of_checkpoints = network.state_dict().keys()
+    kept = {
+        name: buffer.clone()
+        for name, buffer in network.named_buffers()
+        if name not in of_checkpoints and buffer.is_floating_point()
+    }
+    yield
+    for name, buffer in kept.items():
+        parent, _, last = name.rpartition(".")
+        module = network.get_submodule(parent)
+        setattr(module, last, buffer.to(getattr(module, last).device))
 
 
 class StandardHead(nn.Module):
@@ -240,12 +260,17 @@ def rename(name: str, before: str, after: str) -> str:
 
 
 def load(
-    folder: str | Path, packing: str = "auto", trust_remote_code: bool = False, cache_dir: str | None = None
+    folder: str | Path,
+    packing: str = "auto",
+    trust_remote_code: bool = False,
+    cache_dir: str | None = None,
+    *,
+    in_parts: bool = False,
 ) -> Loaded:
     """What a run wrote as `model/`, in float32 and ready to predict. Raises UserError where it is not one.
 
     The folder may come from anywhere: nothing in it is run unless asked for, and nothing unpickled. `cache_dir`: where
-    the hub's models are, if the folder holds adapters for one. On all ranks alike.
+    the hub's models are, if the folder holds adapters for one. On all ranks alike. `in_parts`: as in `build`.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -256,12 +281,19 @@ def load(
     with library_errors(f"{folder}/config.json", "no encoder can be built from it", "get the folder again"):
         settings = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         settings._attn_implementation = None  # else a name there could fetch kernels, which are code, from the hub
-        if head.base is None:
+        options = {"trust_remote_code": trust_remote_code, "cache_dir": cache_dir}
+        source = Source("model", str(folder), {"trust_remote_code": trust_remote_code})
+        source = source if head.base is None else lora.base_of(folder, head.base, options)
+        tried = None
+        if in_parts:
+            with contextlib.suppress(WholeOnly):  # as it was, and was said, when it was trained
+                encoder = _pretrained(source, settings, in_parts=True)
+                tried = twin(encoder, settings)
+        if tried is None and head.base is not None:
+            encoder = _pretrained(source, settings)
+        elif tried is None:
             auto, own = class_for(settings)
             encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
-        else:
-            options = {"trust_remote_code": trust_remote_code, "cache_dir": cache_dir}
-            encoder = _base(lora.base_of(folder, head.base, options), settings)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
         model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)
@@ -273,19 +305,29 @@ def load(
         separate_words(tokenizer)
     if head.base is not None:
         lora.load(encoder, folder)
-    model.load_state_dict(_weights(folder, model, prefix, whole=head.base is None), strict=False)
+    state = _weights(folder, model, prefix, whole=head.base is None)
+    if tried is not None:  # the encoder's are mapped into memory
+        state = {name: tensor for name, tensor in state.items() if head.base is not None or name.startswith(HEADS[0])}
+        model.source = source
+    model.load_state_dict(state, strict=False)
+    probed = encoder if tried is None else tried
     if head.attention is not None:
-        direction.fit(Source("model", str(folder), {}), encoder, head.attention)
+        direction.fit(Source("model", str(folder), {}), probed, head.attention)
     longest = None if about is None else about.max_seq_length
-    model.layout = choose(encoder, packing, head.attention == "causal", longest)
+    model.layout = choose(probed, packing, head.attention == "causal", longest)
+    if tried is not None:
+        adopt(encoder, tried)
     return Loaded(model.eval(), tokenizer)
 
 
-def _base(source: Source, settings: Any) -> Any:
-    """The encoder in float32 that adapters are for, with rows for tokens that were added to it."""
+def _pretrained(source: Source, settings: Any, in_parts: bool = False) -> Any:
+    """The encoder of `source`, of which `settings` differ in the number of tokens alone: rows are added to it.
+
+    Raises WholeOnly where it cannot be had `in_parts`.
+    """
     rows = getattr(settings, "vocab_size", None)
     settings.vocab_size = source.read("config.json").get("vocab_size", rows)
-    encoder, _ = load_encoder(source, settings)
+    encoder, _ = load_encoder(source, settings, in_parts=in_parts)
     if rows is not None and encoder.get_input_embeddings().num_embeddings < rows:
         encoder.resize_token_embeddings(rows)
     return encoder

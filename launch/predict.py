@@ -42,7 +42,8 @@ def load(given: argparse.Namespace) -> Predictor:
     if (head.num_outputs, head.pooling is None) != (task.num_outputs, task.per_word):
         raise UserError(f"{folder}: its head is none of {task.name}, which it names; get the folder again")
     fit_to_device(loaded.model, place, whole_weights=True)
-    loaded.model.to(place, PRECISIONS.get(precision, torch.float32))
+    with model.exact_tables(loaded.model):
+        loaded.model.to(place, PRECISIONS.get(precision, torch.float32))
     return Predictor(task, loaded, place, about, given.batch_size, given.with_text)
 
 

@@ -29,7 +29,7 @@ from harness.ds.config import DeepSpeedConfig
 from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_schedule
 from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
-from harness.model import EncoderWithHead, StandardHead, parameter_groups
+from harness.model import EncoderWithHead, StandardHead, exact_tables, parameter_groups
 from harness.packing import fit_to_device
 from harness.recompute import layers, recompute_layers
 from harness.rows import PackedBatch
@@ -82,22 +82,6 @@ def compile_layers(
     torch.compiler.config.recompile_limit = 64
     for layer in layers(network.encoder):
         layer.compile(dynamic=True)
-
-
-def forward_as_trained(
-    network: EncoderWithHead | StandardHead, config: RunConfig, deepspeed: DeepSpeedConfig, world: World
-) -> Callable[[Batch], torch.Tensor]:
-    """Logits in the arithmetic of training: the same, to the bit, as those of an engine with these weights."""
-    fit_to_device(network, world.device, whole_weights=deepspeed.stage < 3 and not config.compile)
-    network = network.to(world.device, torch.float32 if deepspeed.autocast else DTYPES[deepspeed.precision])
-    compile_layers(network, config, deepspeed, world.device)
-
-    def forward(batch: Batch) -> torch.Tensor:
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=deepspeed.autocast):
-            logits: torch.Tensor = network(network.ready(batch, world.device).to(world.device))
-        return logits
-
-    return forward
 
 
 class OriginalAdam:
@@ -314,7 +298,7 @@ def build(
     import deepspeed
     from transformers import get_linear_schedule_with_warmup
 
-    _spare_compilers(world)
+    spare_compilers(world)
     private_names.check()
     if world.size > 1 and ds.stage == 3:
         model.layout = model.layout.in_one_pass()
@@ -330,13 +314,14 @@ def build(
         groups = parameter_groups(model, config.weight_decay)
         # Fused: one operation for all parameters, and the count of steps stays on the device.
         optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
-        inner, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
-            lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
-            config=filled,
-            dist_init_required=False,  # the process group is there: harness/distributed.py
-        )
+        with exact_tables(model):
+            inner, *_ = deepspeed.initialize(
+                model=model,
+                optimizer=optimizer,
+                lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
+                config=filled,
+                dist_init_required=False,  # the process group is there: harness/distributed.py
+            )
     except Exception as error:
         its_own = type(error) is Exception or type(error).__module__.startswith("deepspeed.")
         if not its_own and not isinstance(error, REFUSALS):
@@ -358,7 +343,7 @@ def build(
     return engine
 
 
-def _spare_compilers(world: World) -> None:
+def spare_compilers(world: World) -> None:
     """Keep DeepSpeed from starting compilers for parts that are not used; before it is initialized."""
     import deepspeed
     from deepspeed.runtime import compiler

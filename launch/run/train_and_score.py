@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import torch
 from harness import checkpoint, data, distributed, export, logs, loop, lora, memory, model, pretrained, watchdog
 from harness.checkpoint import TrainState
 from harness.ds import engine as ds_engine
+from harness.ds import scoring
 from harness.ds.engine import Engine
 from harness.errors import Stopped, UserError
-from harness.evaluate import Evaluation, evaluate, write_files
+from harness.evaluate import Evaluation, Forward, evaluate, write_files
 from harness.files import write
 from harness.model import EncoderWithHead, StandardHead
 from harness.model_folder import HEAD_FILE
@@ -174,10 +175,17 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
     folder = run.folder.model if config.trained else Path(pretrained.find(config.model_name_or_path))
     network: EncoderWithHead | StandardHead
     if config.trained or (folder / HEAD_FILE).is_file():
-        network = model.load(folder, config.packing, config.trust_remote_code, config.cache_dir).model
+        code, in_parts = config.trust_remote_code, run.deepspeed.stage == 3
+        network = model.load(folder, config.packing, code, config.cache_dir, in_parts=in_parts).model
     else:
         network = model.load_standard(config, task)
-    forward = ds_engine.forward_as_trained(network, config, run.deepspeed, run.world)
+    with scoring.forward_as_trained(network, config, run.deepspeed, run.plan, run.world) as forward:
+        return _evaluations(run, asked, forward, tracker)
+
+
+def _evaluations(run: Run, asked: Sequence[str], forward: Forward, tracker: Tracker) -> dict[str, Evaluation]:
+    """Of these splits, and their files."""
+    config, task = run.config, run.task
     scores = {}
     for name in asked:
         found = scores[name] = evaluate(forward, run.splits[name], task, config, run.world, run.pad_id)

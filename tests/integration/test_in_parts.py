@@ -27,8 +27,9 @@ from harness.checkpoint import TrainState
 from harness.config import RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
-from harness.ds import engine, optimizer_state
+from harness.ds import engine, optimizer_state, scoring
 from harness.errors import UserError
+from harness.files import sha256
 from harness.task import Batch
 from harness.tokenizer import load_tokenizer
 
@@ -113,6 +114,49 @@ def test_weights_and_losses_are_those_of_stage_0(encoder: Path, world: World, tm
         parts, others = course(run, world)
         assert_same(parts, whole)
         torch.testing.assert_close(others, losses, rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+def scored(world: World, folder: Path) -> dict[str, torch.Tensor]:
+    """Logits of the model in `folder`/model by its parts, and by the whole."""
+    run, found = settings(folder / "model", str(folder / "ds.json")), {}
+    ds, plan = ds_config.resolve(run, world), config.batch_plan(run, world.size)
+    for name, in_parts in (("parts", True), ("whole", False)):
+        network = model.load(folder / "model", in_parts=in_parts).model
+        assert (network.source is not None) == in_parts
+        with scoring.forward_as_trained(network, run, ds, plan, world) as forward, torch.no_grad():
+            found[name] = forward(batch()).float()
+    return found
+
+
+def written(encoder: Path, folder: Path, precision: str, **lora: Any) -> None:
+    """`folder`/model as a run leaves it, and `folder`/ds.json."""
+    run = settings(encoder, **lora)
+    network, tokenizer = model.build(run, 3, False), load_tokenizer(run)
+    nn.init.normal_(network.classifier.weight)
+    kept = {name: value for name, value in network.named_parameters() if value.requires_grad}
+    digests = {"model.safetensors": sha256(encoder / "model.safetensors")}
+    base = export.Base(str(encoder), None, digests) if lora else None
+    export.save(folder / "model", network, kept, tokenizer, about(("a", "b", "c"), "multiclass"), base)
+    shutil.move(zero(folder, precision, 3), folder / "ds.json")
+
+
+@pytest.mark.parametrize("lora", [{}, {"lora_rank": 2}], ids=["whole", "adapters"])
+def test_scores_are_those_of_the_whole_model(encoder: Path, world: World, tmp_path: Path, lora: dict[str, int]) -> None:
+    for precision in ("fp32", "bf16"):
+        written(encoder, tmp_path / precision, precision, **lora)
+        found = scored(world, tmp_path / precision)
+        torch.testing.assert_close(found["parts"], found["whole"], rtol=0, atol=1e-5 if precision == "fp32" else 2e-2)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 3])
+def test_frequencies_of_rotary_positions_are_not_rounded(world: World, tmp_path: Path, stage: int) -> None:
+    for kind in ("llama", "modernbert"):
+        run = settings(tiny_encoder(tmp_path / kind, kind), zero(tmp_path, "bf16", stage))
+        exact = dict(model.build(run, 3, False).named_buffers())
+        running = start(run, world)
+        found = {name: buffer for name, buffer in running.module.named_buffers() if name.endswith("inv_freq")}
+        assert found and all(torch.equal(buffer, exact[name]) for name, buffer in found.items())
+        running.close()
 
 
 def on_rank(rank: int, world: int, port: int, action: Callable[[World, Path], Any], folder: Path) -> None:

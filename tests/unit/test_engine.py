@@ -20,7 +20,7 @@ from harness import config, distributed, errors, model
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
-from harness.ds import engine, optimizer_state
+from harness.ds import engine, optimizer_state, scoring
 from harness.ds.config import DeepSpeedConfig
 from harness.errors import TrainingFailed, UserError
 from harness.loop import check_loss
@@ -335,8 +335,8 @@ class TestTraining:
         running.train(False)
         written = fresh()
         written.load_state_dict(running.weights())
-        forward = engine.forward_as_trained(written.eval(), run, ds_config.resolve(run, world), world)
-        with torch.no_grad():
+        ds, plan = ds_config.resolve(run, world), config.batch_plan(run, world.size)
+        with scoring.forward_as_trained(written.eval(), run, ds, plan, world) as forward, torch.no_grad():
             ours, theirs = forward(batches()[1]), running.forward(batches()[1])
         assert ours.dtype == theirs.dtype == (torch.float32 if name == "fp32" else torch.bfloat16)
         # Not to the bit: weights may lie at other addresses. Another arithmetic is off by 9e-4 and more.

@@ -25,7 +25,7 @@ from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
-from harness.ds import engine, optimizer_state
+from harness.ds import engine, optimizer_state, scoring
 from harness.errors import UserError
 from harness.files import sha256
 from harness.model_folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_FILE, HEAD_WEIGHTS
@@ -220,8 +220,8 @@ class TestTraining:
         running.train(False)
         written, run = adapted(ds_config=name)
         written.load_state_dict(running.weights(), strict=False)
-        forward = engine.forward_as_trained(written.eval(), run, ds_config.resolve(run, world), world)
-        with torch.no_grad():
+        ds, plan = ds_config.resolve(run, world), config.batch_plan(run, world.size)
+        with scoring.forward_as_trained(written.eval(), run, ds, plan, world) as forward, torch.no_grad():
             ours, theirs = forward(batches()[1]), running.forward(batches()[1])
         assert (ours - theirs).abs().mean() < (1e-6 if name == "fp32" else 2e-4)
         running.close()
