@@ -29,7 +29,13 @@ class Activations:
     """Bytes on one device at the end of a forward pass."""
 
     kept: int
-    recomputed: int  # with --gradient_checkpointing, one layer computed again included
+    inputs: int  # with --gradient_checkpointing
+    layer: int  # what the largest layer keeps, which is computed again
+
+    @property
+    def recomputed(self) -> int:
+        """The most at a time with --gradient_checkpointing, in the backward pass."""
+        return self.inputs + self.layer
 
 
 def measure(
@@ -86,7 +92,7 @@ class _Count:
     def result(self) -> Activations:
         between = self.total - self.in_layers
         inputs = sum(tensor.untyped_storage().nbytes() for tensor in self.inputs.values()) + self.more_inputs
-        return Activations(self.total, between + inputs + self.largest_layer)
+        return Activations(self.total, between + inputs, self.largest_layer)
 
 
 @contextmanager

@@ -98,6 +98,59 @@ class Choice:
     rank: int | None  # of adapters
 
 
+def estimate(
+    network: Any, choice: Choice, longest: int, device: torch.device, passes: dict[Any, activations.Activations]
+) -> Estimate:
+    """Of a network with any parameters, also without memory, and examples of `longest` tokens.
+
+    `passes` keeps what was measured, for other choices.
+    """
+    ds = choice.deepspeed
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get("" if ds.autocast else ds.precision, torch.float32)
+    key = (choice.rank, choice.micro, dtype, ds.autocast)
+    if key not in passes:
+        passes[key] = activations.measure(network, [longest] * choice.micro, dtype, ds.autocast, device)
+    kept = passes[key].recomputed if choice.checkpointing else passes[key].kept
+    return replace(static(network, choice), activations=kept)
+
+
+def static(self) -> int:
+        """What is there whatever the batch is."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """The most at a time. With one pass a step somewhat less is reached: gradients come as activations go."""
+        return self.static + self.buffers + max(self.activations, self.step)
+
+    def fits(self, room: Room) -> bool:
+        """Whether it is no more than there is."""
+        if room.shared:
+            return self.total + self.host <= room.device
+        return self.total <= room.device and self.host <= room.host
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free bytes for one rank."""
+
+    device: int
+    host: int
+    shared: bool  # whether the two are the same: on a CPU
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What of a run's settings its memory depends on, and what advice may change."""
+
+    micro: int
+    accumulation: int
+    world: int
+    deepspeed: DeepSpeedConfig
+    checkpointing: bool
+    rank: int | None  # of adapters
+
+
 def estimate(network: Any, choice: Choice, longest: int, device: torch.device) -> Estimate:
     """Of a network with any parameters, also without memory, and examples of `longest` tokens."""
     ds = choice.deepspeed
@@ -263,10 +316,10 @@ class Fit:
         if not needs.fits(self.room):
             logger.warning("memory  by this estimate that does not fit: %s", self.advice())
 
-    def _estimate(self, network: Any, choice: Choice) -> Estimate | None:
+    def _estimate(self, network: Any, choice: Choice, passes: dict[Any, Any] | None = None) -> Estimate | None:
         """None where the network cannot be tried without memory, as with code of its own."""
         try:
-            return estimate(network, choice, self.longest, self.world.device)
+            return estimate(network, choice, self.longest, self.world.device, {} if passes is None else passes)
         except Exception as error:  # whatever an architecture does with tensors that hold nothing
             logger.debug("no estimate of activations: %s", error)
             return None
@@ -294,6 +347,7 @@ class Fit:
     def advice(self) -> str:
         """The settings that cost the user least of those that fit, at the same examples a step."""
         networks: dict[int | None, Any] = {}
+        passes: dict[Any, Any] = {}
         for choice in options(self.now):
             if choice.rank not in networks:
                 config = replace_rank(self.config, choice.rank)
@@ -301,7 +355,7 @@ class Fit:
             network = networks[choice.rank]
             if network is None or not static(network, choice).fits(self.room):
                 continue
-            needs = self._estimate(network, choice)
+            needs = self._estimate(network, choice, passes)
             if needs is not None and needs.fits(self.room):
                 return f"{flags(choice, self.now, self.config)} needs about {gib(needs.total)} a device"
         return "no other settings are known that would fit; take a smaller encoder, or a shorter --max_seq_length"
@@ -314,14 +368,14 @@ def fit(config: RunConfig, ds: DeepSpeedConfig, plan: BatchPlan, world: World, t
 
 def options(now: Choice) -> Iterator[Choice]:
     """Other settings for as many examples a step, those first that cost the user least."""
-    tried = {now}
+    tried = [now]
     for base in _without_batch(now):
         share = now.micro * now.accumulation * now.world // base.world  # examples of a device and step
         for micro in range(min(now.micro, share), 0, -1):
             if share % micro == 0:
                 choice = replace(base, micro=micro, accumulation=share // micro)
                 if choice not in tried:
-                    tried.add(choice)
+                    tried.append(choice)
                     yield choice
 
 
