@@ -114,52 +114,6 @@ def estimate(
     return replace(static(network, choice), activations=kept)
 
 
-def static(self) -> int:
-        """What is there whatever the batch is."""
-        return self.weights + self.gradients + self.optimizer
-
-    @property
-    def total(self) -> int:
-        """The most at a time. With one pass a step somewhat less is reached: gradients come as activations go."""
-        return self.static + self.buffers + max(self.activations, self.step)
-
-    def fits(self, room: Room) -> bool:
-        """Whether it is no more than there is."""
-        if room.shared:
-            return self.total + self.host <= room.device
-        return self.total <= room.device and self.host <= room.host
-
-
-@dataclass(frozen=True)
-class Room:
-    """Free bytes for one rank."""
-
-    device: int
-    host: int
-    shared: bool  # whether the two are the same: on a CPU
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What of a run's settings its memory depends on, and what advice may change."""
-
-    micro: int
-    accumulation: int
-    world: int
-    deepspeed: DeepSpeedConfig
-    checkpointing: bool
-    rank: int | None  # of adapters
-
-
-def estimate(network: Any, choice: Choice, longest: int, device: torch.device) -> Estimate:
-    """Of a network with any parameters, also without memory, and examples of `longest` tokens."""
-    ds = choice.deepspeed
-    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get("" if ds.autocast else ds.precision, torch.float32)
-    found = activations.measure(network, [longest] * choice.micro, dtype, ds.autocast, device)
-    kept = found.recomputed if choice.checkpointing else found.kept
-    return replace(static(network, choice), activations=kept)
-
-
 def static(network: Any, choice: Choice) -> Estimate:
     """The same without activations."""
     ds, world = choice.deepspeed, choice.world
@@ -187,7 +141,7 @@ def static(network: Any, choice: Choice) -> Estimate:
         buffers = size * int(zero["reduce_bucket_size"])  # allocated whole
         small = sum(n for n, _ in sizes if n <= zero["stage3_param_persistence_threshold"])
         gathered = min(whole, max(small, int(zero["stage3_max_live_parameters"])))
-        buffers += size * (gathered if world > 1 else 0)
+        buffers += size * gathered
         step = 4 * min(trained // world, int(zero["sub_group_size"]))
     if _offloads(zero, "offload_optimizer"):
         host += optimizer + 4 * trained // parts

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import warm  # noqa: F401 - before what imports torch
+if __name__ == "__main__":
+    import warm  # noqa: F401 - before what imports torch
+
 from running import free_port
 
 SIZES = {"2 x 64": (2, 64), "4 x 256": (4, 256), "6 x 384": (6, 384)}  # layers, width
