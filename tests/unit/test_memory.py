@@ -114,7 +114,7 @@ def test_weights_that_cannot_fit_are_refused_before_they_are_loaded(encoder: Pat
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="larger than the memory: all 2 devices together have 5 MiB free"):
         fit_of(encoder, int(2.5 * MIB), 2).check()
-    with pytest.raises(UserError, match="a device, and there are 4 MiB free: .*--ds_config fp16_zero"):
+    with pytest.raises(UserError, match=r"a device, and there are 4 MiB free: .*--ds_config fp16_zero"):
         fit_of(encoder, 4 * MIB, 2).check()
     fit_of(encoder, 2**30).check()
 
