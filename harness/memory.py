@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness import activations, lora, pretrained
+from harness import activations, distributed, lora, pretrained
 from harness.attention import replace_dropout
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -316,8 +316,13 @@ class Fit:
 
 
 def fit(config: RunConfig, ds: DeepSpeedConfig, plan: BatchPlan, world: World, task: Task, longest: int) -> Fit:
-    """Asks the device what is free; to be called before weights are loaded."""
-    return Fit(config, ds, plan, world, task, longest, room(world))
+    """Asks the devices what is free, before weights are loaded: the least of all ranks, which then decide alike.
+
+    Collective.
+    """
+    rooms = distributed.gather(room(world))
+    least = Room(min(each.device for each in rooms), min(each.host for each in rooms), rooms[0].shared)
+    return Fit(config, ds, plan, world, task, longest, least)
 
 
 def options(now: Choice) -> Iterator[Choice]:

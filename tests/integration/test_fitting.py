@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from running import arguments, assert_user_error, run
+from running import arguments, assert_user_error, free_port, run, start_processes
 
+import tasks
 from harness import memory
 from harness.ds.engine import Engine
 from harness.errors import TrainingFailed
@@ -71,3 +73,22 @@ def test_out_of_memory_in_training_says_what_would_need_less(
         run(arguments("mednli", tiny_bert, tmp_path / "run", *batch))
     found = re.search(r"--per_gpu_train_batch_size (\d+) --gradient_accumulation_steps (\d+) needs", str(caught.value))
     assert found and int(found[1]) * int(found[2]) == 16 and "\n" not in str(caught.value)
+
+
+def _ask(rank: int, port: int, folder: Path) -> None:
+    """What one of two ranks is told to be free, where the second's job may have 64 MiB."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), SLURM_MEM_PER_NODE="64" if rank else "0")
+    from harness import distributed
+    from harness.config import BatchPlan, RunConfig
+    from harness.ds import config as ds_config
+
+    world = distributed.init(no_cuda=True)
+    given = RunConfig(task="mednli", model_name_or_path="x")
+    fit = memory.fit(given, ds_config.read("fp32"), BatchPlan(8, 2, 1, 16), world, tasks.get("mednli"), 32)
+    (folder / str(rank)).write_text(str(fit.room.device), encoding="utf-8")
+
+
+def test_ranks_go_by_the_one_with_least(tmp_path: Path) -> None:
+    start_processes(_ask, (free_port(), tmp_path), 2)
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == [str(32 * 2**20)] * 2
