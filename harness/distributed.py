@@ -435,11 +435,16 @@ def _portable(error: Exception) -> Exception:
 
 def agree(flag: bool, device: torch.device) -> bool:
     """True on all ranks where it is true on any: how a stop request of one becomes a decision of all."""
+    return largest(float(flag), device) > 0
+
+
+def largest(number: float, device: torch.device) -> float:
+    """The largest of the ranks' numbers, in float32. Collective; waits for the device."""
     if dist.get_world_size() == 1:
-        return flag
-    votes = torch.tensor([int(flag)], device=device)
-    dist.all_reduce(votes, op=dist.ReduceOp.MAX)
-    return bool(votes.item())
+        return number
+    numbers = torch.tensor([number], dtype=torch.float32, device=device)
+    dist.all_reduce(numbers, op=dist.ReduceOp.MAX)
+    return float(numbers.item())
 
 
 def lost_peer(error: BaseException) -> bool:

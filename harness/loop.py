@@ -15,7 +15,7 @@ from harness import checkpoint, watchdog
 from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
 from harness.data import collate, epoch_steps, steps_per_epoch
-from harness.distributed import World, agree
+from harness.distributed import World, agree, largest
 from harness.ds.engine import Engine
 from harness.errors import TrainingFailed, training_error
 from harness.evaluate import Evaluation
@@ -25,7 +25,8 @@ from harness.run_folder import RunFolder
 from harness.task import Encoded
 from harness.tracking import Tracker
 
-STOP_EVERY = 8  # steps between two agreements on a stop request, with several ranks
+# With several ranks: between two agreements on a stop request, in steps, and in seconds where steps are long.
+STOP_EVERY, STOP_SECONDS = 8, 8.0
 CHECK_EVERY = 50  # steps between two looks at the loss, where no rows are logged
 
 
@@ -53,6 +54,7 @@ class Training:
         self._epoch_steps = steps_per_epoch(len(self.train), self.plan)
         self._pending: list[torch.Tensor] = []  # losses of steps that were not read yet: that waits for the device
         self._saved = time.monotonic()
+        self._asked, self._ask_at = (self._tried, time.monotonic()), self._tried + 1
 
     @property
     def _tried(self) -> int:
@@ -119,14 +121,26 @@ class Training:
             if config.save_steps and tried % config.save_steps == 0:
                 self._settle()
                 self._save()
-            # Ranks agree on a stop request, and seldom: each time they wait for each other.
-            asks = self.world.size == 1 or tried % STOP_EVERY == 0
-            if asks and agree(bool(self.stop.requested), self.world.device):
+            if self._stops():
                 self._settle()
                 return True
         self._log_row()
         self._settle()
         return False
+
+    def _stops(self) -> bool:
+        """Whether a rank was asked to stop. Ranks agree on it, seldom where steps are short: they wait for each other.
+
+        As seldom on all ranks: the slowest one's seconds a step say when they agree next.
+        """
+        if self.world.size > 1 and self._tried < self._ask_at:
+            return False
+        step, began = self._asked
+        self._asked = self._tried, time.monotonic()
+        seconds = (self._asked[1] - began) / max(1, self._tried - step)
+        slowest = largest(math.inf if self.stop.requested else seconds, self.world.device)
+        self._ask_at = self._tried + max(1, min(STOP_EVERY, int(STOP_SECONDS / max(slowest, 1e-3))))
+        return slowest == math.inf
 
     def _settle(self) -> None:
         """Bring the state up to date to be saved, without a row: rows fall on the same steps in a resumed run."""

@@ -1,4 +1,4 @@
-"""The session fixture `slurm`: a real SLURM of three nodes, from tests/slurm_cluster.sh.
+"""The session fixture `slurm`: a real SLURM of four nodes, from tests/slurm_cluster.sh.
 
 A test file asks for it with `pytest_plugins = ("slurm_fixture",)` and marks its tests `slurm`. Sessions take turns: one
 waits until the other has ended. A cluster that someone brought up by hand is used and left up; one that the fixture
@@ -169,7 +169,7 @@ def slurm() -> Iterator[Slurm]:
         elif _script(folder, "status").returncode == 0:
             yield Slurm(folder / "etc" / "slurm.conf", folder)
             return
-        started = _script(folder, "up", "3")
+        started = _script(folder, "up", "4")
         if started.returncode == NOT_HERE:
             pytest.skip(started.stdout.strip())
         try:
