@@ -166,11 +166,11 @@ def _announce(run: Run, place: Path) -> None:
 
 def other_batch(config: RunConfig, plan: BatchPlan) -> str:
     """What to say where the number of devices makes a published recipe's batch another one; else ""."""
-    like = config.task if config.own_task is None else published.LIKE[config.own_task["family"]]
-    values = published.defaults(str(config.recipe), like)
+    if config.own_task is not None or config.global_batch_size is not None:
+        return ""
+    values = published.defaults(str(config.recipe), config.task)
     usual = int(values["per_gpu_train_batch_size"] * values["gradient_accumulation_steps"])
-    on_one_device = config.per_gpu_train_batch_size * config.gradient_accumulation_steps
-    if config.own_task is not None or config.global_batch_size is not None or not on_one_device == usual != plan.total:
+    if not config.per_gpu_train_batch_size * config.gradient_accumulation_steps == usual != plan.total:
         return ""
     return f"the published recipe has {usual} examples a step, this run {plan.total} (--global_batch_size {usual})"
 

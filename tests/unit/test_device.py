@@ -215,6 +215,10 @@ class TestLog:
         found = tf32_note(asked, precision, place)
         assert found.startswith(said) and bool(found) == bool(said)
 
+    def test_the_batch_of_the_recipe_that_was_asked_for(self) -> None:
+        config = RunConfig(task="mednli", recipe="lora-decoder", per_gpu_train_batch_size=8)
+        assert "has 8 examples a step, this run 32" in other_batch(config, BatchPlan(8, 4, 1, 32))
+
     @pytest.mark.parametrize(
         ("settings", "total", "warns"),
         [
@@ -228,7 +232,8 @@ class TestLog:
         ],
     )
     def test_the_batch_of_a_published_recipe(self, settings: dict[str, object], total: int, warns: bool) -> None:
-        said = other_batch(RunConfig(**settings), BatchPlan(32, 4, 1, total))
+        config = RunConfig(**{"task": "mednli", "recipe": "biobert-v1.1", **settings})
+        said = other_batch(config, BatchPlan(32, 4, 1, total))
         assert ("has 32 examples a step, this run 128 (--global_batch_size 32)" in said) == bool(said) == warns
 
 
