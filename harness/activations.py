@@ -168,7 +168,7 @@ def _without_memory(value: Any) -> Any:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return id(tensor.untyped_storage())  # torch gives the same object as long as the storage lives
 
 
 @contextmanager

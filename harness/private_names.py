@@ -24,7 +24,6 @@ TRIED = {"torch": "2.13", "deepspeed": "0.19.8", "transformers": "5.23"}  # with
 NAMES: dict[str, Sequence[str]] = {
     "torch": ("_foreach_copy_", "_foreach_norm", "_foreach_zero_"),
     "torch._C": ("_cuda_endAllocateToPool",),
-    "torch:UntypedStorage": ("_cdata",),
     "torch.cpu": ("_is_avx512_bf16_supported", "_is_amx_tile_supported"),
     "torch._C._distributed_c10d": ("HashStore", "PrefixStore", "Store", "TCPStore"),
     "torch.distributed:ProcessGroup": ("_get_sequence_number_for_group",),
