@@ -117,7 +117,8 @@ def estimate(
 def static(network: Any, choice: Choice) -> Estimate:
     """The same without activations."""
     ds, world = choice.deepspeed, choice.world
-    zero = {**DEFAULTS, **ds.settings.get("zero_optimization", {})}
+    zero = ds.settings.get("zero_optimization", {})
+    numbers = _numbers(zero)
     sizes = [(p.numel(), p.requires_grad) for p in network.parameters()]
     whole, trained = sum(n for n, _ in sizes), sum(n for n, needs in sizes if needs)
     size = 4 if ds.autocast or ds.precision == "fp32" else 2
@@ -127,35 +128,43 @@ def static(network: Any, choice: Choice) -> Estimate:
     optimizer = (masters + 8) * trained // parts
     buffers = host = 0
     step = 4 * trained // parts if ds.stage else 0  # gradients of this rank's part in float32
-    bucket = size * min(trained, int(zero["reduce_bucket_size"]))
+    bucket = size * min(trained, numbers["reduce_bucket_size"])
     if ds.stage == 0:
         if ds.precision == "fp16":
             buffers = 4 * trained  # Fp16Step.flat
         elif world > 1:
-            step = size * min(trained, int(zero["allreduce_bucket_size"]))
+            step = size * min(trained, numbers["allreduce_bucket_size"])
     if ds.stage >= 2:
         gradients //= world
         buffers = bucket
     if ds.stage == 3:
         weights //= world
-        buffers = size * int(zero["reduce_bucket_size"])  # allocated whole
-        small = sum(n for n, _ in sizes if n <= zero["stage3_param_persistence_threshold"])
-        gathered = min(whole, max(small, int(zero["stage3_max_live_parameters"])))
+        buffers = size * numbers["reduce_bucket_size"]  # allocated whole
+        small = sum(n for n, _ in sizes if n <= numbers["stage3_param_persistence_threshold"])
+        gathered = min(whole, max(small, numbers["stage3_max_live_parameters"]))
         buffers += size * gathered
-        step = 4 * min(trained // world, int(zero["sub_group_size"]))
-    if _offloads(zero, "offload_optimizer"):
-        host += optimizer + 4 * trained // parts
+        step = 4 * min(trained // world, numbers["sub_group_size"])
+    if place := _offloads(zero, "offload_optimizer"):  # to a disk: then the host has buffers of some tensors alone
+        host += optimizer + 4 * trained // parts if place == "cpu" else 0
         optimizer = step = 0
         if ds.stage == 2:
             gradients = 0
-    if _offloads(zero, "offload_param"):
-        host += weights + gradients
+    if place := _offloads(zero, "offload_param"):
+        host += weights + gradients if place == "cpu" else 0
         weights = gradients = 0
     return Estimate(weights, gradients, optimizer, buffers, step=step, host=host)
 
 
-def _offloads(zero: Mapping[str, Any], what: str) -> bool:
-    return str((zero.get(what) or {}).get("device", "none")) != "none"
+def _offloads(zero: Mapping[str, Any], what: str) -> str:
+    """cpu, nvme or nothing."""
+    place = str((zero.get(what) or {}).get("device", "none"))
+    return "" if place == "none" else place
+
+
+def _numbers(zero: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes that a JSON sets, as far as they are numbers: whether it is right is DeepSpeed's to say."""
+    given = {name: zero.get(name) for name in DEFAULTS}
+    return {name: int(value) if isinstance(value, int | float) else DEFAULTS[name] for name, value in given.items()}
 
 
 # ---- what there is
@@ -187,14 +196,16 @@ def _host_memory(environment: Mapping[str, str], root: Path = Path("/")) -> int:
         for folder in (place, *place.parents):
             most = _number(folder / limit, r"(\d+)")
             if most is not None:
-                # Files that were read count as used, and give way.
-                files = _number(folder / "memory.stat", r"(?m)^(?:total_)?inactive_file (\d+)") or 0
+                # Files that were read count as used, and give way. Version 1 counts those of inner groups as total_*.
+                total = "total_" if kinds else ""
+                lines_of = (rf"(?m)^{total}{name} (\d+)" for name in ("active_file", "inactive_file"))
+                files = sum(_number(folder / "memory.stat", line) or 0 for line in lines_of)
                 found.append(most - (_number(folder / used, r"(\d+)") or 0) + files)
             if folder == top:
                 break
-    node, cpu, cpus = (
-        int(environment.get(f"SLURM_{name}", "0")) for name in ("MEM_PER_NODE", "MEM_PER_CPU", "CPUS_ON_NODE")
-    )
+    names = ("SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")
+    given = (re.fullmatch(r"(\d+)([MG]?)", environment.get(name, "")) for name in names)
+    node, cpu, cpus = (0 if each is None else int(each[1]) * (1024 if each[2] == "G" else 1) for each in given)
     if node or cpu * cpus:  # MiB; 0: all there is
         found.append((node or cpu * cpus) * 2**20)
     known = [value for value in found if value is not None]
@@ -221,6 +232,7 @@ class Fit:
     task: Task
     longest: int  # tokens of an example
     room: Room
+    checkpoints: Path | None = None  # where those of this run are
     like: EncoderWithHead | None = field(default=None, repr=False)  # the real network, once it is there
 
     @property
@@ -239,6 +251,12 @@ class Fit:
         network = skeleton(self.config, self.task)
         if network is None:
             return  # whoever loads it says why
+        loaded = 4 * sum(parameter.numel() for parameter in network.parameters())  # by each process, in float32
+        if self.deepspeed.stage < 3 and not self.room.shared and loaded > self.room.host:
+            logger.warning(
+                "memory  each process loads %s into the host's memory, where it has %s free: ZeRO-3 loads parts",
+                *(gib(loaded), gib(self.room.host)),
+            )
         needs = static(network, self.now)
         if needs.static <= self.room.device and (needs.host <= self.room.host):
             return
@@ -298,11 +316,22 @@ class Fit:
         free = replace(self.room, device=min(self.room.device, int((1 - ERROR) * needs.total)))
         return f"{had}: {replace(self, room=free).advice()}"
 
+    def _is_another_run(self, choice: Choice) -> bool:
+        """Whether the flags that ask for it make another run of this one."""
+        now = self.now
+        return (choice.micro, choice.rank) != (now.micro, now.rank) or (
+            choice.world == now.world and choice.accumulation != now.accumulation
+        )
+
     def advice(self) -> str:
         """The settings that cost the user least of those that fit, at the same examples a step."""
         networks: dict[int | None, Any] = {}
         passes: dict[Any, Any] = {}
-        for choice in options(self.now):
+        begun = self.checkpoints is not None and any(self.checkpoints.glob("step-*"))
+        choices = list(options(self.now))
+        if begun:  # first those with which the run goes on from its checkpoint
+            choices.sort(key=self._is_another_run)
+        for choice in choices:
             if choice.rank not in networks:
                 config = replace_rank(self.config, choice.rank)
                 networks[choice.rank] = skeleton(config, self.task, self.like)
@@ -311,18 +340,27 @@ class Fit:
                 continue
             needs = self._estimate(network, choice, passes)
             if needs is not None and needs.fits(self.room):
-                return f"{flags(choice, self.now, self.config)} needs about {gib(needs.total)} a device"
+                anew = ", from the start and in another --output_dir" if begun and self._is_another_run(choice) else ""
+                return f"{flags(choice, self.now, self.config)} needs about {gib(needs.total)} a device{anew}"
         return "no other settings are known that would fit; take a smaller encoder, or a shorter --max_seq_length"
 
 
-def fit(config: RunConfig, ds: DeepSpeedConfig, plan: BatchPlan, world: World, task: Task, longest: int) -> Fit:
+def fit(
+    config: RunConfig,
+    ds: DeepSpeedConfig,
+    plan: BatchPlan,
+    world: World,
+    task: Task,
+    longest: int,
+    checkpoints: Path | None = None,
+) -> Fit:
     """Asks the devices what is free, before weights are loaded: the least of all ranks, which then decide alike.
 
-    Collective.
+    Collective. `longest`, `checkpoints`: as of Fit.
     """
     rooms = distributed.gather(room(world))
     least = Room(min(each.device for each in rooms), min(each.host for each in rooms), rooms[0].shared)
-    return Fit(config, ds, plan, world, task, longest, least)
+    return Fit(config, ds, plan, world, task, longest, least, checkpoints)
 
 
 def options(now: Choice) -> Iterator[Choice]:

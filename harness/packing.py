@@ -33,6 +33,7 @@ ATTENTION = "within_examples"  # the name under which `attend` is registered wit
 ALWAYS_MASKED = "always_masked"
 PASS_COST = 32  # what one more pass of the encoder costs on a CPU beside its work, in tokens
 CALL_COST = 4096  # what one more call of attention costs on a CPU beside its work, in entries of the score matrix
+FEW_TOKENS = 16  # of an example, where only the order of calls is looked at: a decoder's window has thousands
 TOLERANCE = 1e-4  # between packed and padded outputs in float32, which are near 1
 
 
@@ -115,7 +116,7 @@ def fit_to_device(network: Any, device: torch.device, whole_weights: bool) -> No
     if layout.kind != "packed":
         always_mask(encoder)
     if whole_weights:
-        training, batch = encoder.training, _probe_batch(encoder.config).to(encoder.device)
+        training, batch = encoder.training, _probe_batch(encoder.config, FEW_TOKENS).to(encoder.device)
         encoder.eval()
         projections.join(encoder, lambda: PADDED.encode(encoder, batch))
         encoder.train(training)

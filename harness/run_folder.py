@@ -75,7 +75,7 @@ KNOWN = {
     "predictions": rf"({'|'.join(SPLITS)})(_probabilities)?\.tsv",
     # The last one: of a checkpoint whose list cannot be read.
     "checkpoints": r"best-[0-9a-f]{16}\.safetensors|\.step-[\w-]+\.partial/.+|"
-    r"step-[^/]*/(state\.json|engine\.(json|safetensors)|rng-\d+\.pt)",
+    r"step-[^/]*/(state\.json|engine(\.json|(-\d+)?\.safetensors)|rng-\d+\.pt)",
     "wandb": r"rows_closed|latest-run|debug(-\w+)?\.log|artifacts/staging/.+|(offline-)?run-\d+_\d+-{id}/"
     r"(run-{id}\.wandb(\.synced)?|logs/debug(-\w+)?\.log|files/media/.+|files/"
     r"(config\.yaml|conda-environment\.yaml|diff\.patch|output\.log|requirements\.txt|wandb-(metadata|summary)\.json))",

@@ -12,6 +12,8 @@ from types import TracebackType
 
 import torch
 
+from harness import watchdog
+
 LARGEST_FILE = 5_000_000_000  # bytes of a model's file, as hubs and file systems like them
 INDEX = "model.safetensors.index.json"
 
@@ -95,6 +97,7 @@ class TensorFile:
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """A tensor of any device and precision."""
+        watchdog.beat()  # a large model is written for longer than a process may stand still
         self.file.seek(self.start + self.places.pop(name))
         if tensor.numel():
             self.file.write(tensor.detach().to("cpu", torch.float32).contiguous().view(-1).numpy().data)

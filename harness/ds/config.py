@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ QUIET = {
     "wall_clock_breakdown": False,
     "timers": {"throughput": {"enabled": False}},
 }
+# What may be "auto" in a JSON: filled in from the run's settings.
+FILLED = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "gradient_clipping")
 SECTIONS = ("fp16", "bf16", "torch_autocast", "zero_optimization")
 
 
@@ -68,9 +70,6 @@ class DeepSpeedConfig:
                     f'--ds_config {self.name}: {key} is {given}, the run\'s flags say {value}; write "auto" there'
                 )
         filled = {key: value for key, value in self.settings.items() if key not in ours}
-        auto = [key for key, value in filled.items() if value == "auto"]
-        if auto:
-            raise UserError(f'--ds_config {self.name}: {auto[0]} cannot be "auto"; only {", ".join(ours)} can')
         return {**QUIET, **filled, **ours}
 
 
@@ -103,12 +102,23 @@ def read(name: str) -> DeepSpeedConfig:
     for section in SECTIONS:
         if not isinstance(settings.get(section, {}), dict):
             raise UserError(f"--ds_config {name}: {section} is {settings[section]!r}; it must be an object of settings")
+    if auto := [path for path in _autos(settings) if path not in FILLED]:
+        raise UserError(f'--ds_config {name}: {auto[0]} cannot be "auto"; only {", ".join(FILLED)} can')
     found = DeepSpeedConfig(name, settings)
     if found.stage not in (0, 1, 2, 3):
         raise UserError(f"--ds_config {name}: zero_optimization.stage must be 0, 1, 2 or 3")
     if found.autocast and settings["torch_autocast"].get("dtype") != "bfloat16":
         raise UserError(f'--ds_config {name}: torch_autocast has no dtype "bfloat16"; for fp16 take fp16_zero0')
     return found
+
+
+def _autos(settings: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Places of what is left to be filled in, as `zero_optimization.reduce_bucket_size`."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _autos(value, f"{above}{key}.")
+        elif value == "auto":
+            yield f"{above}{key}"
 
 
 def resolve(config: RunConfig, world: World) -> DeepSpeedConfig:

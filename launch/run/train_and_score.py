@@ -39,7 +39,8 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
     config, world, examples = run.config, run.world, run.training_examples()
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
-    fits = memory.fit(config, run.deepspeed, run.plan, world, run.task, max(map(len, examples.input_ids)))
+    longest = max(map(len, examples.input_ids))
+    fits = memory.fit(config, run.deepspeed, run.plan, world, run.task, longest, run.folder.checkpoints)
     fits.check()
     logger.info("loading %s ...", config.model_label)
     with fits.explained("while the model was loaded"):

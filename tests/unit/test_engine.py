@@ -620,10 +620,13 @@ class TestSettings:
         own = {"throughput": {"enabled": True}}
         assert DeepSpeedConfig("mine", {"timers": own}).fill(settings(), plan)["timers"] == own
 
-    def test_auto_where_it_cannot_be(self) -> None:
-        assert_user_error(
-            lambda: DeepSpeedConfig("mine", {"seed": "auto"}).fill(settings(), BatchPlan(8, 1, 1, 8)), "seed", '"auto"'
-        )
+    @pytest.mark.parametrize(
+        ("place", "sections"),
+        [("seed", {"seed": "auto"}), ("zero_optimization.stage", {"zero_optimization": {"stage": "auto"}})],
+    )
+    def test_auto_where_it_cannot_be(self, tmp_path: Path, place: str, sections: dict[str, Any]) -> None:
+        """As Hugging Face's JSONs have it."""
+        assert_user_error(lambda: ds_config.read(custom(tmp_path, **sections)), f'{place} cannot be "auto"')
 
     @pytest.mark.parametrize("key", ["elasticity", "amp", "curriculum_learning"])
     def test_what_deepspeed_removed(self, world: World, tmp_path: Path, key: str) -> None:

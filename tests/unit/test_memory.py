@@ -174,7 +174,7 @@ def test_free_memory_of_the_host_is_what_its_groups_leave(tmp_path: Path) -> Non
         "proc/self/cgroup": "0::/job/step\n",
         "sys/fs/cgroup/job/memory.max": "6000000\n",
         "sys/fs/cgroup/job/memory.current": "2500000\n",
-        "sys/fs/cgroup/job/memory.stat": "anon 7\ninactive_file 500000\n",
+        "sys/fs/cgroup/job/memory.stat": "anon 7\nactive_file 200000\ninactive_file 300000\n",
         "sys/fs/cgroup/job/step/memory.max": "max\n",
     }.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -183,5 +183,46 @@ def test_free_memory_of_the_host_is_what_its_groups_leave(tmp_path: Path) -> Non
     assert memory._host_memory({"SLURM_MEM_PER_NODE": "3"}, tmp_path) == 3 * MIB
     assert memory._host_memory({"SLURM_MEM_PER_CPU": "1", "SLURM_CPUS_ON_NODE": "2"}, tmp_path) == 2 * MIB
     assert memory._host_memory({"SLURM_MEM_PER_NODE": "0"}, tmp_path) == 4_000_000
+    for text in ("", "much", "-1"):
+        assert memory._host_memory({"SLURM_MEM_PER_NODE": text}, tmp_path) == 4_000_000
     (tmp_path / "proc/self/cgroup").unlink()
     assert memory._host_memory({}, tmp_path) == 8000 * 1024
+
+
+def test_files_of_inner_groups_give_way_in_version_1(tmp_path: Path) -> None:
+    for name, content in {
+        "proc/meminfo": "MemAvailable: 8000 kB\n",
+        "proc/self/cgroup": "9:memory:/job\n",
+        "sys/fs/cgroup/memory/job/memory.limit_in_bytes": "6000000\n",
+        "sys/fs/cgroup/memory/job/memory.usage_in_bytes": "5000000\n",
+        "sys/fs/cgroup/memory/job/memory.stat": "active_file 1\ninactive_file 2\ntotal_active_file 3000000\n"
+        "total_inactive_file 1000000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert memory._host_memory({}, tmp_path) == 5_000_000
+
+
+def test_what_lies_on_a_disk_needs_no_memory(encoder: Path, tmp_path: Path) -> None:
+    found = {}
+    for place in ("cpu", "nvme"):
+        values = json.loads((ds_config.CONFIGS / "bf16_zero3_offload.json").read_text())
+        for part in ("offload_optimizer", "offload_param"):
+            values["zero_optimization"][part] = {"device": place, "nvme_path": str(tmp_path)}
+        path = tmp_path / f"{place}.json"
+        path.write_text(json.dumps(values))
+        fit = fit_of(encoder, 2**40, ds_config=str(path))
+        network = memory.skeleton(fit.config, fit.task)
+        found[place] = memory.static(network, fit.now)
+    assert found["nvme"].host == 0 < found["cpu"].host
+    assert found["nvme"].weights == found["nvme"].optimizer == 0
+
+
+def test_a_run_with_a_checkpoint_is_told_first_how_it_goes_on(encoder: Path, tmp_path: Path) -> None:
+    fresh = fit_of(encoder, 2**40)
+    total = Estimates(fresh).of(fresh.now).total
+    tight = replace(fresh, room=Room(int(0.95 * total), 2**40, False))
+    assert "--per_gpu_train_batch_size" in tight.advice()
+    (tmp_path / "step-0001-000000").mkdir()
+    resumed = replace(tight, checkpoints=tmp_path).advice()
+    assert resumed.startswith("--gradient_checkpointing needs") and "another --output_dir" not in resumed

@@ -55,7 +55,8 @@ def fill(folder: RunFolder, prefix: str = "") -> list[Path]:
         *(f"{wandb}/files/{name}" for name in ("requirements.txt", "wandb-summary.json", "media/table/x.table.json")),
         *("wandb/rows_closed", "wandb/debug.log", "wandb/artifacts/staging/tmpab/x"),
         *(f"{step}/{name}" for name in ("engine.safetensors", "rng-0.pt", "of-later/new")),
-        "checkpoints/step-0002-000000/engine.json",  # torn: without a list
+        # torn: without a list
+        *(f"checkpoints/step-0002-000000/{name}" for name in ("engine.json", "engine-0.safetensors", "rng-12.pt")),
         "checkpoints/.step-0003-000000.partial/engine.safetensors",
         "checkpoints/best-0123456789abcdef.safetensors",
         *("predictions/dev.tsv", "predictions/test_probabilities.tsv", "predictions/.dev.tsv.abcd1234.partial"),

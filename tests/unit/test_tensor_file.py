@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from harness.tensor_file import TensorFile
+from harness import watchdog
+from harness.tensor_file import Stream, TensorFile, write
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
@@ -30,6 +31,14 @@ def test_other_precisions_and_views_become_float32(tmp_path: Path) -> None:
         file.write("view", whole[:, 1:3])
     found = load_file(tmp_path / "file")
     assert torch.equal(found["half"], whole.half().T.float()) and torch.equal(found["view"], whole[:, 1:3])
+
+
+def test_each_tensor_tells_the_watchdog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large model is written for longer than a rank may stand still."""
+    beats: list[int] = []
+    monkeypatch.setattr(watchdog, "beat", lambda: beats.append(1))
+    write(tmp_path / "file", Stream.of({"a": torch.zeros(2), "b": torch.zeros(3)}))
+    assert len(beats) == 2
 
 
 def test_a_tensor_that_was_forgotten_is_noticed(tmp_path: Path) -> None:
