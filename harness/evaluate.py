@@ -14,6 +14,7 @@ from harness import watchdog
 from harness.config import RunConfig
 from harness.data import collate, evaluation_batches, labels_of
 from harness.distributed import World, gather
+from harness.errors import TrainingFailed, is_out_of_memory
 from harness.files import write
 from harness.run_folder import RunFolder
 from harness.task import Batch, Encoded, Example, Prediction, Report, Task
@@ -59,7 +60,16 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
     """Predict the split and score it. Collective; every rank computes the same from the gathered logits."""
     started = time.perf_counter()
     with watchdog.phase("evaluation"):
-        rows = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
+        try:
+            rows = predict(forward, split.encoded, config.per_gpu_eval_batch_size, world, pad_id)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise TrainingFailed(
+                f"out of memory while {split.name} was scored: lower --per_gpu_eval_batch_size (it is "
+                f"{config.per_gpu_eval_batch_size}; scores do not depend on it)",
+                deterministic=True,
+            ) from error
         predictions = decode(task, split.examples, split.encoded, rows)
         watchdog.beat()
         report = task.metric(split.examples, predictions)

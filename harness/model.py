@@ -273,6 +273,7 @@ def load(
     the hub's models are, if the folder holds adapters for one. On all ranks alike. `in_parts`: as in `build`.
     """
     from transformers import AutoConfig, AutoTokenizer
+    from transformers.initialization import no_init_weights
 
     folder = Path(folder)
     head, about = model_folder.read(folder)
@@ -293,7 +294,8 @@ def load(
             encoder = _pretrained(source, settings)
         elif tried is None:
             auto, own = class_for(settings)
-            encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
+            with no_init_weights():  # all are in the folder
+                encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
         model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)

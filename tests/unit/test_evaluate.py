@@ -15,6 +15,7 @@ from harness import distributed, evaluate, model
 from harness.config import RunConfig
 from harness.data import collate
 from harness.distributed import World
+from harness.errors import TrainingFailed
 from harness.evaluate import Split
 from harness.run_folder import RunFolder
 from harness.task import Batch, Encoded, Task
@@ -229,3 +230,18 @@ class TestFiles:
             written[asked] = self.names(folder)
         optional = {"x_dev_all_logits.txt", "x_dev_roc_auc_for_each_class.txt"}
         assert written[True] - written[False] == optional and written[False] < written[True]
+
+
+def test_out_of_memory_names_the_batch_of_the_evaluation(
+    built: dict[str, tuple[Split, Task, model.EncoderWithHead, Any]], world: World
+) -> None:
+    """Advice on the batch of training would not help."""
+    split, task, _, _ = built["mednli"]
+
+    def forward(batch: Batch) -> torch.Tensor:
+        torch.empty(2**60)  # more than any machine has
+        raise AssertionError
+
+    run = RunConfig(task="mednli", model_name_or_path="x", per_gpu_eval_batch_size=8)
+    with pytest.raises(TrainingFailed, match="dev was scored: lower --per_gpu_eval_batch_size"):
+        evaluate.evaluate(forward, split, task, run, world, 0)
