@@ -499,7 +499,7 @@ def growth(world: World, folder: Path) -> dict[str, int]:
     run = settings(folder / "encoder", str(folder / "fp32-30.json"))
     ds = ds_config.resolve(run, world)
     filled = ds.fill(run, config.batch_plan(run, world.size))
-    engine._spare_compilers(world)
+    engine.spare_compilers(world)
     gc.collect()
     before, watching = own_memory(), threading.Thread(target=watch)
     watching.start()
