@@ -155,7 +155,7 @@ class RunConfig:
     lora_dropout: Number = setting(0.0, "LoRA: dropout before the adapters", ge=0, lt=1)
     lora_targets: Names | None = setting(
         None,
-        "LoRA: names, or ends of names, of the layers that get adapters; default: all linear layers, the pooler's too",
+        "LoRA: names, or ends of names, of layers that get adapters; default: all linear ones, a pooler's too",
     )
     lora_dora: Switch = setting(False, "LoRA: weight-decomposed adapters (DoRA)")
     merge_lora: Switch = setting(False, "LoRA: write model/ as of any other run, the adapters merged into the weights")

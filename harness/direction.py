@@ -35,6 +35,7 @@ def fit(source: Source, encoder: Any, asked: str | None) -> str | None:
         if is_causal(encoder) != (asked == "causal"):
             kind, own = encoder.config.model_type, "causal" if causal else "bidirectional"
             raise source.fault(f"--attention {asked}: that of a {kind} stays {own} in transformers; leave it out")
+        logger.info("attention %s, as asked for: that of %s is another", asked, source.name)
     return asked
 
 

@@ -212,9 +212,7 @@ def choose_pooling(asked: str | None, encoder: Any, missing: set[str], name: str
     # Pre-training moves the bias away from the zeros it starts with.
     trained = dense is not None and not any("pooler" in key for key in missing) and bool(dense.bias.abs().max() > 0)
     if asked is None and not trained:
-        logger.warning(
-            "%s has no trained pooler: sequences are pooled by --pooling mean, not as the published recipes do.", name
-        )
+        logger.warning("%s has no trained pooler: sequences are pooled by --pooling mean, not as BERT's are.", name)
         return "mean"
     if asked == "pooler" and not trained:
         logger.warning("--pooling pooler: the pooler of %s was never trained; --pooling mean learns better.", name)

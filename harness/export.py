@@ -195,12 +195,19 @@ def loading(standard: str | None, pooling: str | None, attention: str | None = N
     ours = '```python\nfrom harness.model import load\n\nmodel = load("<this folder>").model\n```\n\n'
     if base is not None:
         base = Path(base).name if Path(base).is_absolute() else base  # no path of this machine
-        turned = ", and with causal attention" if attention == "bidirectional" else ""
+        code = f'encoder = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "<this folder>")'
+        kinds = "AutoModel"
+        if attention == "bidirectional":  # the config of this folder says so, that of the encoder itself does not
+            kinds = "AutoConfig, AutoModel"
+            code = (
+                'settings = AutoConfig.from_pretrained("<this folder>")\n'
+                f'whole = AutoModel.from_pretrained("{base}", config=settings)\n'
+                'encoder = PeftModel.from_pretrained(whole, "<this folder>")'
+            )
         return (
             f"{ours}It holds a head, and adapters (LoRA) for the encoder `{base}`, which must be where it was or\n"
-            f"on the hub. The encoder with its adapters, without the head{turned}:\n\n"
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModel\n\n"
-            f'encoder = PeftModel.from_pretrained(AutoModel.from_pretrained("{base}"), "<this folder>")\n```\n{words}'
+            "on the hub. The encoder with its adapters, without the head:\n\n"
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {kinds}\n\n{code}\n```\n{words}"
         )
     return (
         f"{ours}No class of transformers has this architecture with this head "

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 import tasks
 from harness import records, run_folder
-from harness.config import RunConfig
+from harness.config import LORA, RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
 from harness.task import Task
@@ -345,8 +345,9 @@ def _differences(config: RunConfig) -> dict[str, Any]:
     """Settings of the run that `launch/train.py --task T --model_name_or_path M --recipe R` would not have had."""
     given = {name: getattr(config, name) for name in (*ROW_FIELDS, "own_task") if name != "seed"}
     usual = RunConfig(**settings.complete({**given, "output_dir": "unused"})).identity(inputs=True)
-    own = config.identity(inputs=True)
-    return {name: own[name] for name in own if own[name] != usual[name] and name not in ROW_FIELDS}
+    own, skipped = config.identity(inputs=True), (*ROW_FIELDS, *(() if config.trained else LORA))
+    # A model that is only scored has the adapters that it has, whatever its recipe says.
+    return {name: own[name] for name in own if own[name] != usual[name] and name not in skipped}
 
 
 def command(run: Run) -> str:

@@ -202,7 +202,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     left_out: list[tuple[Run, str]] = []
     groups: dict[RowKey, dict[str, list[Run]]] = {}
     trials = {(one.run.row, one.run.task): one.budget for one in searches.find(runs) if one.run.data == "given"}
-    labels, shared = row_labels(runs), shared_settings(runs)
+    labels, shared = row_labels(runs), shared_settings([run for run in runs if run.is_counted])
     missing = [paths.shortened(line) for line in suite_record.left_out_notes([run.folder for run in runs])]
     missing += [*searches.unfinished(runs), *searches.not_chosen(runs)]
     runs = searches.of_rows(runs)

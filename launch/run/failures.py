@@ -243,20 +243,21 @@ def _storage(error: Exception, folder: RunFolder) -> TrainingFailed | None:
     """An error of the disk as one line with a remedy; None for any other error."""
     if isinstance(error, UserError | TrainingFailed):
         return None
+    kept = any(folder.checkpoints.glob("step-*"))
     for cause in causes(error):
         number, place, reason = _os_error(cause)
         ours = place is not None and Path(place).is_relative_to(folder.path)
         if number in FULL:
-            remedy = "free some space (a lower --keep_checkpoints needs less)"
+            remedy = "free some space" + (" (a lower --keep_checkpoints needs less)" if kept else "")
         elif number in BROKEN or (number in READ_ONLY and ours):
             remedy = "make it writable again"
         elif number == errno.ENOENT and ours:
             remedy = "the run folder, or a part of it, was taken away: put it back, or name another --output_dir"
         else:
             continue
+        again = "goes on from the last checkpoint" if kept else "begins again: there is no checkpoint yet"
         return TrainingFailed(
-            f"{place or folder.path}: cannot be written ({reason}): {remedy}; the same command then goes on from the "
-            "last checkpoint"
+            f"{place or folder.path}: cannot be written ({reason}): {remedy}; the same command then {again}"
         )
     return None
 

@@ -504,3 +504,22 @@ class TestBadInput:
     def test_other_names(self, flag: str) -> None:
         assert hint(flag, flags.known_names(), "--") == "; did you mean --lora_rank?"
         assert "--lora_rank" in hint("freeze", flags.known_names(), "--")
+
+
+def test_the_card_of_a_turned_decoder_loads_it_turned(tmp_path: Path) -> None:
+    """Its own config says that attention is causal, that of the folder says what was trained."""
+    place = tiny_encoder(tmp_path / "llama", "llama")
+    run = RunConfig(task="x", model_name_or_path=str(place), attention="bidirectional", lora_rank=2)
+    built = model.build(run, 3, per_word=False).eval()
+    kept = {name: value for name, value in built.named_parameters() if value.requires_grad}
+    base = export.Base(str(place), None, {"model.safetensors": sha256(place / "model.safetensors")})
+    told = about(("a", "b", "c"), "multiclass")
+    export.save(tmp_path / "model", built, kept, load_tokenizer(run), told, base)
+    card = (tmp_path / "model" / "README.md").read_text()
+    code = card.split("```python\n")[2].split("```")[0].replace("<this folder>", str(tmp_path / "model"))
+    found: dict[str, Any] = {}
+    exec(code.replace('"llama"', repr(str(place))), found)
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        theirs, ours = (each(input_ids=ids).last_hidden_state for each in (found["encoder"].eval(), built.encoder))
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
