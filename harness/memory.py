@@ -327,9 +327,9 @@ class Fit:
         """The settings that cost the user least of those that fit, at the same examples a step."""
         networks: dict[int | None, Any] = {}
         passes: dict[Any, Any] = {}
-        begun = self.checkpoints is not None and any(self.checkpoints.glob("step-*"))
+        has_checkpoint = self.checkpoints is not None and any(self.checkpoints.glob("step-*"))
         choices = list(options(self.now))
-        if begun:  # first those with which the run goes on from its checkpoint
+        if has_checkpoint:  # first those with which the run goes on from its checkpoint
             choices.sort(key=self._is_another_run)
         for choice in choices:
             if choice.rank not in networks:
@@ -340,7 +340,11 @@ class Fit:
                 continue
             needs = self._estimate(network, choice, passes)
             if needs is not None and needs.fits(self.room):
-                anew = ", from the start and in another --output_dir" if begun and self._is_another_run(choice) else ""
+                anew = (
+                    ", from the start and in another --output_dir"
+                    if has_checkpoint and self._is_another_run(choice)
+                    else ""
+                )
                 return f"{flags(choice, self.now, self.config)} needs about {gib(needs.total)} a device{anew}"
         return "no other settings are known that would fit; take a smaller encoder, or a shorter --max_seq_length"
 
