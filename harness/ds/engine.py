@@ -270,16 +270,23 @@ class Engine:
 
     def close(self) -> None:
         """Give the memory back; the engine cannot be used afterwards."""
-        from deepspeed.runtime import torch_autocast
-        from deepspeed.utils import groups
-
         if self.graphs is not None:
             self.graphs.close()
         self.inner.destroy()
         self.inner = self.graphs = self._fp16_step = None
-        torch.nn.functional.linear = self._linear
-        # Else the process's next engine would mix precisions, or gather weights within the groups of hpZ, too.
-        torch_autocast.TORCH_AUTOCAST_INITIALIZED, groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = False, None
+        reset_process(self._linear)
+
+
+def reset_process(linear: Any) -> None:
+    """Undo what an engine of DeepSpeed leaves in the process; `linear`: torch's own, from before.
+
+    Else the next engine would mix precisions, or gather weights within the groups of hpZ, too.
+    """
+    from deepspeed.runtime import torch_autocast
+    from deepspeed.utils import groups
+
+    torch.nn.functional.linear = linear
+    torch_autocast.TORCH_AUTOCAST_INITIALIZED, groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = False, None
 
 
 def build(

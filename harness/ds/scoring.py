@@ -12,7 +12,7 @@ from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.ds import partition
 from harness.ds.config import DeepSpeedConfig
-from harness.ds.engine import DTYPES, compile_layers, spare_compilers
+from harness.ds.engine import DTYPES, compile_layers, reset_process, spare_compilers
 from harness.model import EncoderWithHead, StandardHead, exact_tables
 from harness.packing import fit_to_device
 from harness.task import Batch
@@ -50,7 +50,6 @@ def _shared_out(
     network: EncoderWithHead, config: RunConfig, ds: DeepSpeedConfig, plan: BatchPlan, world: World
 ) -> Iterator[Callable[[Batch], torch.Tensor]]:
     import deepspeed
-    from deepspeed.runtime import torch_autocast
 
     spare_compilers(world)
     private_names.check()
@@ -70,5 +69,5 @@ def _shared_out(
 
         yield forward
         inner.destroy()
-    finally:  # as Engine.close
-        torch.nn.functional.linear, torch_autocast.TORCH_AUTOCAST_INITIALIZED = linear, False
+    finally:
+        reset_process(linear)

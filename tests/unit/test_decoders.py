@@ -208,6 +208,7 @@ class TestSameMathematics:
             net = parts.net.train().to("meta")
             batch = collate(parts.encoded, range(11), int(parts.tokenizer.pad_token_id)).to(torch.device("meta"))
             parts.task.loss(net(batch), batch.labels).backward()
+            assert net.classifier.weight.grad is not None and net.classifier.weight.grad.is_meta
 
 
 class TestPooling:
