@@ -122,7 +122,18 @@ class RunConfig:
     fold: Text | None = setting(
         None, "K/N, such as 2/5: score part K of N of train and dev together, and train on the other parts"
     )
+    train_fraction: Number | None = setting(
+        None, "train on this share of the training data, drawn by the seed, documents whole", gt=0, le=1
+    )
     max_seq_length: Whole = setting(128, "longest input in subword tokens; longer ones are cut", ge=8)
+    stride: Whole | None = setting(
+        None,
+        "cut longer inputs into windows that overlap by so many subword tokens, in place of losing their ends",
+        ge=0,
+    )
+    window_pooling: Text = setting(
+        "mean", "with --stride: how the logits of an input's windows become one answer", choices=("mean", "max")
+    )
     do_train: Switch | None = runtime(None, "train (with none of the three do_ flags: all three)")
     do_eval: Switch | None = runtime(None, "score the dev split")
     do_predict: Switch | None = runtime(None, "predict and score the test split")
@@ -141,11 +152,21 @@ class RunConfig:
         "how a sequence becomes one vector; default: the trained pooler, mean where there is none, last in a decoder",
         choices=("pooler", "cls", "mean", "last"),
     )
+    head: Text = setting(
+        "fresh",
+        "the layers behind the encoder: drawn from the seed, or the checkpoint's own pre-trained ones under them",
+        choices=("fresh", "pretrained"),
+    )
     attention: Text | None = setting(
         None,
         "whether a token sees those behind it; default: as the model was pre-trained",
         choices=("bidirectional", "causal"),
     )
+    freeze_layers: Text | None = setting(
+        None,
+        "embeddings and so many of the lowest layers that are not trained, or `encoder`: the head alone is trained",
+    )
+    reinit_top_layers: Whole = setting(0, "so many of the highest layers begin anew, drawn from the seed", ge=0)
     lora_rank: Whole | None = setting(
         None, "train low-rank adapters (LoRA) of this rank and the head, and leave the encoder as it is", ge=1
     )
@@ -172,13 +193,32 @@ class RunConfig:
     learning_rate: Number = setting(5e-5, "peak learning rate of AdamW; default: the recipe's", gt=0)
     num_train_epochs: Number = setting(3.0, "passes over the training data; default: the recipe's", ge=0)
     max_steps: Whole = setting(-1, "if > 0: optimizer steps in all, instead of num_train_epochs")
+    lr_scheduler: Text = setting(
+        "linear", "learning rate after the warm-up: to zero, or constant", choices=("linear", "cosine", "constant")
+    )
     warmup_steps: Whole = setting(0, "steps of linear warm-up", ge=0)
+    warmup_ratio: Number = setting(0.0, "the same as a share of all steps", ge=0, le=1)
+    layerwise_lr_decay: Number | None = setting(
+        None,
+        "each layer's learning rate is this times that of the layer above; the head has --learning_rate",
+        gt=0,
+        le=1,
+    )
     weight_decay: Number = setting(0.0, "AdamW weight decay, not on bias and LayerNorm", ge=0)
     adam_epsilon: Number = setting(1e-8, "AdamW epsilon", ge=0)
+    adam_beta1: Number = setting(0.9, "AdamW: decay of the gradient's mean", ge=0, lt=1)
+    adam_beta2: Number = setting(0.999, "AdamW: decay of the gradient's second moment", ge=0, lt=1)
     max_grad_norm: Number = setting(1.0, "clip the gradient's L2 norm to this; 0: no clipping", ge=0)
+    label_smoothing: Number = setting(0.0, "share of a label's probability that is spread over all classes", ge=0, lt=1)
+    class_weights: Text | None = setting(
+        None, "weights of classes in the loss: `balanced`, by their numbers in the training data, or a TOML file"
+    )
     seed: Whole = setting(12, "seed of data order, dropout and head", ge=0, lt=2**32)
     eval_every_epoch: Switch = runtime(True, "score the dev split after every epoch")
     select: Text = setting("last", "which weights are reported", choices=("last", "best_dev"))
+    early_stopping_patience: Whole | None = setting(
+        None, "stop after so many epochs without a better dev score; the best epoch's weights are reported", ge=1
+    )
     precision: Text = source(
         "auto", "arithmetic of the encoder", choices=("auto", "fp16", "bf16", "fp32"), group="precision and devices"
     )

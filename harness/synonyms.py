@@ -39,12 +39,24 @@ SAME: dict[str, tuple[str, ...]] = {  # name here, or name and value -> names el
     "learning_rate": ("lr", "max_lr", "peak_lr"),
     "num_train_epochs": ("epochs", "epoch", "num_epochs", "n_epochs", "max_epochs", "train_epochs"),
     "max_steps": ("steps", "num_steps", "train_steps", "num_train_steps"),
+    "train_fraction": ("fraction", "data_fraction", "train_share", "subset", "max_train_samples", "few_shot"),
+    "stride": ("doc_stride", "window", "windows", "overlap", "sliding_window"),
+    "freeze_layers": ("freeze", "freeze_encoder", "frozen_layers", "linear_probing", "freeze_base"),
+    "reinit_top_layers": ("reinit", "reinit_layers", "reinitialize_layers"),
     "warmup_steps": ("warmup", "num_warmup_steps"),
+    "warmup_ratio": ("warmup_proportion", "warmup_fraction"),
+    "lr_scheduler": ("lr_scheduler_type", "lr_schedule", "scheduler"),
+    "layerwise_lr_decay": ("llrd", "layer_lr_decay", "lr_layer_decay", "layer_decay", "layerwise_decay"),
+    "adam_beta1": ("beta1", "adam_b1"),
+    "adam_beta2": ("beta2", "adam_b2"),
+    "label_smoothing": ("label_smoothing_factor", "smoothing"),
+    "class_weights": ("class_weight", "loss_weights", "pos_weight", "weighted_loss"),
+    "early_stopping_patience": ("early_stopping", "patience", "early_stop"),
     "weight_decay": ("wd",),
     "adam_epsilon": ("adam_eps", "eps", "epsilon"),
     "max_grad_norm": ("grad_clip", "clip", "clip_grad", "gradient_clip_val", "gradient_clipping"),
     "seed": ("random_seed", "random_state"),
-    "select best_dev": ("load_best_model_at_end", "early_stopping", "patience", "early_stopping_patience"),
+    "select best_dev": ("load_best_model_at_end",),
     "eval_every_epoch": ("evaluation_strategy", "eval_strategy", "eval_steps"),
     "precision bf16": ("bf16", "bfloat16"),
     "precision fp16": ("amp", "half", "mixed_precision", "float16"),
@@ -72,10 +84,7 @@ SAME: dict[str, tuple[str, ...]] = {  # name here, or name and value -> names el
     "wandb_tags": ("tags",),
 }  # fmt: skip
 MISSING: dict[str, tuple[str, ...]] = {  # what to do instead -> names of what is not here
-    "the learning rate falls linearly to zero, as published; there is no other schedule": (
-        "lr_scheduler_type", "lr_scheduler", "lr_schedule", "scheduler"),
     "the optimizer is AdamW; there is no other": ("optim", "optimizer"),
-    "not available; give the number of steps, --warmup_steps": ("warmup_ratio", "warmup_proportion"),
     "not needed; the same command goes on from its last checkpoint": (
         "resume_from_checkpoint", "resume", "auto_resume", "continue"),
     "not needed; the data is tokenised once, before training": (
@@ -90,8 +99,6 @@ MISSING: dict[str, tuple[str, ...]] = {  # what to do instead -> names of what i
         "partition", "account", "qos", "constraint", "time", "mem", "cpus_per_task", "gres", "container"),
     "not available; the head's dropout is the one of the model's config.json (--config_name names another)": (
         "dropout", "hidden_dropout", "hidden_dropout_prob", "classifier_dropout"),
-    "not available; --lora_rank leaves the encoder as it is and trains adapters in it": (
-        "freeze", "freeze_encoder", "freeze_layers"),
     "not available; model/ in the run folder is ready for `hf upload`": ("push_to_hub", "hub_model_id"),
     "not available; set HF_HUB_OFFLINE=1": ("local_files_only", "offline"),
 }  # fmt: skip

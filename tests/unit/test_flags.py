@@ -323,7 +323,7 @@ class TestSynonyms:
     @pytest.mark.parametrize(
         ("typed", "instead"),
         [
-            ("warmup_ratio", "--warmup_steps"),
+            ("dropout", "config.json"),
             ("optim", "AdamW"),
             ("resume_from_checkpoint", "the same command goes on"),
             ("gpus", "deepspeed --num_gpus N"),
