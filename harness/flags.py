@@ -77,7 +77,7 @@ def parse(
     given = convert(file, f"--config {path}: ", faults) | convert(flags, "--", faults)
     given = _from_wandb(given.keys(), faults) | given
     if not given.get("task") and not given.get("task_file"):
-        faults.append("--task is missing: name one of the ten tasks, for example --task mednli, or a --task_file")
+        faults.append("--task is missing: name a task, for example --task mednli, or a --task_file")
     if faults:
         raise UserError("\n".join(faults))
     unasked = not any(given.get(name) for name in PHASES)  # then all three, but for a --no-do_predict

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 scored, 2 a mistake of the user's."""
     parser = Parser(description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--task", metavar="T", help="task name, one of the ten")
+    which.add_argument("--task", metavar="T", help="name of a task that ships")
     which.add_argument("--task_file", metavar="FILE", help="TOML file that defines a custom task")
     parser.add_argument(
         "--predictions",

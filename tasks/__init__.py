@@ -5,21 +5,31 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from harness.task import Task, UserError
 from harness.validation import unknown
 from tasks import definition as definitions
+from tasks import published
 
 Definition = Mapping[str, Any]  # of a custom task, see tasks/definition.py
 
 FOLDER = Path(__file__).parent
+_SUITES: Mapping[str, Any] = tomllib.loads((FOLDER / "suites.toml").read_text())
 SUITES: Mapping[str, tuple[str, ...]] = {
-    name: tuple(members) for name, members in tomllib.loads((FOLDER / "suites.toml").read_text()).items()
+    name: tuple(suite["tasks"] if isinstance(suite, dict) else suite) for name, suite in _SUITES.items()
 }
-_SHIPPED = {name: definitions.shipped(f"blue/{name}.toml") for name in SUITES["blue"]}
+# Suite -> the groups that its total is the mean of; {}: each of its tasks counts alike.
+TOTALS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    name: suite.get("total", {}) if isinstance(suite, dict) else {} for name, suite in _SUITES.items()
+}
+BLUE = SUITES["blue"]  # what a table without a suite of its own is of
+_FILES = {path.stem: path for path in sorted(definitions.SHIPPED.glob("*/*.toml"))}
+_SHIPPED = {name: definitions.shipped(_FILES[name]) for name in dict.fromkeys(chain(*SUITES.values(), _FILES))}
+# All that ship: in the order of suites, then those of none.
 TASKS: Mapping[str, Task] = {name: shipped.task() for name, shipped in _SHIPPED.items()}
 
 # As the original's command lines spelled two tasks, and how the last word of a mention of each ends: that decides for
@@ -102,9 +112,35 @@ def get(name: str, definition: Definition | None = None) -> Task:
     return TASKS[name]
 
 
+def marks_mentions(task: Task) -> bool:
+    """Whether its sentences mark two mentions, as `@TYPE$`: those of shipped tasks in BLUE's format of relations do."""
+    return task.name in TASKS and facts(task.name).get("format") == "blue-relations"
+
+
+def facts(name: str, definition: Definition | None = None) -> Definition:
+    """What defines the task of that name; the definition where there is one."""
+    return _SHIPPED[get(name).name].values() if definition is None else definition
+
+
 def digest(name: str, definition: Definition | None = None) -> str:
     """SHA-256 of what defines the task of that name, or of the definition."""
-    return definitions.digest(_SHIPPED[name].values() if definition is None else definition)
+    return definitions.digest(facts(name, definition))
+
+
+def defaults(recipe: str, name: str, definition: Definition | None = None) -> dict[str, Any]:
+    """The configuration of a task under a recipe, by flag name. Raises UserError for an unknown recipe or task.
+
+    Of a task that the recipe has no settings for, and of every custom one: those for a task of the same family, and
+    what the definition itself says in place of them.
+    """
+    said = facts(name, definition)
+    like = like_of(recipe, name, definition)
+    return published.defaults(recipe, like) | ({} if like == name else dict(said.get("recipe", {})))
+
+
+def like_of(recipe: str, name: str, definition: Definition | None = None) -> str:
+    """The task whose settings a recipe takes for that of this name, or of the definition: itself where it has some."""
+    return published.like(recipe, "" if definition else name, facts(name, definition)["family"])
 
 
 def sample_dir(name: str) -> Path:

@@ -64,6 +64,7 @@ class Survey:
 
     def __init__(self, task: Task) -> None:
         self.task = task
+        self.is_marked = tasks.marks_mentions(task)
         self.sizes: Sequence[Size] = SIZES.get(task.name, ())  # as published; none for a custom task
         self.splits: dict[str, _Split] = {}
         self._seen: dict[bytes, tuple[str, int]] = {}  # hash of a text -> (first split, hash of its label)
@@ -95,7 +96,7 @@ class Survey:
                 found.remarks["headless"] += example.label[0] == "I"
             else:
                 found.labels[example.label] += 1
-            if self.task.name in tasks.SUITES["blue-re"]:  # its sentences have two marked mentions
+            if self.is_marked:
                 marks = list(MARK.finditer(example.texts[0]))
                 joint = any(mark[1] for mark in marks)
                 found.remarks["overlapping"] += joint
@@ -107,8 +108,8 @@ class Survey:
         found = self.splits[split]
         if what in ("rows", "documents"):
             return found.rows if what == "rows" else len(found.documents)
-        if what == "positive":
-            return found.labels.total() - found.labels[self.task.negative or ""]
+        if what in ("positive", "words"):
+            return found.labels.total() - found.labels[self.task.negative or "O"]
         return found.labels["B" if what == "mentions" else what]
 
     def findings(self) -> list[Finding]:

@@ -412,12 +412,12 @@ def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
     labels = definition.get("labels")
     if definition.get("family") == "tagging" and isinstance(labels, list) and len(labels) > 1:
         definition = {"collapse_types": True, **definition}  # what runs of before that key meant; `read` asks for it
-    return checked(definition, where).task()
+    return checked(definition, where, shipped=True).task()
 
 
-def shipped(name: str) -> Definition:
+def shipped(path: Path) -> Definition:
     """That of a file in tasks/definitions/."""
-    return checked(tomllib.loads((SHIPPED / name).read_text(encoding="utf-8")), name, shipped=True)
+    return checked(tomllib.loads(path.read_text(encoding="utf-8")), path.name, shipped=True)
 
 
 def digest(definition: Mapping[str, Any]) -> str:

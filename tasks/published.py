@@ -27,7 +27,7 @@ class Mean(NamedTuple):
 class Size:
     """How many there are of something in each split."""
 
-    what: str  # documents | rows | mentions | positive | false | a label
+    what: str  # documents | rows | mentions | words of mentions | positive | false | a label
     train: int
     dev: int
     test: int
@@ -74,6 +74,7 @@ class Recipe:
     title: str
     lower_case: bool
     settings: Mapping[str, Setting]
+    like: Mapping[str, str] = field(default_factory=dict)  # family -> task, in place of LIKE's
     model: str | None = None  # Hugging Face hub id of the encoder that the scores belong to
     pattern: str | None = None  # searched in the lower-case name of a model; None: taken by --recipe alone
     flags: Mapping[str, Any] = field(default_factory=dict)  # of all tasks, in place of COMMON's
@@ -94,7 +95,7 @@ SIZES: Mapping[str, tuple[Size, ...]] = {
 }
 _RECIPES = _file("recipes.toml")
 COMMON: Mapping[str, float | int | bool] = _RECIPES["common"]  # settings of all tasks and encoders
-LIKE: Mapping[str, str] = _RECIPES["like"]  # family of a custom task -> the task whose settings are taken
+LIKE: Mapping[str, str] = _RECIPES["like"]  # family of a task without settings -> the task whose settings are taken
 RECIPES = TypeAdapter(dict[str, Recipe]).validate_python(_RECIPES["recipes"])
 
 
@@ -111,24 +112,30 @@ def recipe_for(model_name: str) -> str:
     return str(_RECIPES["default"])
 
 
-def defaults(recipe: str, task: str) -> dict[str, Any]:
-    """The configuration of a task under a recipe, by flag name. Raises UserError for an unknown recipe or task."""
+def like(recipe: str, task: str, family: str) -> str:
+    """The task whose settings a recipe takes for this one: itself, or one of its family. Raises UserError for an
+    unknown recipe."""
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     found = RECIPES[recipe]
-    if task not in found.settings:
-        raise unknown("task", task, found.settings)
+    return task if task in found.settings else {**LIKE, **found.like}[family]
+
+
+def defaults(recipe: str, task: str) -> dict[str, Any]:
+    """What a recipe says for a task that it has settings for, by flag name."""
+    found = RECIPES[recipe]
     setting = found.settings[task]
     main = {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs}
     return {**main, **COMMON, **found.flags, **setting.flags}
 
 
-def search_space(recipe: str, task: str) -> dict[str, list[float | int]]:
+def search_space(recipe: str, task: str, family: str) -> dict[str, list[float | int]]:
     """What a recipe names to be searched; else learning rates, and the numbers of epochs that the published recipes
-    name for a task: what they were chosen from, as far as it is known."""
+    name for a task, or for the one that is like it: what they were chosen from, as far as it is known."""
     if own := RECIPES[recipe].search:
         return dict(own)
-    published = [each.settings[task] for each in RECIPES.values()]
+    known = task if any(task in each.settings for each in RECIPES.values()) else like(recipe, task, family)
+    published = [each.settings[known] for each in RECIPES.values() if known in each.settings]
     epochs = sorted({setting.epochs for setting in published if setting.test is not None})
     return {"learning_rate": _RECIPES["search"]["learning_rate"], "num_train_epochs": epochs}
 

@@ -16,7 +16,8 @@ tasks/suites.toml, or a TOML file:
     max_seq_length = 256
     [overrides.hoc]                        # for one task; wins over the above
     num_train_epochs = 10
-    [total]                                # groups of tasks: the report's total is the mean of their means
+    [total]                                # groups of tasks: the report's total is the mean of their means; where
+                                           # `tasks` is one suite's name, that suite's groups need not be repeated
     "Inference" = ["mednli"]
     "Documents" = ["hoc"]
 """
@@ -94,7 +95,7 @@ def read(name: str) -> Suite:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(tasks.SUITES)}")
         if name not in tasks.SUITES:
             raise unknown("suite", name, tasks.SUITES)
-        return Suite(name=name, tasks=tasks.SUITES[name])
+        return Suite(name=name, tasks=tasks.SUITES[name], total=tasks.TOTALS[name])
     values = read_settings(path, "--suite", "see launch/jobs/suites.py for an example")
     where, keys = f"--suite {path}: ", list(SuiteFile.model_fields)
     remedy = "; a run's settings stand in [overrides]"
@@ -110,7 +111,8 @@ def read(name: str) -> Suite:
             flags.convert(table, f"{where}[overrides.{task}] ", faults)
     _check_sweep(file.sweep, where, faults)
     tunes = _tunes(file.tune, names, where, faults)
-    groups = {name: _tasks(group, where, faults, path.parent, task_files)[0] for name, group in file.total.items()}
+    total = file.total or tasks.TOTALS.get("".join(file.tasks), {})  # tasks = ["blurb"]: that suite, and its total
+    groups = {name: _tasks(group, where, faults, path.parent, task_files)[0] for name, group in total.items()}
     grouped = list(itertools.chain.from_iterable(groups.values()))
     outside = [f"{task}: not a task of this suite{nearest(task, names)}" for task in grouped if task not in names]
     twice = [f"{task}: in two groups, or twice in one" for task in dict.fromkeys(grouped) if grouped.count(task) > 1]

@@ -23,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
+import tasks
 from harness import flags, records, run_folder, tracking
 from harness.config import RunConfig, check
 from harness.errors import Faults, UserError
@@ -163,8 +164,9 @@ class Search:
 
     def _usual_space(self) -> dict[str, tuple[Any, ...]]:
         config = self.base[0]
-        like = config.task if config.own_task is None else published.LIKE[config.own_task["family"]]
-        usual = published.search_space(str(config.recipe), like)
+        facts = tasks.facts(config.task, config.own_task)
+        name = "" if config.own_task else config.task  # a custom task may have been called so before one shipped
+        usual = published.search_space(str(config.recipe), name, facts["family"])
         if usual.keys() <= set(self.fixed):
             raise UserError(
                 f"--tune: {' and '.join(usual)} are given, nothing is left to choose; name values by --sweep"

@@ -86,12 +86,12 @@ class Run:
 
     @property
     def is_own(self) -> bool:
-        """Whether its task is a custom task, none of the ten."""
+        """Whether its task is a custom task, none that ships."""
         return self.config is not None and self.config.own_task is not None
 
     @property
     def has_own_column(self) -> bool:
-        """Whether the column is none of the ten: that of a custom task, or of other data or another metric version."""
+        """Whether the column is no shipped task's: a custom one's, or of other data or another metric version."""
         return self.task not in tasks.TASKS
 
     @property
@@ -234,7 +234,8 @@ def read_all(folders: Sequence[Path], base: Path | None = None) -> list[Run]:
             definition = json.dumps(run.config.own_task, sort_keys=True)
             digests.setdefault(run.task, {})[run.folder] = hashlib.sha256(definition.encode()).hexdigest()[:6]
     for number, run in enumerate(runs):
-        if run.is_own and len({*digests[run.task].values()}) > 1:
+        # A task may ship now that was custom when the run began: under one name, but not one column.
+        if run.is_own and (len({*digests[run.task].values()}) > 1 or run.task in tasks.TASKS):
             mark = f"#{digests[run.task][run.folder]}"
             runs[number] = replace(run, task=run.task + mark, title=run.title + mark)
     runs = _apart(runs)

@@ -63,10 +63,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Suite:
-    """The tasks that a total is of. Without a suite's own record it is BLUE: the ten, each counting alike."""
+    """The tasks that a total is of. Without a suite's own record it is BLUE: its ten, each counting alike."""
 
     name: str = ""  # "": BLUE
-    tasks: Sequence[str] = tuple(tasks.TASKS)
+    tasks: Sequence[str] = tasks.BLUE
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)  # their means count alike; empty: the tasks do
     shared: Sequence[str] = ()  # tasks of "total_shared"; empty where there is none
 
@@ -123,13 +123,14 @@ class Leaderboard:
     def columns(self) -> dict[str, str]:
         """Names and titles of what tables show: `every_column` that our rows have, all with the published rows."""
         ours = {column for row in self.rows for column in row.cells}
-        is_whole = self.published or not ours
         shown = {*ours, "total"} if ours & {*self.suite.tasks} else ours
-        return {name: title for name, title in self.every_column.items() if is_whole or name in shown}
+        if self.published or not ours:
+            shown = {*ours, "total", "total_shared", *tasks.BLUE, *self.own}
+        return {name: title for name, title in self.every_column.items() if name in shown}
 
     @property
     def every_column(self) -> dict[str, str]:
-        """Names and titles: the totals, the ten tasks, then the custom ones."""
+        """Names and titles: the totals, the tasks that ship, then the custom ones."""
         shared = f"Total ({len(self.suite.shared)} of {len(self.suite.tasks)})"
         totals = {"total": "Total", **({"total_shared": shared} if self.suite.shared else {})}
         return {**totals, **{task: known.title for task, known in tasks.TASKS.items()}, **self.own}
@@ -275,7 +276,7 @@ def _suite(runs: Sequence[Run]) -> tuple[Suite, list[str]]:
     if len(found) > 1:
         return Suite(), [f"runs of several suites ({', '.join(found)}): the total is of the ten tasks of BLUE"]
     for name, total in found.items():
-        if total.groups or {*total.tasks} != {*tasks.TASKS}:
+        if total.groups or {*total.tasks} != {*tasks.BLUE}:
             return Suite(name, total.tasks, total.groups), []
     return Suite(), []
 
@@ -344,7 +345,7 @@ def shared_settings(runs: Sequence[Run]) -> str:
 
 
 def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_repeated: bool) -> Score:
-    """`seeds`: those that the row has on any of the ten tasks."""
+    """`seeds`: those that the row has on any of the suite's tasks."""
     circumstances = set()
     is_recorded = all(run.data_digests for run in by_seed.values())  # then it is the same data, wherever it lies
     for run in by_seed.values():

@@ -72,7 +72,7 @@ class Reader:
             layout = task.layout("test")
             names = FORMATS[layout.format].header.split() if layout.format else layout.columns
             self.columns = tuple(name for name in names if name.startswith("sentence"))  # or sentence1 and sentence2
-            self.is_marked = task.name in tasks.TASKS and layout.format == "blue-relations"
+            self.is_marked = tasks.marks_mentions(task)
         self.as_json = json.dumps(dict.fromkeys(("index", *self.columns), "..."))
         self.wanted = f"{' '.join(self.columns)}, or index {' '.join(self.columns)}"
         self.wanted += ", or JSON with `sentences`" if task.family == "multilabel" else ""

@@ -77,8 +77,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     about = fine_tuned.describe(Path(model))
     trained_by = about.recipe if about is not None and about.recipe in published.RECIPES else None
     recipe = str(given.get("recipe") or trained_by or published.recipe_for(model))
-    like = task if definition is None else published.LIKE[definition["family"]]
-    usual = {**published.defaults(recipe, like), **(definition or {}).get("recipe", {})}
+    usual = tasks.defaults(recipe, task, definition)
     if given.get("ds_config"):  # which says the precision itself
         usual.pop("precision", None)
     usual["train_splits"] = ("train",) if given.get("fold") else tasks.get(task, definition).train_splits
@@ -115,7 +114,7 @@ def _run_folder(filled: Mapping[str, Any]) -> str:
 
 
 def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """(definition, data folder that its file names) of a custom task; twice None for one of the ten.
+    """(definition, data folder that its file names) of a custom task; twice None for one that ships.
 
     Raises UserError that lists the faults of the file, a line each.
     """

@@ -25,7 +25,7 @@ from harness.task import Encoded, Task
 from harness.tokenizer import load_tokenizer
 from launch.run import fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
-from tasks import checks, published
+from tasks import checks
 
 logger = logging.getLogger("harness.launch")
 
@@ -138,8 +138,8 @@ def _announce(run: Run, place: Path) -> None:
         logger.info("search  %s, the best of %d by %s", values, config.search["trials"], config.search["basis"])
         if config.search["warning"]:
             logger.warning("search  %s", config.search["warning"])
-    if config.own_task is not None:
-        own, like = ", ".join(config.own_task["recipe"]) or "nothing", published.LIKE[task.family]
+    if (like := tasks.like_of(str(config.recipe), config.task, config.own_task)) != task.name or config.own_task:
+        own = ", ".join(tasks.facts(config.task, config.own_task)["recipe"]) or "nothing"
         logger.info("recipe  from the task file: %s; the rest as %s for %s; flags win", own, config.recipe, like)
     logger.info("model   %s in %s on %d %s", config.model_name_or_path, run.precision, world.size, world.device.type)
     if note := tf32_note(config.tf32, run.precision, world.device):
@@ -168,7 +168,7 @@ def other_batch(config: RunConfig, plan: BatchPlan) -> str:
     """What to say where the number of devices makes a published recipe's batch another one; else ""."""
     if config.own_task is not None or config.global_batch_size is not None:
         return ""
-    values = published.defaults(str(config.recipe), config.task)
+    values = tasks.defaults(str(config.recipe), config.task)
     usual = int(values["per_gpu_train_batch_size"] * values["gradient_accumulation_steps"])
     if not config.per_gpu_train_batch_size * config.gradient_accumulation_steps == usual != plan.total:
         return ""
