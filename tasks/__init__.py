@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ _SUITES: Mapping[str, Any] = tomllib.loads((FOLDER / "suites.toml").read_text())
 SUITES: Mapping[str, tuple[str, ...]] = {
     name: tuple(suite["tasks"] if isinstance(suite, dict) else suite) for name, suite in _SUITES.items()
 }
-# Suite -> the groups that its total is the mean of; {}: each of its tasks counts alike.
-TOTALS: Mapping[str, Mapping[str, Sequence[str]]] = {
-    name: suite.get("total", {}) if isinstance(suite, dict) else {} for name, suite in _SUITES.items()
+# Suite -> the groups that its total is the mean of; none where each of its tasks counts alike.
+TOTALS: Mapping[str, dict[str, tuple[str, ...]]] = {
+    name: {group: tuple(of) for group, of in suite["total"].items()}
+    for name, suite in _SUITES.items()
+    if isinstance(suite, dict)
 }
 BLUE = SUITES["blue"]  # what a table without a suite of its own is of
 _FILES = {path.stem: path for path in sorted(definitions.SHIPPED.glob("*/*.toml"))}

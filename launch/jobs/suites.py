@@ -95,7 +95,7 @@ def read(name: str) -> Suite:
             raise UserError(f"--suite {name}: no such file; known by name: {', '.join(tasks.SUITES)}")
         if name not in tasks.SUITES:
             raise unknown("suite", name, tasks.SUITES)
-        return Suite(name=name, tasks=tasks.SUITES[name], total=tasks.TOTALS[name])
+        return Suite(name=name, tasks=tasks.SUITES[name], total=tasks.TOTALS.get(name, {}))
     values = read_settings(path, "--suite", "see launch/jobs/suites.py for an example")
     where, keys = f"--suite {path}: ", list(SuiteFile.model_fields)
     remedy = "; a run's settings stand in [overrides]"

@@ -1,8 +1,8 @@
-"""Writes the made-up sample data of the ten BLUE tasks: `python tests/samples/generate.py [--out DIR]`.
+"""Writes the made-up sample data of the tasks of BLUE and BLURB: `python tests/samples/generate.py [--out DIR]`.
 
 All text is invented, by templates and word lists in this folder, and scores reached on it mean nothing. The files
-follow the BLUE formats, every sentence of a task occurs once over its three splits, and the same seed gives the same
-bytes.
+have the formats of the published ones, every sentence of a task occurs once over its three splits, and the same seed
+gives the same bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from random import Random
 
+import blurb
 import documents
 import pairs
 import relations
@@ -139,12 +140,39 @@ def build(seed: int = SEED) -> dict[str, str]:
         "hoc": _hoc(seed, _sizes(80, 20, 20)),
         "mednli": _table("mednli", seed, TWO + "label", NLI, pairs.mednli, _sizes(600, 120, 120)),
     }
+    tasks |= _blurb(seed)
     return {f"{task}/{name}": text for task, files in tasks.items() for name, text in files.items()}
+
+
+def _blurb(seed: int) -> dict[str, dict[str, str]]:
+    """Task -> file name -> text of BLURB's."""
+    few = _sizes(60, 24, 24)
+    answers = dict.fromkeys(blurb.QUESTIONS, 1)
+    tasks = {
+        "blurb_chemprot": _table("blurb_chemprot", seed, ONE, CHEMPROT, relations.chemprot, _sizes(120, 36, 36)),
+        "blurb_ddi": _table("blurb_ddi", seed, ONE, DDI, blurb.ddi, _sizes(120, 36, 36)),
+        "gad": _table("gad", seed, ONE, dict.fromkeys(blurb.GAD, 1), blurb.gad, few),
+        "blurb_biosses": _table("blurb_biosses", seed, TWO + "score", LEVELS_BIOSSES, pairs.biosses, few),
+        "pubmedqa": _table("pubmedqa", seed, TWO + "label", answers, blurb.question, few),
+        "bioasq": _table("bioasq", seed, TWO + "label", {"yes": 2, "no": 1}, blurb.question, few),
+    }
+    for task in blurb.TAGGED:
+        fresh, files = _once(), {}
+        for split, size in few.items():
+            files[f"{split}.tsv"] = blurb.tagged(Random(f"{task}-{split}-{seed}"), task, size, fresh)
+        tasks[task] = files
+    fresh, tasks["blurb_hoc"] = _once(), {}
+    for place, (split, size) in enumerate(_sizes(30, 12, 12).items()):
+        rng, text = Random(f"blurb_hoc-{split}-{seed}"), "labels\tsentence\tindex\n"
+        for number in range(size):
+            text += blurb.abstract(rng, f"{FIRST_ID + 10_000 * place + number}", number % 10, fresh)
+        tasks["blurb_hoc"][f"{split}.tsv"] = text
+    return tasks
 
 
 def main() -> None:
     """Write every file below --out, by default where the product reads them."""
-    parser = argparse.ArgumentParser(description="Write the made-up sample data of the ten BLUE tasks.")
+    parser = argparse.ArgumentParser(description="Write the made-up sample data of the tasks.")
     parser.add_argument("--out", type=Path, default=SAMPLES, help="folder to write to")
     out = parser.parse_args().out
     for path, text in build().items():

@@ -39,6 +39,10 @@ WORDS: dict[str, tuple[str, ...]] = {
     "gene": ("{gene_head}{gene_tail}",),
     "gene_head": ("KZT", "VRQ", "PLW", "DQX", "MBJ", "TRZ", "GUX", "HWK", "SYV", "NQF", "ZBR", "WEJ"),
     "gene_tail": ("1", "2", "3", "4", "5", "7", "9", "A", "B", "12"),
+    "dna": ("{gene} promoter", "{gene} enhancer", "{gene} gene"),
+    "rna": ("{gene} mRNA", "{gene} transcripts"),
+    "cell_line": ("{gene_head}-{gene_tail} cells", "{gene_head} line"),
+    "cell_type": ("{tissue} macrophages", "{tissue} fibroblasts", "resting T cells", "mature B cells"),
     # disorders
     "disease": (
         "{quality} {organ_of} {trouble}",
