@@ -281,7 +281,7 @@ def main() -> None:
         distributed.close()
     if world.is_main:
         print("\n| | shapes in an epoch | slots a token |\n|---|---|---|")
-        for task in tasks.TASKS:
+        for task in tasks.BLUE:
             found, slots = shapes(lengths_of(task))
             print(f"| {task} | {len(found)} | {slots:.2f} |")
 

@@ -135,9 +135,8 @@ def defaults(recipe: str, name: str, definition: Definition | None = None) -> di
     Of a task that the recipe has no settings for, and of every custom one: those for a task of the same family, and
     what the definition itself says in place of them.
     """
-    said = facts(name, definition)
-    like = like_of(recipe, name, definition)
-    return published.defaults(recipe, like) | ({} if like == name else dict(said.get("recipe", {})))
+    own, like = facts(name, definition).get("recipe", {}), like_of(recipe, name, definition)
+    return published.defaults(recipe, like, own) | ({} if like == name else own)
 
 
 def like_of(recipe: str, name: str, definition: Definition | None = None) -> str:

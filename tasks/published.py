@@ -121,12 +121,12 @@ def like(recipe: str, task: str, family: str) -> str:
     return task if task in found.settings else {**LIKE, **found.like}[family]
 
 
-def defaults(recipe: str, task: str) -> dict[str, Any]:
-    """What a recipe says for a task that it has settings for, by flag name."""
+def defaults(recipe: str, task: str, own: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a task that a recipe has settings for, by flag name. `own`: what its definition says."""
     found = RECIPES[recipe]
     setting = found.settings[task]
     main = {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs}
-    return {**main, **COMMON, **found.flags, **setting.flags}
+    return {**COMMON, **own, **found.flags, **main, **setting.flags}
 
 
 def search_space(recipe: str, task: str, family: str) -> dict[str, list[float | int]]:
@@ -136,7 +136,8 @@ def search_space(recipe: str, task: str, family: str) -> dict[str, list[float | 
         return dict(own)
     known = task if any(task in each.settings for each in RECIPES.values()) else like(recipe, task, family)
     published = [each.settings[known] for each in RECIPES.values() if known in each.settings]
-    epochs = sorted({setting.epochs for setting in published if setting.test is not None})
+    scored = [setting for setting in published if setting.test is not None] or published
+    epochs = sorted({setting.epochs for setting in scored})
     return {"learning_rate": _RECIPES["search"]["learning_rate"], "num_train_epochs": epochs}
 
 

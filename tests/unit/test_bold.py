@@ -60,7 +60,7 @@ class TestByPrintedMeans:
         assert cells(found)["a"].mean > cells(found)["b"].mean and bold(found) == {"b"}
 
     def test_a_total_too(self, tmp_path: Path) -> None:
-        for task in tasks.TASKS:
+        for task in tasks.BLUE:
             for model, scores in (("a", {1: 0.80, 2: 0.99}), ("b", {1: 0.82})):
                 for seed, score in scores.items():
                     runs(tmp_path, model, 0.9, (seed,), task, score=score, rows=4)
@@ -94,13 +94,13 @@ class TestByPredictions:
             assert cell.interval is not None and cell.interval[0] < cell.mean < cell.interval[1]
 
     def test_a_total_has_interval_and_rank(self, tmp_path: Path) -> None:
-        for task in tasks.TASKS:
+        for task in tasks.BLUE:
             for model, skill in (("a", 0.9), ("b", 0.88), ("c", 0.4)):
                 runs(tmp_path, model, skill, (1, 2), task, rows=30)
         found = statistics.assess(board(tmp_path))
         totals = cells(found, "total")
         assert totals["c"].rank == (3, 3) and bold(found, "total") <= {"a", "b"} and bold(found, "total")
-        ends = [cells(found, column)["a"].interval for column in ("total", *tasks.TASKS)]
+        ends = [cells(found, column)["a"].interval for column in ("total", *tasks.BLUE)]
         widths = [high - low for low, high in filter(None, ends)]
         assert widths[0] < sum(widths[1:]) / len(widths[1:])  # examples and seeds of ten tasks
         assert ends[0] and ends[0][0] < totals["a"].mean < ends[0][1]

@@ -45,7 +45,7 @@ def test_every_reader_takes_what_is_written(tmp_path: Path, source: str) -> None
 
 
 def test_every_task_is_made_of_one_corpus_and_every_corpus_says_where_to_get_it() -> None:
-    assert sorted(task for corpus in published.CORPORA.values() for task in corpus.tasks) == sorted(tasks.TASKS)
+    assert {task for corpus in published.CORPORA.values() for task in corpus.tasks} >= {*tasks.BLUE}
     assert published.CORPORA.keys() - {"blue"} == corpora.CORPORA.keys()
     assert all((corpus.download is None) == bool(corpus.apply) for corpus in published.CORPORA.values())
 

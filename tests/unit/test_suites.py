@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,21 @@ def own(tmp_path: Path, text: str = OWN) -> Suite:
 
 
 def test_named_suites_hold_tasks() -> None:
-    assert set(SUITES["blue"]) == set(tasks.TASKS) and len(SUITES["blue-public"]) == 6
+    assert tasks.BLUE == SUITES["blue"] and len(SUITES["blue-public"]) == 6
     assert all(set(names) <= set(tasks.TASKS) and names for names in SUITES.values())
     assert {tasks.get(name).family for name in SUITES["blue-ner"]} == {"tagging"}
+
+    assert len(SUITES["blurb"]) == 13 and not set(SUITES["blurb"]) & set(tasks.BLUE)
+
+
+def test_a_suite_by_name_brings_the_groups_of_its_total(tmp_path: Path) -> None:
+    found = suites.read("blurb")
+    assert len(found.total) == 6 and [*itertools.chain(*found.total.values())] == list(found.tasks)
+    assert suites.read("blue").total == {}
+    assert own(tmp_path, 'tasks = ["blurb"]\nmodels = ["m"]').total == found.total
+    assert own(tmp_path, 'tasks = ["blurb", "mednli"]').total == {}
+    given = own(tmp_path, 'tasks = ["pubmedqa", "bioasq"]\n[total]\n"Questions" = ["pubmedqa"]\n"Others" = ["bioasq"]')
+    assert set(given.total) == {"Questions", "Others"}
 
 
 def test_a_file_becomes_every_combination_once(tmp_path: Path) -> None:
