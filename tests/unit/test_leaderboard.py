@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import own_files
 import pytest
@@ -15,7 +15,7 @@ from rich.console import Console
 
 import tasks
 from launch import report
-from launch.jobs import suite_record
+from launch.jobs import suite_record, suites
 from launch.reporting import collect, leaderboard, page
 from launch.reporting import tables as report_tables
 from launch.reporting.leaderboard import Leaderboard
@@ -371,6 +371,62 @@ class TestSuites:
         for text in ('{"schema": 1, "left_out": {}}', "{", '{"suites": {"x": 3}}'):
             (tmp_path / "suite.json").write_text(text)
             assert board(tmp_path).suite.name == "" and board(tmp_path).rows[0].total is None
+
+
+class TestBlurb:
+    """Published scores of BioLinkBERT-Base (Yasunaga et al. 2022, arXiv 2203.15827, table 6), whose published mean of
+    six groups is 83.39: NER 86.39, PICO 73.97, relations 81.56, similarity 93.25, documents 84.35, questions 80.815."""
+
+    SCORES: ClassVar = {
+        "blurb_bc5_chem": 93.75, "blurb_bc5_disease": 86.10, "ncbi_disease": 88.18, "bc2gm": 84.90, "jnlpba": 79.03,
+        "ebm_pico": 73.97, "blurb_chemprot": 77.57, "blurb_ddi": 82.72, "gad": 84.39, "blurb_biosses": 93.25,
+        "blurb_hoc": 84.35, "pubmedqa": 70.20, "bioasq": 91.43,
+    }  # fmt: skip
+
+    def runs(self, tmp_path: Path) -> Path:
+        for task, score in self.SCORES.items():
+            made_up(tmp_path / "runs" / task, task, score=score / 100, rows=4)
+        return tmp_path
+
+    def record(self, tmp_path: Path) -> None:
+        suite = suites.read("blurb")
+        total = suite_record.Total(tasks=suite.tasks, groups=suite.total)
+        suite_record.record_total([tmp_path / "runs" / task for task in suite.tasks], suite.name, total)
+
+    def test_the_mean_of_its_groups(self, tmp_path: Path) -> None:
+        self.record(self.runs(tmp_path))
+        (row,) = board(tmp_path).rows
+        assert row.total is not None and round(100 * row.total.mean, 2) == 83.39
+        assert list(board(tmp_path).columns) == ["total", *self.SCORES]
+
+    def test_tasks_of_blue_beside_it_have_columns_and_no_part_in_the_total(self, tmp_path: Path) -> None:
+        self.record(self.runs(tmp_path))
+        for task in ("chemprot", "hoc"):
+            made_up(tmp_path / "runs" / task, task, score=0.01, rows=4)
+        (row,) = (found := board(tmp_path)).rows
+        assert row.total is not None and round(100 * row.total.mean, 2) == 83.39
+        assert row.cells["hoc"].mean == 0.01 and row.cells["blurb_hoc"].mean == pytest.approx(0.8435)
+        assert found.outside == ["chemprot", "hoc"]
+        assert "not of suite blurb, and not in the total: ChemProt; HoC" in report_tables.notes(found)
+
+    def test_beside_the_ten_it_has_columns_and_no_part_in_the_total(self, tmp_path: Path) -> None:
+        ten(self.runs(tmp_path))
+        row = only(tmp_path)
+        assert row.total is not None and row.total.mean == pytest.approx(0.91)
+        assert board(tmp_path).outside == list(self.SCORES)
+
+    def test_without_runs_the_table_is_of_the_ten(self, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "gad", data_dir=None)
+        assert list(board(tmp_path).columns) == ["total", *tasks.BLUE]
+
+    def test_a_task_that_was_custom_before_it_shipped_keeps_a_column_of_its_own(self, tmp_path: Path) -> None:
+        definition = {**tasks.facts("bioasq"), "name": "gad"}
+        for number, own in enumerate((None, definition)):
+            folder = made_up(tmp_path / str(number), "gad", score=0.5, rows=4)
+            values = json.loads((folder / "config.json").read_text())
+            (folder / "config.json").write_text(json.dumps(values | {"own_task": own}))
+        (row,) = board(tmp_path).rows
+        assert [name.partition("#")[0] for name in row.cells] == ["gad", "gad"]
 
 
 class TestOtherDataAndOtherMetrics:

@@ -37,7 +37,7 @@ def own(tmp_path: Path, text: str = OWN) -> Suite:
 
 
 def test_named_suites_hold_tasks() -> None:
-    assert tasks.BLUE == SUITES["blue"] and len(SUITES["blue-public"]) == 6
+    assert SUITES["blue"] == tasks.BLUE and len(SUITES["blue-public"]) == 6
     assert all(set(names) <= set(tasks.TASKS) and names for names in SUITES.values())
     assert {tasks.get(name).family for name in SUITES["blue-ner"]} == {"tagging"}
 
