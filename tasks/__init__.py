@@ -24,7 +24,7 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 }
 # Suite -> the groups that its total is the mean of; none where each of its tasks counts alike.
 TOTALS: Mapping[str, dict[str, tuple[str, ...]]] = {
-    name: {group: tuple(of) for group, of in suite["total"].items()}
+    name: {group: tuple(of) for group, of in suite.get("total", {}).items()}
     for name, suite in _SUITES.items()
     if isinstance(suite, dict)
 }
