@@ -113,7 +113,7 @@ def decode(task: Task, examples: Sequence[Example], encoded: Encoded, rows: Sequ
     """The prediction of each whole example from its logits."""
     words = [()] * len(examples) if encoded.words is None else encoded.words
     whole = zip(examples, rows, words, strict=True)
-    return [task.align(example, task.decode(own), scored) for example, own, scored in whole]
+    return task.repaired(examples, [task.align(example, task.decode(own), scored) for example, own, scored in whole])
 
 
 def write_files(evaluation: Evaluation, split: Split, task: Task, folder: RunFolder, config: RunConfig) -> None:

@@ -40,6 +40,7 @@ class Prediction:
 
     value: Any  # of the same form as Example.label
     scores: tuple[float, ...] | None = None  # probability of each class, where the head has them
+    repaired: int = 0  # tagging by type: how many tags of the sentence `Task.repaired` changed
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,10 @@ class Task:
     def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
         """A decoded prediction for the whole example; `words` are the numbers of the scored words (tagging)."""
         return prediction
+
+    def repaired(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Aligned predictions made into ones that the metric's rules allow (tagging by type)."""
+        return list(predictions)
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Once over a whole split, in file order."""

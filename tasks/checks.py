@@ -16,7 +16,9 @@ from itertools import pairwise
 
 import tasks
 from harness.task import SPLITS, Example, Task
+from tasks.metrics import type_of
 from tasks.published import SIZES, Size
+from tasks.tagging import TaggingTask
 
 __all__ = ["Finding", "Survey", "quick"]
 
@@ -46,6 +48,7 @@ class Finding:
 @dataclass
 class _Split:
     rows: int = 0
+    words: int = 0  # of mentions
     documents: set[str] = field(default_factory=set)
     labels: Counter[str] = field(default_factory=Counter)
     odd: Counter[str] = field(default_factory=Counter)  # name of the character -> rows
@@ -65,6 +68,7 @@ class Survey:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.is_marked = tasks.marks_mentions(task)
+        self.types: Sequence[str] = task.types if isinstance(task, TaggingTask) else ()  # counted in place of tags
         self.sizes: Sequence[Size] = SIZES.get(task.name, ())  # as published; none for a custom task
         self.splits: dict[str, _Split] = {}
         self._seen: dict[bytes, tuple[str, int]] = {}  # hash of a text -> (first split, hash of its label)
@@ -91,7 +95,9 @@ class Survey:
                 labels = [label for label, value in zip(self.task.labels, example.label, strict=True) if value]
                 found.labels.update(labels or ["none"])
             elif self.task.family == "tagging":
-                found.labels.update(example.label)
+                found.words += sum(tag != "O" for tag in example.label)
+                begun = (type_of(tag) or tag for tag in example.label if tag[0] != "I")  # a mention counts once
+                found.labels.update(begun if self.types else example.label)
                 found.remarks["disjoint"] += sum(pair == ("O", "I") for pair in pairwise(example.label))
                 found.remarks["headless"] += example.label[0] == "I"
             else:
@@ -108,8 +114,12 @@ class Survey:
         found = self.splits[split]
         if what in ("rows", "documents"):
             return found.rows if what == "rows" else len(found.documents)
-        if what in ("positive", "words"):
-            return found.labels.total() - found.labels[self.task.negative or "O"]
+        if what == "words":
+            return found.words
+        if what == "positive":
+            return found.labels.total() - found.labels[self.task.negative or ""]
+        if what == "mentions" and self.types:
+            return sum(found.labels[kind] for kind in self.types)
         return found.labels["B" if what == "mentions" else what]
 
     def findings(self) -> list[Finding]:
@@ -153,7 +163,7 @@ class Survey:
 
     def _of_split(self, split: str, found: _Split) -> Iterator[tuple[bool, str]]:
         """(serious, what) of each."""
-        known = () if self.task.family == "similarity" else self.task.labels
+        known = () if self.task.family == "similarity" else (self.types or self.task.labels)
         if missing := [label for label in known if not found.labels[label]]:
             yield split == "train", f"no example of {', '.join(missing)}"
         if len(found.labels) == 1:

@@ -9,7 +9,8 @@ A tag scheme is how a file spells where its mentions begin and end; from each th
 
 By its letter alone a tag begins a mention (B S U W) or goes on with one (I E L M). Only of an I that has no mention
 to go on with, after O or another type, the schemes say different things: in IOB1 it begins a mention, in IOB2 it is
-a part of the one before (a disjoint mention, as BLUE counts them). The whole file tells which is meant.
+a part of the one before (a disjoint mention, as BLUE counts them). The whole file tells which is meant. Where a task
+tells several types apart it always begins one, as conlleval reads it (CoNLL 2000).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ SCHEMES = {"auto": BEGINNING + GOING_ON, "IOB1": "BI", "IOB2": "BI", "BIOES": "B
 TYPED = re.compile(rf"[{BEGINNING}{GOING_ON}]-(\S+)")
 DOCUMENT = r"-DOCSTART-(\s|$)"  # stands before each document in files made after CoNLL 2003
 HASHES = re.compile(r"#+ ?[A-Za-z_]*")  # how a line that is a comment begins
+MOST_TYPES = 4  # named in an error
 A_FEW = 5  # lines that tell what a file's lines are like
 
 logger = logging.getLogger("harness.tasks")
@@ -48,6 +50,10 @@ class Tag(NamedTuple):
     def continues(self, before: Tag) -> bool:
         """Whether it goes on with the mention of the tag before."""
         return before.letter not in "O" + LAST and before.kind == self.kind
+
+    def is_headless(self, before: Tag) -> bool:
+        """Whether it goes on with a mention, and there is none of its type."""
+        return self.letter in GOING_ON and not self.continues(before)
 
 
 OUTSIDE = Tag("O")
@@ -81,7 +87,7 @@ class Evidence:
             self.letters.add(tag.letter)
             if tag.letter in BEGINNING:
                 self.b_starts += before.letter == "O"
-            elif tag.letter != "O" and not tag.continues(before):
+            elif tag.is_headless(before):
                 self.headless += 1
                 self.first_headless = self.first_headless or line
             before = tag
@@ -109,13 +115,17 @@ class Evidence:
         return "IOB1" if "B" in self.letters else "IO"
 
 
-def plain_tags(tags: Sequence[Tag], i_begins: bool) -> list[str]:
-    """B, I and O of a sentence. `i_begins`: an I without a mention to go on with begins one; else it stays an I."""
+def plain_tags(tags: Sequence[Tag], i_begins: bool, typed: bool = False) -> list[str]:
+    """B, I and O of a sentence. `i_begins`: an I without a mention to go on with begins one; else it stays an I.
+
+    `typed`: B-<type>, I-<type> and O; an I always begins one then.
+    """
     found = []
     before = OUTSIDE
     for tag in tags:
-        begins = tag.letter in BEGINNING or (i_begins and not tag.continues(before))
-        found.append("O" if tag.letter == "O" or not tag.counts else "B" if begins else "I")
+        begins = tag.letter in BEGINNING or ((i_begins or typed) and not tag.continues(before))
+        letter = "O" if tag.letter == "O" or not tag.counts else "B" if begins else "I"
+        found.append(f"{letter}-{tag.kind}" if typed and letter != "O" else letter)
         before = tag
     return found
 
@@ -132,6 +142,7 @@ class Form:
     kinds: tuple[str, ...] = ()  # types of mention, as in B-<type>
     ignored: tuple[str, ...] = ()  # types that count as O
     plain: bool = True  # tags without a type, too
+    typed: bool = False  # several types are told apart
     scheme: str = "IOB2"  # of SCHEMES; auto: recognised from the files
     longest: int = LONGEST_SENTENCE  # words; longer sentences are cut
 
@@ -148,7 +159,8 @@ class Form:
     @property
     def usual_tags(self) -> str:
         """What to use, in words."""
-        typed = [f"{letter}-{kind}" for kind in (*self.kinds, *self.ignored) for letter in "BI"]
+        typed = [f"{letter}-{kind}" for kind in (*self.kinds, *self.ignored)[:MOST_TYPES] for letter in "BI"]
+        typed += ["..."] if len(self.kinds) + len(self.ignored) > MOST_TYPES else []
         return ", ".join([*("BIO" if self.plain else "O"), *typed])
 
     def is_like_a_tag(self, row: Row) -> bool:
@@ -182,10 +194,7 @@ class Form:
             return f"{listed}; or set right under [columns] of the task file in which column the tags are"
         if not known:
             return f"list the type of mention in the task file: labels = [{shown(kind)}]"
-        return (
-            f"{listed}; or list the type under `ignored` of the task file, where it counts as O, or under "
-            "`labels` with collapse_types = true"
-        )
+        return f"{listed}; or list the type under `ignored` of the task file, where it counts as O, or under `labels`"
 
 
 BLUE = Form(0, 3, ("token", "document", "offset", "tag"))
@@ -266,12 +275,16 @@ def recognise(path: Path, form: Form, evidence: Evidence, others: Mapping[Path, 
 
     Raises UserError where the file and one of the `others` contradict each other.
     """
+    i_begins = evidence.is_iob1 if form.scheme == "auto" else form.scheme in ("IOB1", "IO")
+    if form.typed and evidence.headless and not i_begins:
+        said = "tags    %s: %d tags I after O or another type, the first in %s:%d; each was read as B, as by conlleval"
+        logger.warning(said, path.name, evidence.headless, path, evidence.first_headless)
     if form.scheme != "auto":
-        return form.scheme in ("IOB1", "IO") and evidence.headless > 0  # no such I in gold: our own predictions file
-    if evidence.headless:
+        return i_begins and evidence.headless > 0  # no such I in gold: our own predictions file
+    if evidence.headless and not form.typed:
         _check_others(path, evidence, others)
     scheme = evidence.scheme()
-    if evidence.is_mixed:
+    if evidence.is_mixed and not form.typed:
         said = (
             "tags    %s: %d tags I after O or another type, where mentions begin with B; the first in %s:%d. Each is "
             'a part of the mention before, as BLUE counts disjoint ones (scheme = "IOB1": begins a mention)'

@@ -35,7 +35,7 @@ from harness.files import MOST_DOTS, settings_text
 from harness.task import SPLITS, Task, UserError
 from harness.validation import fault, faults_below, near, one_of, shown
 from tasks import conll
-from tasks.metrics import TAGS
+from tasks.metrics import TAGS, tags_of
 from tasks.multiclass import MulticlassTask
 from tasks.multilabel import MultilabelTask
 from tasks.published import COMMON
@@ -137,12 +137,6 @@ def _complaint(key: str, value: Any, above: Mapping[str, Any]) -> str | None:
             return f"{shown(commas[0])} holds a comma; write it without; commas separate labels"
         case "labels" | "ignored" if is_tagging and (odd := [one for one in listed if NO_TYPE.search(one)]):
             return f"{shown(odd[0])} is no type of mention; write `X` for the tags B-X and I-X"
-        case "labels" if is_tagging and len(listed) > 1 and not above.get("collapse_types"):
-            return (
-                f"{len(listed)} types of mention, which the score counts as one (calling every {listed[0]} a "
-                f"{listed[1]} would score 100); keep one and list the others under ignored (they count as O), or write "
-                "collapse_types = true"
-            )
         case "ignored" if both := set(listed) & set(labels or ()):
             return f"{shown(min(both))} is in labels too; remove one"
         case "ignored" if listed and labels == []:
@@ -156,6 +150,8 @@ def _complaint(key: str, value: Any, above: Mapping[str, Any]) -> str | None:
             return f"{shown(value)} is no label; give one of {', '.join(labels)}"
         case "negative" if value is not None and metric == "accuracy":
             return 'accuracy counts every class; leave it out, or metric = "micro F1"'
+        case "disjoint" if value and len(labels or ()) > 1 and not above.get("collapse_types"):
+            return "mentions of several types are scored as seqeval does, none of them disjoint; leave it out"
         case "train_splits" if not set(listed) <= set(above.get("files", SPLITS)):
             return "dev has no file; name it under [files], or train on train alone"
     return None
@@ -321,7 +317,13 @@ class Definition(BaseModel):
     def values(self) -> dict[str, Any]:
         """The definition as plain values, for a run's settings."""
         found = {"name": self.name, "title": self.name, **self.model_dump(exclude_none=True)}
-        return {key: value for key, value in found.items() if OMITTED.get(key) != value}
+        found = {key: value for key, value in found.items() if OMITTED.get(key) != value}
+        return found | ({"collapse_types": False} if self.is_typed else {})  # without it: see `build`
+
+    @property
+    def is_typed(self) -> bool:
+        """Whether it has several types of mention that are told apart."""
+        return self.family == "tagging" and len(self.labels or ()) > 1 and not self.collapse_types
 
     def layout(self, split: str) -> Layout | conll.Form:
         """How a split's file is written."""
@@ -334,19 +336,22 @@ class Definition(BaseModel):
             word, tag, blanks = columns["word"] - 1, columns["tag"] - 1, self.separator == "blanks"
             form = conll.Form(word, tag, blanks=blanks, plain=not self.labels, scheme=self.scheme or "auto")
         kinds, ignored = tuple(self.labels or ()), tuple(self.ignored or ())
-        longest = self.longest_sentence or conll.LONGEST_SENTENCE
+        longest, typed = self.longest_sentence or conll.LONGEST_SENTENCE, self.is_typed
+        form = replace(form, plain=form.plain and not typed, typed=typed)
         return replace(form, comment=self.comment, kinds=kinds, ignored=ignored, longest=longest)
 
     def task(self) -> Task:
         """The task that is defined."""
-        family = FAMILIES[self.family]
+        family, labels = FAMILIES[self.family], tuple(self.labels or ())
+        if self.family == "tagging":
+            labels = tags_of(labels) if self.is_typed else TAGS
         return family(
             name=self.name,
             title=self.title or self.name,
             filenames=self.files,
             layout=self.layout,
             score_key=family.metrics[self.metric],
-            labels=TAGS if self.family == "tagging" else tuple(self.labels or ()),
+            labels=labels,
             label_titles=tuple(self.label_titles or ()),
             negative=self.negative,
             train_splits=tuple(self.train_splits or ("train",)),
@@ -411,7 +416,7 @@ def build(definition: Mapping[str, Any], where: str = "own_task") -> Task:
     """The task of a definition that a run keeps. Raises UserError where somebody has changed it to one that is none."""
     labels = definition.get("labels")
     if definition.get("family") == "tagging" and isinstance(labels, list) and len(labels) > 1:
-        definition = {"collapse_types": True, **definition}  # what runs of before that key meant; `read` asks for it
+        definition = {"collapse_types": True, **definition}  # what runs of before that key meant; newer ones have it
     return checked(definition, where, shipped=True).task()
 
 

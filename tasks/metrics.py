@@ -5,8 +5,9 @@ A ratio over nothing is 0, never nan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence, Set
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -148,16 +149,54 @@ def shown_mentions(tags: Sequence[str], disjoint: bool) -> list[list[tuple[int, 
     return found
 
 
-def strict_mentions(sentences: Iterable[Sequence[str]]) -> set[tuple[int, int, int]]:
-    """The mentions as seqeval's strict IOB2 counts them, as (sentence, first word, word after the last).
+def strict_mentions(sentences: Iterable[Sequence[str]]) -> set[tuple[int, int, int, str]]:
+    """The mentions as seqeval's strict IOB2 counts them: (sentence, first word, word after the last, type or "").
 
-    B opens a mention, the I's that follow it without a gap belong to it, any other I counts for nothing.
+    B opens a mention, the I's of its type that follow it without a gap belong to it, any other I counts for nothing.
     """
     found = set()
     for number, tags in enumerate(sentences):
-        for start in (index for index, tag in enumerate(tags) if tag == "B"):
-            end = start + 1
-            while end < len(tags) and tags[end] == "I":
+        for start in (index for index, tag in enumerate(tags) if tag.startswith("B")):
+            end, inside = start + 1, "I" + tags[start][1:]
+            while end < len(tags) and tags[end] == inside:
                 end += 1
-            found.add((number, start, end))
+            found.add((number, start, end, type_of(tags[start])))
     return found
+
+
+def type_of(tag: str) -> str:
+    """The type of mention of a tag such as B-Disease; "" of B, I and O."""
+    return tag[2:]
+
+
+def tags_of(types: Iterable[str]) -> tuple[str, ...]:
+    """The tags of several types of mention: B-<type> and I-<type> of each, then O."""
+    return (*(f"{letter}-{kind}" for kind in types for letter in "BI"), "O")
+
+
+def repaired(tags: Sequence[str]) -> tuple[tuple[str, ...], int]:
+    """Tags of a sentence in which every I-X that does not follow B-X or I-X is B-X, and how many those were.
+
+    So conlleval reads them (CoNLL 2000; seqeval's default mode): such a tag begins a mention.
+    """
+    begins = [tag[:2] == "I-" and before[1:] != tag[1:] for before, tag in pairwise(("O", *tags))]
+    return tuple("B" + tag[1:] if begin else tag for tag, begin in zip(tags, begins, strict=True)), sum(begins)
+
+
+def compare(gold: Set[Any], predicted: Set[Any]) -> Counts:
+    """How many are in both, and in one alone."""
+    hits = len(gold & predicted)
+    return Counts(hits, len(predicted) - hits, len(gold) - hits)
+
+
+def counts_by_type(gold: Set[tuple[Any, ...]], predicted: Set[tuple[Any, ...]]) -> dict[str, Counts]:
+    """Counts of each type that occurs, of mentions (or words) whose last entry is their type."""
+    types = sorted({mention[-1] for mention in gold | predicted})
+    by_type = [{kind: {one for one in part if one[-1] == kind} for kind in types} for part in (gold, predicted)]
+    return {kind: compare(by_type[0][kind], by_type[1][kind]) for kind in types}
+
+
+def typed_words(sentences: Iterable[Sequence[str]]) -> set[tuple[int, int, str]]:
+    """The words inside mentions as (sentence, word, type or ""), B and I not told apart."""
+    tagged = ((number, word, tag) for number, tags in enumerate(sentences) for word, tag in enumerate(tags))
+    return {(number, word, type_of(tag)) for number, word, tag in tagged if tag != "O"}

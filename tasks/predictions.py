@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.task import Example, Prediction, Task, UserError
-from tasks.conll import Evidence, plain_tags, recognise
+from tasks.conll import OUTSIDE, Evidence, Tag, plain_tags, recognise
 from tasks.metrics import mentions
 from tasks.readers import LONGEST_HEADER_CELL, Row, TableTask, read_table, shown
 from tasks.tagging import whole_sentences
@@ -121,8 +121,9 @@ def _table(path: Path, names: tuple[str, ...], is_data: Callable[[Row], bool]) -
 def _read_tags(task: Task, path: Path) -> Answers:
     """Both columns are of one scheme, the gold column's: a model's I after O is no sign of another one."""
     its = task.layout("test")
-    # Plain as our own files are; other people's have the data's tags.
-    form = replace(its, plain=True, scheme="auto" if its.is_custom else its.scheme)
+    # Plain as our own files are where types are not told apart; other people's have the data's tags.
+    form = replace(its, plain=not its.typed, scheme="auto" if its.is_custom else its.scheme)
+    form = replace(form, columns=WORD_HEADER) if its.typed else form  # no task file is to blame for a tag here
     headers = (WORD_HEADER, (WORD_HEADER[0], WORD_HEADER[2]), BARE_HEADER)
     rows, has_gold, has_words = _table(path, WORD_HEADER, lambda row: row.cells not in headers)
     sentences = [list(block) for blank, block in groupby(rows, lambda row: row.is_blank) if not blank]
@@ -135,14 +136,21 @@ def _read_tags(task: Task, path: Path) -> Answers:
         evidence.add(tags, lines)
         theirs.add(others, lines)
     i_begins = recognise(path, its, evidence)
-    if theirs.is_iob1 and evidence.b_starts:
+    repaired = [its.typed and not i_begins and sum(map(Tag.is_headless, tags, (OUTSIDE, *tags))) for tags in predicted]
+    if sum(repaired):
+        said = "tags    %s: %d predicted tags I after O or another type; each was read as B, as conlleval does"
+        logger.warning(said, path.name, sum(repaired))
+    if theirs.is_iob1 and evidence.b_starts and not its.typed:
         said = "mentions begin with I in the predictions, with B in gold; an I before any B counts for nothing"
         logger.warning("%s: %s: write both columns in one scheme", path, said)
     examples = [
-        Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins)))
+        Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins, its.typed)))
         for number, (texts, tags) in enumerate(zip(words, gold, strict=True))
     ]
-    predictions = [Prediction(tuple(plain_tags(tags, i_begins))) for tags in predicted]
+    predictions = [
+        Prediction(tuple(plain_tags(tags, i_begins, its.typed)), repaired=int(count))
+        for tags, count in zip(predicted, repaired, strict=True)
+    ]
     starts = [sentence[0].number for sentence in sentences]
     return Answers(path, examples, predictions, starts, has_gold, has_words)
 

@@ -1,10 +1,15 @@
-"""Family: where are the mentions? A tag B, I or O for each word; scored by whole mentions."""
+"""Family: where are the mentions, and of which type? A tag for each word; scored by whole mentions.
+
+Of one type, or of several that count as one, tags are B, I and O, and a mention may be disjoint, as BLUE counts them.
+Of several types they are B-<type>, I-<type> and O, scored as seqeval's strict IOB2. What is then read or predicted is
+repaired first as conlleval reads it: an I-<type> without a mention of its type to go on with begins one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +20,18 @@ from tasks.conll import LONGEST_SENTENCE, Evidence, cut, plain_tags, recognise, 
 from tasks.metrics import (
     TAGS,
     Counts,
-    accuracy,
     check_lengths,
+    compare,
     confusion,
+    counts_by_type,
     macro_f1,
     mentions,
+    ratio,
+    repaired,
     results_file,
     strict_mentions,
+    type_of,
+    typed_words,
 )
 from tasks.readers import locate
 
@@ -33,7 +43,13 @@ class TaggingTask(Task):
     family = "tagging"
     metric_version = 1
     per_word = True
-    metrics: ClassVar = {"mention F1": "f1"}
+    metrics: ClassVar = {
+        "mention F1": "f1",
+        "strict mention F1": "strict_f1",
+        "macro mention F1": "macro_mention_f1",
+        "word macro F1": "word_macro_f1",
+        "token accuracy": "token_accuracy",
+    }
     texts = (("word",),)
     target = "tag"
     formats: ClassVar = {"blue-words": ("word",)}
@@ -41,8 +57,13 @@ class TaggingTask(Task):
     defaults: ClassVar = {"labels": [], "ignored": [], "separator": "tab", "longest_sentence": LONGEST_SENTENCE}
     least_labels = 0
 
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types of mention that are told apart; () where there is one, or several count as one."""
+        return () if self.labels == TAGS else tuple(map(type_of, self.labels[:-1:2]))
+
     def read(self, data_dir: Path, split: str) -> list[Example]:
-        """Sentences of words and tags B, I and O, whatever the file's scheme.
+        """Sentences of words and tags as in `labels`, whatever the file's scheme.
 
         A sentence that is too long becomes several examples of one group, see `cut`. Raises UserError, also where the
         files of the task's splits contradict each other.
@@ -53,7 +74,7 @@ class TaggingTask(Task):
         i_begins = recognise(path, form, evidence, others)
         examples: list[Example] = []
         for number, (words, marked) in enumerate(sentences):
-            group, tags = f"{split}-{number}", plain_tags(marked, i_begins)
+            group, tags = f"{split}-{number}", plain_tags(marked, i_begins, form.typed)
             pieces = cut(tags, form.longest)
             for count, (start, end) in enumerate(pieces):
                 name = group if len(pieces) == 1 else f"{group}.{count}"
@@ -72,7 +93,7 @@ class TaggingTask(Task):
             if len(example.label) != len(example.texts):
                 found = f"{len(example.label)} labels for {len(example.texts)} words"
                 raise UserError(f"example {example.id}: {found}; give one label a word")
-        number = {tag: index for index, tag in enumerate(TAGS)}
+        number = {tag: index for index, tag in enumerate(self.labels)}
         tokens = tokenizer(
             [list(example.texts) for example in examples],
             is_split_into_words=True,
@@ -94,7 +115,7 @@ class TaggingTask(Task):
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The most probable tag of each scored word; logits [scored words, tags]."""
-        return Prediction(tuple(TAGS[index] for index in np.argmax(logits, axis=-1)))
+        return Prediction(tuple(self.labels[index] for index in np.argmax(logits, axis=-1)))
 
     def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:
         """Tags for all words of the example: O for those that the model did not see, so that gold is never cut."""
@@ -103,8 +124,27 @@ class TaggingTask(Task):
             tags[word] = tag
         return replace(prediction, value=tuple(tags))
 
+    def repaired(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Tags as conlleval reads them (see `metrics.repaired`), where there are several types; by whole sentences."""
+        if not self.types:
+            return list(predictions)
+        found: list[Prediction] = []
+        pairs = zip(examples, predictions, strict=True)
+        for _, pieces in groupby(pairs, key=lambda pair: pair[0].group or id(pair[0])):
+            own = [prediction for _, prediction in pieces]
+            tags, count = repaired(tuple(chain.from_iterable(one.value for one in own)))
+            rest = iter(tags)
+            whole = [replace(one, value=tuple(islice(rest, len(one.value)))) for one in own]
+            found += [replace(whole[0], repaired=count), *whole[1:]]
+        return found
+
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
-        """Mention F1 (see `mentions`), and beside it strict IOB2 mentions and metrics over single tags."""
+        """Mention F1, and beside it strict IOB2 mentions and metrics over words; `score_key` is the one that counts.
+
+        Mention F1 is by `mentions` where there is one type, strict, micro-averaged over them, where there are several.
+        Macro averages are over the types that occur in gold or predictions: of mentions, as seqeval's, and of words by
+        type, B and I not told apart (EBM-PICO in BLURB, Gu et al. 2021).
+        """
         check_lengths(examples, predictions)
         for example, prediction in zip(examples, predictions, strict=True):
             lengths = len(example.texts), len(example.label), len(prediction.value)
@@ -113,9 +153,16 @@ class TaggingTask(Task):
                 raise UserError(f"example {example.id}: {wrong}; give one of each a word")
         gold, predicted = ([one.label for one in part] for part in _sentences(examples, predictions))
         gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
-        found = _compare(mentions(gold_tags), mentions(predicted_tags))
-        strict = _compare(strict_mentions(gold), strict_mentions(predicted))
-        chart, counts = confusion(gold_tags, predicted_tags, TAGS)
+        whole = strict_mentions(gold), strict_mentions(predicted)
+        strict, by_type = compare(*whole), counts_by_type(*whole)
+        found = strict if self.types else compare(mentions(gold_tags), mentions(predicted_tags))
+        chart, counts = confusion(gold_tags, predicted_tags, self.labels)
+        words = counts_by_type(typed_words(gold), typed_words(predicted))
+        if self.types:
+            kinds = [[type_of(tag) or "O" for tag in tags] for tags in (gold_tags, predicted_tags)]
+            chart = confusion(kinds[0], kinds[1], (*self.types, "O"))[0]
+            counts = {kind: by_type.get(kind, Counts(0, 0, 0)) for kind in self.types}
+        asked = {"macro_mention_f1": macro_f1(by_type.values()), "word_macro_f1": macro_f1(words.values())}
         values = {
             "precision": found.precision,
             "recall": found.recall,
@@ -126,12 +173,16 @@ class TaggingTask(Task):
             "strict_precision": strict.precision,
             "strict_recall": strict.recall,
             "strict_f1": strict.f1,
-            "token_accuracy": accuracy(counts),
+            "token_accuracy": ratio(sum(map(str.__eq__, gold_tags, predicted_tags)), len(gold_tags)),
             "macro_f1": macro_f1(counts.values()),
             "tokens": len(gold_tags),
             "sentences": len(gold),
+            **{key: value for key, value in asked.items() if self.types or key == self.score_key},
+            **({"repaired_tags": sum(one.repaired for one in predictions)} if self.types else {}),
         }
-        return Report(found.f1, "mention F1", values, {tag: entry.metrics() for tag, entry in counts.items()}, chart)
+        (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
+        per_class = {label: entry.metrics() for label, entry in counts.items()}
+        return Report(values[self.score_key], name, values, per_class, chart)
 
     def rows(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[str]:
         """`token gold prediction`, an empty line between sentences."""
@@ -160,11 +211,6 @@ class TaggingTask(Task):
         """The columns of dev_results.txt."""
         names = {"TP": "TP", "FP": "FP", "FN": "FN", "Prec": "precision", "Rec": "recall", "FB1": "f1"}
         return {column: report.values[name] for column, name in names.items()}
-
-
-def _compare(gold: set[Any], predicted: set[Any]) -> Counts:
-    hits = len(gold & predicted)
-    return Counts(hits, len(predicted) - hits, len(gold) - hits)
 
 
 def whole_sentences(examples: Sequence[Example]) -> list[Example]:

@@ -68,7 +68,11 @@ class TestMentions:
         assert mentions(["I", "B"]) == {(1,)}
 
     def test_strict_needs_neighbours(self) -> None:
-        assert strict_mentions([["O", "B", "I", "O", "I", "B"], ["I", "B", "I"]]) == {(0, 1, 3), (0, 5, 6), (1, 1, 3)}
+        assert strict_mentions([["O", "B", "I", "O", "I", "B"], ["I", "B", "I"]]) == {
+            (0, 1, 3, ""),
+            (0, 5, 6, ""),
+            (1, 1, 3, ""),
+        }
 
     def test_nothing_predicted_nothing_there(self) -> None:
         assert tagged("O B I O", "O O O O").score == 0.0

@@ -212,16 +212,16 @@ class TestTypes:
 
     def test_two_listed(self, tmp_path: Path) -> None:
         two = DEFINITION.replace('["Sign"]', '["Sign", "Drug"]')
-        message = self.refused(tmp_path, two)
-        assert "key labels: 2 types of mention, which the score counts as one" in message
-        assert "keep one and list the others under ignored (they count as O), or write collapse_types = true" in message
+        for split in SPLITS:
+            (tmp_path / f"{split}.tsv").write_text(self.BOTH)
+        assert read(tmp_path, two)[0].label == ("B-Drug", "O", "O", "B-Sign", "O")
         assert labels(read(tmp_path, f"collapse_types = true\n{two}")) == ["BOOBO"]
         assert labels(read(tmp_path, DEFINITION.replace('["Sign"]', '["Sign"]\nignored = ["Drug"]'))) == ["OOOBO"]
 
     def test_one_that_is_not_listed(self, tmp_path: Path) -> None:
         message = self.refused(tmp_path, DEFINITION)
         assert message.startswith(f"{tmp_path / 'train.tsv'}:1: unknown label 'B-Drug'; use one of O, B-Sign, I-Sign")
-        assert "list the type under `ignored` of the task file" in message
+        assert "list the type under `ignored` of the task file, where it counts as O, or under `labels`" in message
 
     def test_none_listed(self, tmp_path: Path) -> None:
         message = self.refused(tmp_path, DEFINITION.replace('labels = ["Sign"]\n', ""))
@@ -240,7 +240,7 @@ class TestTypes:
         longer.write_text(f'collapse_types = false\nscheme = "auto"\n{DEFINITION}')
         assert definitions.read(plain) == definitions.read(longer)
         before = {**definitions.read(plain)[0], "labels": ["Sign", "Drug"]}  # as a run of before the key recorded it
-        assert definitions.build(before).name == "signs"
+        assert definitions.build(before).labels == ("B", "I", "O")  # they counted as one
 
 
 class TestPredictions:
