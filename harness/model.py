@@ -382,7 +382,8 @@ def _weights(folder: Path, model: EncoderWithHead, prefix: str, whole: bool) -> 
 def standard_outputs(source: Source, settings: Any, task: Task) -> list[int]:
     """For each of the task's labels the number of its output. Raises UserError where the head is none of that task.
 
-    `settings` is the checkpoint's config. In tagging the outputs may say the one type of mention, as in B-Disease.
+    `settings` is the checkpoint's config. In tagging the outputs may say the type of mention where there is one, as in
+    B-Disease; where there are several they must.
     """
     kind = "TokenClassification" if task.per_word else "SequenceClassification"
     found = (getattr(settings, "architectures", None) or ["no class"])[0]
@@ -392,8 +393,8 @@ def standard_outputs(source: Source, settings: Any, task: Task) -> list[int]:
             "add --do_train, or name the model/ folder of a finished run"
         )
     names = [str(settings.id2label[number]) for number in range(settings.num_labels)]
-    plain = [name.split("-")[0] for name in names] if task.per_word else names
     wanted = list(task.labels)
+    plain = [name.split("-")[0] for name in names] if task.per_word and "B" in wanted else names
     if not wanted and len(names) == task.num_outputs:
         plain = wanted = [""]
     if sorted(plain) != sorted(wanted):

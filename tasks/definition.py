@@ -148,8 +148,8 @@ def _complaint(key: str, value: Any, above: Mapping[str, Any]) -> str | None:
             return f"missing; {remedy}"
         case "negative" if value is not None and labels is not None and value not in labels:
             return f"{shown(value)} is no label; give one of {', '.join(labels)}"
-        case "negative" if value is not None and metric == "accuracy":
-            return 'accuracy counts every class; leave it out, or metric = "micro F1"'
+        case "negative" if value is not None and metric in ("accuracy", "MCC"):
+            return f'{metric} counts every class; leave it out, or metric = "micro F1"'
         case "disjoint" if value and len(labels or ()) > 1 and not above.get("collapse_types"):
             return "mentions of several types are scored as seqeval does, none of them disjoint; leave it out"
         case "train_splits" if not set(listed) <= set(above.get("files", SPLITS)):

@@ -98,6 +98,15 @@ def macro_f1(counts: Iterable[Counts]) -> float:
     return ratio(sum(present), len(present))
 
 
+def matthews(chart: Confusion) -> float:
+    """Matthews' correlation coefficient of any number of classes (Gorodkin 2004, R_K); 0 where gold or predictions have
+    one class alone. `chart`: counts[gold][predicted] of all classes."""
+    counts = np.array(chart.counts, dtype=np.float64)
+    gold, predicted, total = counts.sum(1), counts.sum(0), counts.sum()
+    spread = (total**2 - gold @ gold) * (total**2 - predicted @ predicted)
+    return ratio(float(np.trace(counts) * total - gold @ predicted), float(np.sqrt(spread)))
+
+
 def check_lengths(examples: Sequence[Example], predictions: Sequence[Prediction]) -> None:
     """A metric sees a whole split: raises ValueError where there are not as many predictions as examples."""
     if len(examples) != len(predictions):

@@ -10,7 +10,7 @@ import numpy as np
 
 from harness.task import Encoded, Example, Prediction, Report
 from tasks.encoding import encode
-from tasks.metrics import Counts, accuracy, check_lengths, confusion, macro_f1, ratio, results_file
+from tasks.metrics import Counts, accuracy, check_lengths, confusion, macro_f1, matthews, ratio, results_file
 from tasks.readers import Row, TableTask
 
 
@@ -20,7 +20,13 @@ class MulticlassTask(TableTask):
 
     family = "multiclass"
     metric_version = 1
-    metrics: ClassVar = {"accuracy": "accuracy", "micro F1": "micro_f1", "macro F1": "macro_f1"}
+    metrics: ClassVar = {
+        "accuracy": "accuracy",
+        "micro F1": "micro_f1",
+        "macro F1": "macro_f1",
+        "weighted F1": "weighted_f1",
+        "MCC": "mcc",
+    }
     texts = (("sentence",), ("sentence1", "sentence2"))
     target = "label"
     formats: ClassVar = {"blue-relations": ("sentence",), "blue-pairs": ("sentence1", "sentence2")}
@@ -47,7 +53,8 @@ class MulticlassTask(TableTask):
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Accuracy, and micro and macro F1 over all classes but `negative`; `score_key` is the one that counts.
 
-        Macro F1 is the mean over the classes, but `negative`, that occur in gold or predictions, as in the original.
+        Macro F1 is the mean over the classes, but `negative`, that occur in gold or predictions, as in the original;
+        weighted F1 counts each as often as gold has it. MCC is Matthews' correlation of all classes (see `matthews`).
         """
         check_lengths(examples, predictions)
         chart, counts = confusion([one.label for one in examples], [one.value for one in predictions], self.labels)
@@ -64,6 +71,10 @@ class MulticlassTask(TableTask):
             "FN": micro.fn,
             "num": len(examples),
         }
+        if self.score_key == "weighted_f1":
+            values["weighted_f1"] = ratio(sum(one.f1 * one.support for one in counted), micro.support)
+        if self.score_key == "mcc":
+            values["mcc"] = matthews(chart)
         per_class = {label: entry.metrics() for label, entry in counts.items()}
         (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
         name += "" if self.negative is None else f" without {self.negative}"
@@ -76,6 +87,7 @@ class MulticlassTask(TableTask):
         test_results_classification_report.tsv."""
         values = report.values
         results = {key: values[key] for key in ("TP", "FP", "FN", "precision", "recall")} | {"FB1": values["micro_f1"]}
+        results |= {key: values[key] for key in ("weighted_f1", "mcc") if key in values}
         other = ("overall_acc", "accuracy") if self.negative is None else ("FB1_macro", "macro_f1")
         written = results_file(split, results | {other[0]: values[other[1]]})
         if split == "test":

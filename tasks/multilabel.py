@@ -36,7 +36,7 @@ class MultilabelTask(TableTask):
 
     family = "multilabel"
     metric_version = 1
-    metrics: ClassVar = {"example-based F1": "f1", "micro F1": "micro_f1"}
+    metrics: ClassVar = {"example-based F1": "f1", "micro F1": "micro_f1", "macro F1": "macro_f1"}
     texts = (("sentence",),)
     target = "labels"
     formats: ClassVar = {"blue-documents": ("sentence",)}
@@ -117,7 +117,7 @@ class MultilabelTask(TableTask):
         return Prediction(tuple(int(score > THRESHOLD) for score in scores), tuple(scores.tolist()))
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
-        """Example-based F1 on documents, or micro F1 on them, as `score_key` says.
+        """Example-based F1 on documents, or micro or macro F1 on them, as `score_key` says.
 
         The first is the F1 of the mean precision and the mean recall over documents. A document has every label that
         one of its sentences has. Precision is 0 where nothing is predicted. The original divides by zero where a

@@ -13,14 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from harness.task import Example, Prediction, Task, UserError
+from harness.task import Confusion, Example, Prediction, Task, UserError
 from tasks.conll import OUTSIDE, Evidence, Tag, plain_tags, recognise
-from tasks.metrics import mentions
+from tasks.metrics import mentions, strict_mentions, typed_words
 from tasks.readers import LONGEST_HEADER_CELL, Row, TableTask, read_table, shown
-from tasks.tagging import whole_sentences
+from tasks.tagging import TaggingTask, whole_sentences
 
 logger = logging.getLogger("harness.tasks")
 
@@ -247,6 +248,28 @@ def _f1(sums: np.ndarray) -> np.ndarray:
     return _ratio(2 * hits, 2 * hits + wrong + missed)
 
 
+def _macro(sums: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes that occur, from the counts of `_f1` of each class side by side."""
+    by_class = sums.reshape(*sums.shape[:-1], -1, 3)
+    return _ratio(_f1(by_class).sum(-1), (by_class.sum(-1) > 0).sum(-1).astype(np.float64))
+
+
+def _weighted(sums: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes weighted by how often gold has them, from such counts."""
+    by_class = sums.reshape(*sums.shape[:-1], -1, 3)
+    support = by_class[..., 0] + by_class[..., 2]
+    return _ratio((_f1(by_class) * support).sum(-1), support.sum(-1))
+
+
+def _matthews(sums: np.ndarray) -> np.ndarray:
+    """From sums of such counts; see `metrics.matthews`."""
+    hits, wrong, missed = np.moveaxis(sums.reshape(*sums.shape[:-1], -1, 3), -1, 0)
+    gold, predicted, right = hits + missed, hits + wrong, hits.sum(-1)
+    count = gold.sum(-1)
+    spread = (count**2 - (gold**2).sum(-1)) * (count**2 - (predicted**2).sum(-1))
+    return _ratio(right * count - (gold * predicted).sum(-1), np.sqrt(np.clip(spread, 0, None)))
+
+
 def _digest(gold: Sequence[object]) -> str:
     return hashlib.sha256(repr(gold).encode(errors="surrogatepass")).hexdigest()
 
@@ -258,8 +281,9 @@ def _labelled(answers: Answers) -> str:
 def _classes(task: Task, answers: Answers) -> Units:
     """Counts without the negative class. Where no class is negative, their F1 is the accuracy.
 
-    For macro F1, the mean over the classes that occur, those of each class apart.
+    Where each class has a score of its own, those of each class apart.
     """
+    of_classes = {"macro_f1": _macro, "weighted_f1": _weighted, "mcc": _matthews}.get(task.score_key)
     place = {label: number for number, label in enumerate(task.labels)}
     counts = np.zeros((len(answers.examples), len(task.labels), 3))
     for row, example, prediction in zip(counts, answers.examples, answers.predictions, strict=True):
@@ -268,18 +292,13 @@ def _classes(task: Task, answers: Answers) -> Units:
         else:
             row[place[prediction.value], 1] = row[place[example.label], 2] = 1
     counts = counts[:, [number for label, number in place.items() if label != task.negative]]
-    if task.score_key != "macro_f1":
+    if of_classes is None:
         return Units("example", _labelled(answers), counts.sum(1), _f1)
-
-    def score(sums: np.ndarray) -> np.ndarray:
-        by_class = sums.reshape(*sums.shape[:-1], -1, 3)
-        return _ratio(_f1(by_class).sum(-1), (by_class.sum(-1) > 0).sum(-1).astype(np.float64))
-
-    return Units("example", _labelled(answers), counts.reshape(len(counts), -1), score)
+    return Units("example", _labelled(answers), counts.reshape(len(counts), -1), of_classes)
 
 
 def _documents(task: Task, answers: Answers) -> Units:
-    """Precision and recall of each document, or its counts for micro F1.
+    """Precision and recall of each document, or its counts for micro F1, of each label apart for macro F1.
 
     The rows of a document lie together in the file, or are brought together here.
     """
@@ -287,23 +306,56 @@ def _documents(task: Task, answers: Answers) -> Units:
     together: dict[str, list[int]] = {}
     for number, example in enumerate(answers.examples):
         together.setdefault(example.group, []).append(number)
-    rows, gold = [], []
+    rows: list[tuple[float, ...]] = []
+    gold = []
     for document, numbers in together.items():
         examples = [answers.examples[number] for number in numbers]
         report = task.metric(examples, [answers.predictions[number] for number in numbers])
-        rows.append(tuple(report.values[name] for name in names))
+        if task.score_key == "macro_f1":
+            assert isinstance(report.chart, Confusion)  # tp, fp, fn, tn of each label
+            rows.append(tuple(count for counts in report.chart.counts for count in counts[:3]))
+        else:
+            rows.append(tuple(report.values[name] for name in names))
         gold.append((document, tuple(example.label for example in examples)))
 
     def score(sums: np.ndarray) -> np.ndarray:
         precision, recall = np.moveaxis(sums, -1, 0) / len(together)
         return _ratio(2 * precision * recall, precision + recall)
 
-    of_sums = _f1 if task.score_key == "micro_f1" else score
+    of_sums = {"micro_f1": _f1, "macro_f1": _macro}.get(task.score_key, score)
     return Units("document", _digest(gold), np.array(rows, dtype=np.float64), of_sums)
 
 
 def _sentences(task: Task, answers: Answers) -> Units:
-    """Counts of mentions, each counted in the sentence where it begins."""
+    """Counts of mentions, each counted in the sentence where it begins, or of words; of each type apart for a macro F1.
+
+    Accuracy is the F1 of all words' tags.
+    """
+    assert isinstance(task, TaggingTask)
+    gold_tags = [example.label for example in answers.examples]
+    tags = [prediction.value for prediction in answers.predictions]
+    if task.score_key == "f1" and not task.types:
+        return _disjoint(answers)
+    of_tags: Callable[[Sequence[Any]], set[Any]] = strict_mentions
+    if task.score_key in ("word_macro_f1", "token_accuracy"):
+        of_tags = typed_words if task.score_key == "word_macro_f1" else _places
+    gold, predicted = of_tags(gold_tags), of_tags(tags)
+    is_macro = task.score_key in ("macro_mention_f1", "word_macro_f1")
+    place = {kind: number for number, kind in enumerate(task.types or ("",))} if is_macro else {}
+    values = np.zeros((len(answers.examples), max(1, len(place)), 3))
+    for column, group in enumerate((gold & predicted, predicted - gold, gold - predicted)):
+        for one in group:
+            values[one[0], place.get(one[-1], 0), column] += 1
+    return Units("sentence", _labelled(answers), values.reshape(len(values), -1), _macro if is_macro else _f1)
+
+
+def _places(sentences: Sequence[Sequence[str]]) -> set[tuple[int, int, str]]:
+    """(sentence, word, tag) of all words."""
+    return {(number, word, tag) for number, tags in enumerate(sentences) for word, tag in enumerate(tags)}
+
+
+def _disjoint(answers: Answers) -> Units:
+    """Counts of mentions that may have gaps."""
     ends = np.cumsum([len(example.label) for example in answers.examples])
     gold = mentions(chain.from_iterable(example.label for example in answers.examples))
     predicted = mentions(chain.from_iterable(prediction.value for prediction in answers.predictions))
@@ -315,9 +367,17 @@ def _sentences(task: Task, answers: Answers) -> Units:
 
 
 def _pairs(task: Task, answers: Answers) -> Units:
-    """Gold, prediction, their squares and their product."""
+    """Gold, prediction, their squares and their product.
+
+    For Spearman those of the ranks in the whole set: a resample keeps them, so that what it says of the score is an
+    approximation.
+    """
     gold = np.array([example.label for example in answers.examples], dtype=np.float64)
     predicted = np.array([prediction.value for prediction in answers.predictions], dtype=np.float64)
+    if task.score_key == "spearman":
+        from scipy.stats import rankdata  # slow to import
+
+        gold, predicted = rankdata(gold), rankdata(predicted)
     count, middle = len(gold), gold.mean()
     x, y = gold - middle, predicted - middle  # a correlation does not change, and less is lost to rounding
 

@@ -1,4 +1,4 @@
-"""Family: how similar are two sentences? A number for each pair; scored by Pearson's correlation."""
+"""Family: how similar are two sentences? A number for each pair; scored by Pearson's or Spearman's correlation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SimilarityTask(TableTask):
 
     family = "similarity"
     metric_version = 1
-    metrics: ClassVar = {"Pearson": "pearson"}
+    metrics: ClassVar = {"Pearson": "pearson", "Spearman": "spearman"}
     texts = (("sentence1", "sentence2"),)
     target = "score"
     formats: ClassVar = {"blue-pairs": ("sentence1", "sentence2")}
@@ -51,7 +51,7 @@ class SimilarityTask(TableTask):
         return Prediction(float(logits[0]))
 
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
-        """Pearson's r, and beside it Spearman's rho and the errors in units of the score.
+        """Pearson's r, Spearman's rho and the errors in units of the score; `score_key` is the one that counts.
 
         Without variation in gold or predictions a correlation is not defined; it is then 0, with a warning.
         """
@@ -64,7 +64,8 @@ class SimilarityTask(TableTask):
             values["mse"] = float(np.mean((gold - predicted) ** 2))
             values["mae"] = float(np.mean(np.abs(gold - predicted)))
         chart = Scatter(tuple(gold.tolist()), tuple(predicted.tolist()))
-        return Report(pearson, "Pearson", values, {}, chart, (warning,) if warning else ())
+        (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
+        return Report(values[self.score_key], name, values, {}, chart, (warning,) if warning else ())
 
     def text(self, label: float) -> str:
         return repr(float(label))  # reads back to the same float
@@ -73,7 +74,9 @@ class SimilarityTask(TableTask):
         self, split: str, examples: Sequence[Example], predictions: Sequence[Prediction], report: Report
     ) -> dict[str, str]:
         """eval_results.txt or test_results.txt, and for the test set test_predictions.txt: `gold<tab>prediction`."""
-        written = results_file(split, {"pearson": report.values["pearson"], "num": report.values["num"]})
+        written = results_file(
+            split, {key: report.values[key] for key in dict.fromkeys(("pearson", self.score_key, "num"))}
+        )
         if split == "test":
             pairs = zip(examples, predictions, strict=True)
             lines = [f"{self.text(example.label)}\t{self.text(prediction.value)}\n" for example, prediction in pairs]
@@ -82,7 +85,7 @@ class SimilarityTask(TableTask):
 
     def dev_row(self, report: Report) -> dict[str, float | int]:
         """The column of dev_results.txt."""
-        return {"Pearson": report.score}
+        return {report.metric: report.score}
 
 
 def _correlations(gold: np.ndarray, predicted: np.ndarray) -> tuple[float, float, str]:

@@ -106,7 +106,9 @@ def spoil(task: Task, example: Example, skill: float, generator: np.random.Gener
     if task.family == "similarity":
         return Prediction(float(example.label + (1 - skill) * 3 * generator.normal()))
     if task.family == "tagging":
-        claimed = [str(generator.choice(("B", "O", "O", "O"))) if tag == "O" else "O" for tag in example.label]
+        claimed = [
+            str(generator.choice((task.labels[0], "O", "O", "O"))) if tag == "O" else "O" for tag in example.label
+        ]
         kept = generator.random(len(claimed)) < np.where(np.array(example.label) == "O", 0.8 + 0.2 * skill, skill)
         return Prediction(tuple(tag if k else c for k, tag, c in zip(kept, example.label, claimed, strict=True)))
     if task.family == "multilabel":

@@ -23,6 +23,11 @@ FILES = {
         "[columns]\nword = 1\ntag = 2\n",
         TAGS.format(B="B-Sign", I="I-Sign"),
     ),
+    "typed": (  # an I-Sign after B-Drug: it begins a mention
+        'name = "findings"\nfamily = "tagging"\nmetric = "mention F1"\nlabels = ["Sign", "Drug"]\n'
+        'separator = "blanks"\n[columns]\nword = 1\ntag = 2\n',
+        TAGS.format(B="B-Sign", I="I-Sign").replace("and O", "and B-Drug").replace("red B-Sign", "red I-Sign"),
+    ),
     "multiclass": (
         'name = "harm"\ntitle = "Harm, made up"\nfamily = "multiclass"\nmetric = "macro F1"\nlabels = ["no", "yes"]\n'
         '[columns]\nsentence = "text"\nlabel = "harm"\n',

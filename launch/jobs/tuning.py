@@ -364,7 +364,7 @@ def standard_error(score: float, count: int, metric: str) -> float:
     """Of a score of `count` examples or positive ones: of a correlation r, (1 - r^2) / sqrt(n - 1) (Fisher 1921); of a
     share p of right answers, which F1 is close to, sqrt(p (1 - p) / n) with two right and two wrong ones added (Agresti
     and Coull 1998), since 0 and 1 are no more certain than other shares."""
-    if metric == "Pearson":
+    if metric in ("Pearson", "Spearman", "MCC"):
         return float((1 - score**2) / math.sqrt(max(1, count - 1)))
     share = (max(0.0, score) * count + 2) / (count + 4)
     return math.sqrt(share * (1 - share) / (count + 4))

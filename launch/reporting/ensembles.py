@@ -67,7 +67,8 @@ def combined(
         return [Prediction(tuple(int(one > THRESHOLD) for one in row), tuple(row.tolist())) for row in mean]
     if task.family == "multiclass":
         return [Prediction(_majority(said)) for said in zip(*values, strict=True)]
-    return [Prediction(tuple(map(_majority, zip(*said, strict=True)))) for said in zip(*values, strict=True)]
+    by_majority = [Prediction(tuple(map(_majority, zip(*said, strict=True)))) for said in zip(*values, strict=True)]
+    return task.repaired(answers[0].examples, by_majority)
 
 
 def _majority(said: Iterable[Any]) -> Any:

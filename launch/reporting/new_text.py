@@ -19,8 +19,9 @@ from harness.files import LFS_POINTER
 from harness.model import Loaded
 from harness.model_folder import About
 from harness.task import Encoded, Example, Prediction, Task
-from tasks.metrics import shown_mentions
+from tasks.metrics import shown_mentions, strict_mentions
 from tasks.readers import FORMATS, TableTask
+from tasks.tagging import TaggingTask
 
 MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
@@ -29,7 +30,7 @@ ANSWERS = {  # what a line of output holds beside its index, by family
     "similarity": "score",
     "multiclass": "label, probabilities",
     "multilabel": "labels (and their names, where they are numbers), probabilities",
-    "tagging": "mentions: start, end and spans in characters",
+    "tagging": "mentions: start, end and spans in characters, and the type where there are several",
 }
 DOCUMENT = '{"index": "...", "sentences": ["...", "..."]}'
 
@@ -217,14 +218,19 @@ class Predictor:
                     rest.append((number, replace(example, texts=example.texts[end:], label=example.label[end:])))
                 tags[number] += prediction.value[:end]
             left = rest
-        return [Prediction(tuple(row)) for row in tags]
+        return self.task.repaired(examples, [Prediction(tuple(row)) for row in tags])
 
     def _mentions(self, item: Item, tags: Sequence[str]) -> dict[str, Any]:
-        """Start and end in characters; a mention of several parts names each of them too."""
+        """Start and end in characters; a mention of several parts names each of them too, one of several types its
+        type."""
         found = []
-        for parts in shown_mentions(tags, self.task.disjoint):
+        shown = [(parts, "") for parts in shown_mentions(tags, self.task.disjoint)]
+        if isinstance(self.task, TaggingTask) and self.task.types:
+            shown = [([(first, after)], kind) for _, first, after, kind in sorted(strict_mentions([tags]))]
+        for parts, kind in shown:
             spans = [[item.spans[first][0], item.spans[after - 1][1]] for first, after in parts]
             mention: dict[str, Any] = {"start": spans[0][0], "end": spans[-1][1], "spans": spans}
+            mention |= {"type": kind} if kind else {}
             if self.with_text:
                 mention["text"] = " ... ".join(item.text[start:end] for start, end in spans)
             found.append(mention)

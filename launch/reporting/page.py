@@ -238,12 +238,13 @@ def errors(task: Task, split: str, answered: Sequence[tuple[int, Answered]], wit
 
 
 def _coded(task: Task, value: Any) -> Any:
-    """Short: number of the label, tags as one string, labels as a string of 0 and 1, a score with three decimals."""
+    """Short: number of the label, tags as one string (blanks between those of several types), labels as a string of 0
+    and 1, a score with three decimals."""
     if task.family == "multiclass":
         return task.labels.index(value)
     if task.family == "similarity":
         return round(float(value), 3) if value == value else None
-    return "".join(map(str, value))
+    return (" " if task.family == "tagging" and "B" not in task.labels else "").join(map(str, value))
 
 
 def _texts(task: Task, run: Run, split: str, answers: Answers) -> list[Sequence[str]]:

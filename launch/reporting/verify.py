@@ -208,7 +208,9 @@ def _score_fault(run: Run, split: str, scores: Mapping[str, Any], gold: Gold) ->
     if examples is not None:
         predictions.check(task, answers, examples, gold.path(run, split) or paths.prediction(split))
     given = _metrics(task, answers)
-    recorded = _flat({name: value for name, value in scores.items() if name != "loss"})
+    # Nor do predictions tell how many of their tags were repaired before they were written.
+    recorded = _flat({name: value for name, value in scores.items() if name not in ("loss", "repaired_tags")})
+    given.pop("repaired_tags", None)
     if examples is not None:
         given["examples"] = len(examples)
     else:  # a long sentence counts as its pieces, which the data alone tells

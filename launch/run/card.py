@@ -16,8 +16,16 @@ from harness.run_folder import RunFolder
 from harness.task import Task
 from launch.run.settings import SAMPLE_BANNER
 from tasks.published import RECIPES, recipe_for
+from tasks.tagging import TaggingTask
 
-METRICS = {"Pearson": "pearsonr", "accuracy": "accuracy"}  # names that the hub knows; all others are F1
+# Names that the hub knows; all others are F1.
+METRICS = {
+    "Pearson": "pearsonr",
+    "Spearman": "spearmanr",
+    "accuracy": "accuracy",
+    "token accuracy": "accuracy",
+    "MCC": "matthews_correlation",
+}
 SHARING = """\
 MedSTS, MedNLI, i2b2 2010 and ShARe/CLEFE are clinical text under data use agreements, which may also bind models that
 were trained on it. The other corpora have licences of their own."""
@@ -76,7 +84,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         f"---\n{_front_matter(config, task, result, head)}\n---",
         f"# {config.model_label} fine-tuned for {task.title}" + (" (SAMPLE DATA)" if is_sample else ""),
         *([f"> **{SAMPLE_BANNER}**"] if is_sample else []),
-        f"Task `{config.task}`{origin}: {WHAT[task.family]}.",
+        f"Task `{config.task}`{origin}: {_what(task)}.",
         "## Scores",
         "\n".join(scores),
         *([] if result["scores"] else ["None: neither dev nor test was scored."]),
@@ -88,6 +96,14 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         OWN_SHARING if config.own_task else SHARING,
     ]
     return "\n\n".join(part.rstrip("\n") for part in parts) + "\n"
+
+
+def _what(task: Task) -> str:
+    """What the model answers."""
+    types = task.types if isinstance(task, TaggingTask) else ()
+    return (
+        f"mentions of {', '.join(types)}, a tag B-<type>, I-<type> or O for each word" if types else WHAT[task.family]
+    )
 
 
 def _base(config: RunConfig, head: Mapping[str, Any]) -> str | None:

@@ -192,6 +192,9 @@ def _evaluations(run: Run, asked: Sequence[str], forward: Forward, tracker: Trac
         found = scores[name] = evaluate(forward, run.splits[name], task, config, run.world, run.pad_id)
         for warning in found.report.warnings:
             logger.warning("%s: %s", name, warning)
+        if (count := found.report.values.get("repaired_tags")) is not None:
+            said = "%s: %d predicted tags I after O or another type; each was scored as B, as by conlleval"
+            logger.info(said, name, count)
         if run.world.is_main:
             write_files(found, run.splits[name], task, run.folder, config)
             tracker.chart(name, found.report)

@@ -195,7 +195,7 @@ def test_a_fault_is_one_line_with_file_key_and_remedy(kind: str, tmp_path: Path)
         ("tagging", ('"blanks"', '"comma"'), "key separator: 'comma' is wrong; give one of tab, blanks"),
         ("tagging", ("word = 1", 'word = "token"'), "key columns.word: 'token' is no column; give its number"),
         ("tagging", ("[columns]", "longest_sentence = 0\n[columns]"), "key longest_sentence: 0 is wrong"),
-        ("tagging", ('["Sign"]', '["Sign", "Pain"]'), "key labels: 2 types of mention, which the score counts as one"),
+        ("typed", ("[columns]", "disjoint = true\n[columns]"), "key disjoint: mentions of several types are scored as"),
         ("tagging", ("[columns]", "collapse_types = 1\n[columns]"), "key collapse_types: 1 is wrong; give true or"),
         ("tagging", ("[columns]", 'scheme = "BIO"\n[columns]'), "key scheme: 'BIO' is wrong; give one of auto, IOB1"),
         ("similarity", ("[columns]", 'labels = ["a"]\n[columns]'), "key labels: does not belong to family similarity"),
@@ -525,8 +525,17 @@ def test_macro_f1(gold: str, predicted: str, expected: float, tmp_path: Path) ->
         ("multiclass", {"macro F1": "accuracy"}, "accuracy"),
         ("multilabel", {}, "micro F1 on documents"),
         ("multilabel", {"micro": "example-based"}, "example-based F1 on documents"),
+        ("multiclass", {"macro F1": "weighted F1"}, "weighted F1"),
+        ("multiclass", {"macro": "weighted", "[columns]": 'negative = "no"\n[columns]'}, "weighted F1 without no"),
+        ("multiclass", {"macro F1": "MCC"}, "MCC"),
+        ("multilabel", {"micro": "macro"}, "macro F1 on documents"),
         ("similarity", {}, "Pearson"),
-        ("tagging", {}, "mention F1"),
+        ("similarity", {"Pearson": "Spearman"}, "Spearman"),
+        *[
+            (family, {"mention F1": metric}, metric)
+            for family in ("tagging", "typed")
+            for metric in ("mention F1", "strict mention F1", "macro mention F1", "word macro F1", "token accuracy")
+        ],
     ],
 )
 def test_the_score_and_the_units_that_are_exchanged_agree(
@@ -633,9 +642,15 @@ def test_from_training_to_predictions(
     capsys.readouterr()
     assert predict.main([str(folder), "--input", str(question), "--no_cuda"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert {"tagging": "mentions", "similarity": "score", "multiclass": "label", "multilabel": "labels"}[
-        family
-    ] in answer
+    key = {"similarity": "score", "multiclass": "label", "multilabel": "labels"}.get(family, "mentions")
+    assert key in answer
+    if family == "typed":
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert "O O O B-Sign B-Drug B-Sign I-Sign O" in page and "test: " in log and "predicted tags I after O" in log
+        assert "1 tags I after O or another type, the first in" in log
+        assert "B-Drug" in (folder / "predictions" / "test.tsv").read_text() and all(
+            mention["type"] in ("Sign", "Drug") for mention in answer[key]
+        )
 
 
 def test_check_before_training(tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,7 +172,11 @@ function label({ family, labels, names }, value) { // an answer as people read i
 function hasClass({ family, labels }, value, wanted) {
   if (wanted === "") return true;
   if (family === "multilabel") return value[labels.indexOf(wanted)] === "1";
-  return family === "tagging" ? value.includes(wanted) : labels[value] === wanted;
+  return family === "tagging" ? tagsOf(value).includes(wanted) : labels[value] === wanted;
+}
+
+function tagsOf(value) { // those of several types, such as B-Drug, have blanks between them
+  return /[ -]/.test(value) || value === "O" ? value.split(" ") : [...value];
 }
 
 function isWrong({ family }, gold, answer) { // a similarity is wrong by half a point or more
@@ -227,12 +231,13 @@ function showErrors() {
 }
 
 function words(texts, gold, answer) { // one box or word each: green found, yellow missed, red claimed in vain
-  const place = make("td", "", "words");
-  [...gold].forEach((tag, i) => {
-    const kind = tag === "O" && answer[i] === "O" ? "" : answer[i] === "O" ? "missed" : tag === "O" ? "extra" : "hit";
-    const begins = answer[i] === "B" || (answer[i] === "O" && tag === "B") ? "b" : "";
+  const place = make("td", "", "words"), type = (tag) => tag.slice(2), answers = tagsOf(answer);
+  tagsOf(gold).forEach((tag, i) => {
+    const said = answers[i], isExtra = tag === "O" || type(tag) !== type(said);
+    const kind = tag === "O" && said === "O" ? "" : said === "O" ? "missed" : isExtra ? "extra" : "hit";
+    const begins = (said === "O" ? tag : said).startsWith("B") ? "b" : "";
     const made = make("span", texts ? texts[i] : "", `${texts ? "" : "box"} ${kind} ${begins}`);
-    made.title = `gold ${tag}, predicted ${answer[i]}`;
+    made.title = `gold ${tag}, predicted ${said}`;
     place.append(made, texts ? " " : "");
   });
   return place;
@@ -269,7 +274,7 @@ function listErrors() {
   by("error-more").hidden = found.length <= visible;
   const which = entry.family === "similarity" ? "scored" : "wrong in some model";
   const cut = ids.length < wrong ? `, the first ${ids.length} of them kept in this page` : "";
-  const key = entry.family === "tagging" ? ["Green: right, yellow: missed, red: claimed in vain; a bar where a mention begins"] : [];
+  const key = entry.family === "tagging" ? ["Green: right, yellow: missed, red: claimed in vain or of another type; a bar where a mention begins"] : [];
   if (entry.family === "multilabel") key.push("Probability: of the least certain label of an answer");
   by("error-line").textContent = [`${found.length} of ${total} ${split} examples; ${wrong} are ${which}${cut}`, ...remarks, ...key].join(". ");
 }
