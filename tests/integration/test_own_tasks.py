@@ -647,6 +647,9 @@ def test_from_training_to_predictions(
     if family == "typed":
         page = (tmp_path / "out" / "report.html").read_text()
         assert "O O O B-Sign B-Drug B-Sign I-Sign O" in page and "test: " in log and "predicted tags I after O" in log
+        assert "mentions of Sign, Drug, a tag B-<type>" in (folder / "model" / "README.md").read_text()
+        declared = json.loads((folder / "model" / "config.json").read_text())["id2label"]
+        assert [*declared.values()] == ["B-Sign", "I-Sign", "B-Drug", "I-Drug", "O"]
         assert "1 tags I after O or another type, the first in" in log
         assert "B-Drug" in (folder / "predictions" / "test.tsv").read_text() and all(
             mention["type"] in ("Sign", "Drug") for mention in answer[key]
