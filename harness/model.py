@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import direction, lora, model_folder, pretrained
+from harness import direction, lora, model_folder, parameters, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.encoder import (
@@ -76,6 +76,7 @@ class EncoderWithHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
         self.takes_segments = _takes_segments(encoder)
+        self.depths: Mapping[str, int] = {}  # of parameters by name, where settings need them: harness/parameters.py
         self.source: Source | None = None  # of the weights, where they are still in its files: harness/mapped.py
 
     def ready(self, batch: Batch | PackedBatch, device: torch.device) -> Batch | PackedBatch:
@@ -218,6 +219,8 @@ def build(
     model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention)
     if config.lora_rank is not None:
         lora.add(encoder, config, missing)
+    parameters.prepare(model, tried, config)
+    parameters.reinitialise(model, config)
     replace_dropout(model)
     model.layout = choose(tried, config.packing, causal, config.max_seq_length)
     if tried is not encoder:
@@ -427,20 +430,3 @@ def load_standard(config: RunConfig, task: Task) -> StandardHead:
     if inner.config.pad_token_id is None:  # as of Llama; a config may have several ends
         inner.config.pad_token_id = next(iter(np.atleast_1d(inner.config.eos_token_id or 0).tolist()))
     return StandardHead(inner.eval(), order)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups: no decay on biases and normalisation weights, as the original.
-
-    Without any decay all are one group: each costs a step its own operations.
-    """
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # Normalisations have many names (LayerNorm, norm, ln), and weights that are vectors in all of them.
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # whole, also under ZeRO-3
-            is_exempt = len(shape) < 2 or name.endswith("bias")
-            (exempt if is_exempt or not weight_decay else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]

@@ -28,7 +28,7 @@ NAMES: dict[str, Sequence[str]] = {
     "torch._C._distributed_c10d": ("HashStore", "PrefixStore", "Store", "TCPStore"),
     "torch.distributed:ProcessGroup": ("_get_sequence_number_for_group",),
     "torch.distributed.distributed_c10d": ("_world",),
-    "transformers:PreTrainedModel": ("_can_set_attn_implementation",),
+    "transformers:PreTrainedModel": ("_can_set_attn_implementation", "_init_weights"),
     "transformers:PreTrainedConfig": ("_attn_implementation",),
     "transformers.masking_utils": ("sdpa_mask",),
     "transformers.integrations.sdpa_attention": ("sdpa_attention_forward",),

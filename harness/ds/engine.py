@@ -2,7 +2,7 @@
 
 A JSON of ds_configs/ says what DeepSpeed alone decides (precision, ZeRO stage, offload); batch sizes, accumulation and
 clipping are "auto" there and filled in here from the run's settings. Optimizer and schedule are always ours (AdamW,
-linear decay), so that learning rate and steps mean the same under every JSON.
+by default linear decay), so that learning rate and steps mean the same under every JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from harness import private_names
+from harness import parameters, private_names
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World, barrier
 from harness.ds import fixes, graphs, optimizer_state, partition
@@ -29,7 +29,7 @@ from harness.ds.config import DeepSpeedConfig
 from harness.ds.fp16 import LOSS_SCALER, Fp16Step, is_fp16_without_zero, set_schedule
 from harness.ds.graphs import Action, StepGraphs
 from harness.errors import SCALE_AT_MINIMUM, UserError, first_line
-from harness.model import EncoderWithHead, StandardHead, exact_tables, parameter_groups
+from harness.model import EncoderWithHead, StandardHead, exact_tables
 from harness.packing import fit_to_device
 from harness.recompute import layers, recompute_layers
 from harness.rows import PackedBatch
@@ -289,6 +289,18 @@ def reset_process(linear: Any) -> None:
     torch_autocast.TORCH_AUTOCAST_INITIALIZED, groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = False, None
 
 
+def schedule(adam: torch.optim.Optimizer, config: RunConfig, steps: int) -> Any:
+    """Learning rates over `steps` optimizer steps, by transformers' rules; those of all groups alike.
+
+    Warm-up by a share of the steps is rounded up, as transformers' Trainer does.
+    """
+    from transformers import get_scheduler
+
+    kind = {"constant": "constant_with_warmup"}.get(config.lr_scheduler, config.lr_scheduler)
+    warmup = config.warmup_steps or math.ceil(steps * config.warmup_ratio)
+    return get_scheduler(kind, adam, num_warmup_steps=warmup, num_training_steps=steps)
+
+
 def build(
     model: EncoderWithHead,
     task: Task,
@@ -298,12 +310,11 @@ def build(
     steps: int,
     world: World,
 ) -> Engine:
-    """`deepspeed.initialize` around the model, with AdamW and linear decay to zero over `steps` optimizer steps.
+    """`deepspeed.initialize` around the model, with AdamW and the schedule of `steps` optimizer steps.
 
     Raises UserError where DeepSpeed refuses its settings, or a private name of a library is gone.
     """
     import deepspeed
-    from transformers import get_linear_schedule_with_warmup
 
     spare_compilers(world)
     private_names.check()
@@ -318,14 +329,16 @@ def build(
     try:
         if in_parts:
             partition.share_out(model, filled, torch.float32 if ds.autocast else DTYPES[ds.precision], world)
-        groups = parameter_groups(model, config.weight_decay)
+        betas = config.adam_beta1, config.adam_beta2
         # Fused: one operation for all parameters, and the count of steps stays on the device.
-        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
+        optimizer = torch.optim.AdamW(
+            parameters.groups(model, config), config.learning_rate, betas, config.adam_epsilon, fused=True
+        )
         with exact_tables(model):
             inner, *_ = deepspeed.initialize(
                 model=model,
                 optimizer=optimizer,
-                lr_scheduler=lambda wrapped: get_linear_schedule_with_warmup(wrapped, config.warmup_steps, steps),
+                lr_scheduler=lambda wrapped: schedule(wrapped, config, steps),
                 config=filled,
                 dist_init_required=False,  # the process group is there: harness/distributed.py
             )

@@ -82,6 +82,9 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         usual.pop("precision", None)
     usual["train_splits"] = ("train",) if given.get("fold") else tasks.get(task, definition).train_splits
     chosen = {name: value for name, value in given.items() if value is not None}
+    for name, other in (("warmup_ratio", "warmup_steps"), ("warmup_steps", "warmup_ratio")):
+        if chosen.get(name):  # in place of a recipe's
+            usual.pop(other, None)
     for name in ("config_name", "task_file"):
         if chosen.get(name) and (name == "task_file" or Path(chosen[name]).exists()):
             chosen[name] = str(Path(chosen[name]).absolute())

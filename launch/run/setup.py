@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 import tasks
-from harness import checkpoint, data, distributed, token_cache, watchdog
+from harness import checkpoint, data, distributed, parameters, token_cache, watchdog
 from harness import config as run_config
 from harness.checkpoint import TrainState
 from harness.config import BatchPlan, RunConfig
@@ -92,6 +92,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     plan = run_config.batch_plan(config, world.size, None if resumed is None else resumed.examples_per_step)
     task = tasks.get(config.task, config.own_task)
     own_head = None if config.trained else fine_tuned.check(config, task)
+    if trains:
+        parameters.check(config)
     needed = inputs.needed_splits(config, task)
     place, data, examples = inputs.read_data(config, task, needed)
     if data == "given":

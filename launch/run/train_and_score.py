@@ -8,6 +8,7 @@ weights in `model/`, so that what is reported is what is kept; where nothing was
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -128,10 +129,11 @@ def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
     def save() -> None:
         network, base = engine.module, None
         kept: Mapping[str, torch.Tensor] | Stream
-        if engine.in_parts and run.config.lora_rank is None:
-            kept = last if state.best is None else Stream.of(checkpoint.load_best(run.folder.checkpoints, state.best))
-        else:
-            kept = last.all() if state.best is None else checkpoint.load_best(run.folder.checkpoints, state.best)
+        kept = last if state.best is None else Stream.of(checkpoint.load_best(run.folder.checkpoints, state.best))
+        if run.config.freeze_layers is not None:
+            kept = _with_frozen(run, kept, engine.in_parts)
+        if not engine.in_parts or run.config.lora_rank is not None:
+            kept = kept.all()
         if run.config.lora_rank is not None and run.config.merge_lora:
             assert isinstance(kept, Mapping)
             network = _merged(run, kept)
@@ -146,13 +148,25 @@ def _write_model(run: Run, engine: Engine, state: TrainState) -> None:
     distributed.feed_main(last.tensors, save)
 
 
-def _merged(run: Run, trained: Mapping[str, torch.Tensor]) -> EncoderWithHead:
-    """The whole model in float32, built again: the engine's frozen weights are rounded, or in parts."""
+def _built_again(run: Run, in_parts: bool = False) -> EncoderWithHead:
+    """The model in float32 as it was before training: the engine's frozen weights are rounded, or in parts."""
     logging.disable(logging.WARNING)  # what is to be said of the encoder was said when it was loaded first
     try:
-        network = model.build(run.config, run.task.num_outputs, run.task.per_word, run.tokenizer)
+        return model.build(run.config, run.task.num_outputs, run.task.per_word, run.tokenizer, in_parts=in_parts)
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _with_frozen(run: Run, trained: Stream, in_parts: bool) -> Stream:
+    """The trained weights and those that the checkpoint has for the rest."""
+    frozen = {name: p.detach() for name, p in _built_again(run, in_parts).named_parameters() if not p.requires_grad}
+    shapes = {**trained.shapes, **{name: tuple(tensor.shape) for name, tensor in frozen.items()}}
+    return Stream(shapes, itertools.chain(trained.tensors, frozen.items()))
+
+
+def _merged(run: Run, trained: Mapping[str, torch.Tensor]) -> EncoderWithHead:
+    """The whole model with its adapters in the weights."""
+    network = _built_again(run)
     network.load_state_dict(trained, strict=False)
     lora.merge(network.encoder)
     return network
