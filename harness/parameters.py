@@ -63,8 +63,7 @@ def prepare(network: Any, tried: Any, config: RunConfig) -> None:
     if not asked(config):
         return
     encoder: Any = network.encoder
-    inside = _depths(encoder, tried, config)
-    top = max(inside.values(), default=0)
+    inside, top = _depths(encoder, tried, config)
     network.depths = {name: inside.get(name.removeprefix("encoder."), top) for name, _ in network.named_parameters()}
     if config.freeze_layers is None:
         return
@@ -77,10 +76,10 @@ def prepare(network: Any, tried: Any, config: RunConfig) -> None:
     logger.info("frozen  %s: %s of its %s weights are trained", what, f"{trained:,}", f"{sum(s for s, _ in sizes):,}")
 
 
-def _depths(encoder: Any, tried: Any, config: RunConfig) -> dict[str, int]:
-    """Depths of the encoder's parameters by name. Raises UserError."""
+def _depths(encoder: Any, tried: Any, config: RunConfig) -> tuple[dict[str, int], int]:
+    """(depths of the encoder's parameters by name, that of the head). Raises UserError."""
     if asked(config) == [f"--freeze_layers {ENCODER}"]:  # of any architecture
-        return dict.fromkeys((name for name, _ in encoder.named_parameters()), 1)
+        return dict.fromkeys((name for name, _ in encoder.named_parameters()), 1), 1
     kind, model, flag = encoder.config.model_type, config.model_name_or_path, asked(config)[-1]
     behind = _behind(tried)
     names = _names(encoder, layers(encoder))
@@ -108,7 +107,7 @@ def _depths(encoder: Any, tried: Any, config: RunConfig) -> dict[str, int]:
             name = name.rpartition(".")[0]
         return 0
 
-    return {name: depth(name) for name, _ in encoder.named_parameters()}
+    return {name: depth(name) for name, _ in encoder.named_parameters()}, count + 1
 
 
 def _names(encoder: nn.Module, modules: Sequence[nn.Module]) -> list[str]:

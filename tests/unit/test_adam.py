@@ -16,7 +16,7 @@ from test_engine import world as world
 from torch import nn
 
 from benchmarks.peers.original_adam import BETA2, OriginalAdamW
-from harness import model
+from harness import parameters
 from harness.config import RunConfig
 from harness.distributed import World
 from harness.ds import optimizer_state
@@ -30,7 +30,7 @@ def by_hand(run: RunConfig, kind: Any) -> tuple[list[float], dict[str, torch.Ten
     from transformers import get_linear_schedule_with_warmup
 
     net = fresh()
-    optimizer = kind(model.parameter_groups(net, run.weight_decay), lr=run.learning_rate, eps=run.adam_epsilon)
+    optimizer = kind(parameters.groups(net, run), lr=run.learning_rate, eps=run.adam_epsilon)
     schedule = get_linear_schedule_with_warmup(optimizer, run.warmup_steps, STEPS)
     losses = []
     for batch in batches(STEPS):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from benchmarks.peers.original_adam import OriginalAdamW
-from harness import config, distributed, errors, model
+from harness import config, distributed, errors, model, parameters
 from harness.config import BatchPlan, RunConfig
 from harness.distributed import World
 from harness.ds import config as ds_config
@@ -159,7 +159,7 @@ def plain() -> Course:
     from transformers import get_linear_schedule_with_warmup
 
     net, course, run = fresh(), Course(), settings()
-    groups = model.parameter_groups(net, run.weight_decay)
+    groups = parameters.groups(net, run)
     optimizer = OriginalAdamW(groups, lr=run.learning_rate, eps=run.adam_epsilon)
     schedule = get_linear_schedule_with_warmup(optimizer, 0, 20)
     for batch in batches():

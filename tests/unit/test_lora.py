@@ -20,7 +20,7 @@ from test_engine import ALL, HALF, TOLERANCE, CrossEntropy, batches, fresh, furt
 from torch import nn
 from transformers import AutoModel
 
-from harness import config, distributed, export, flags, lora, model
+from harness import config, distributed, export, flags, lora, model, parameters
 from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.distributed import World
@@ -136,7 +136,7 @@ class TestTraining:
         from benchmarks.peers.original_adam import OriginalAdamW
 
         net, run = adapted(lora_dropout=0.0)
-        adam = OriginalAdamW(model.parameter_groups(net, run.weight_decay), lr=run.learning_rate, eps=run.adam_epsilon)
+        adam = OriginalAdamW(parameters.groups(net, run), lr=run.learning_rate, eps=run.adam_epsilon)
         schedule, found = get_linear_schedule_with_warmup(adam, 0, 20), []
         for batch in batches():
             loss = CrossEntropy().loss(net(batch), batch.labels) / 8
@@ -503,7 +503,7 @@ class TestBadInput:
     @pytest.mark.parametrize("flag", ["lora", "use_lora", "lora_r", "peft"])
     def test_other_names(self, flag: str) -> None:
         assert hint(flag, flags.known_names(), "--") == "; did you mean --lora_rank?"
-        assert "--lora_rank" in hint("freeze", flags.known_names(), "--")
+        assert "--freeze_layers" in hint("freeze", flags.known_names(), "--")
 
 
 def test_the_card_of_a_turned_decoder_loads_it_turned(tmp_path: Path) -> None:

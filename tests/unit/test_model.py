@@ -15,7 +15,7 @@ from running import assert_user_error
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness import model, pretrained
+from harness import model, parameters, pretrained
 from harness.config import RunConfig
 from harness.data import collate
 from harness.encoder import choose_pooling
@@ -392,7 +392,7 @@ class TestRefused:
 
 class TestParameterGroups:
     def names(self, built: nn.Module) -> tuple[set[str], set[str]]:
-        decayed, exempt = model.parameter_groups(built, 0.01)
+        decayed, exempt = parameters.groups(built, settings(Path(), weight_decay=0.01))
         assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
         known = {id(parameter): name for name, parameter in built.named_parameters()}
         first, second = ([known[id(p)] for p in group["params"]] for group in (decayed, exempt))
@@ -430,6 +430,6 @@ class TestParameterGroups:
     def test_frozen_parameters_are_left_out(self, tiny_bert: Path) -> None:
         built = model.build(settings(tiny_bert), 3, per_word=False)
         built.encoder.embeddings.requires_grad_(False)
-        groups = model.parameter_groups(built, 0.01)
+        groups = parameters.groups(built, settings(Path(), weight_decay=0.01))
         held = {id(p) for group in groups for p in group["params"]}
         assert held == {id(p) for name, p in built.named_parameters() if "embeddings" not in name}
