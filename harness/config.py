@@ -332,6 +332,11 @@ class RunConfig:
         return Path(self.model_name_or_path).name
 
 
+def without_adapters(config: RunConfig) -> str:
+    """The setting beside which there can be no adapters, where one is given; else ""."""
+    return "freeze_layers" if config.freeze_layers is not None else "reinit_top_layers" * bool(config.reinit_top_layers)
+
+
 def check(config: RunConfig) -> None:
     """Settings that exclude each other. Raises UserError that lists every fault, a line each."""
     faults = []
@@ -343,8 +348,7 @@ def check(config: RunConfig) -> None:
         faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
     if config.lora_rank is not None and not config.trained:
         faults.append("--lora_rank: nothing is trained here, so that there is nothing to adapt; leave it out")
-    if config.lora_rank is not None and (config.freeze_layers is not None or config.reinit_top_layers):
-        name = "reinit_top_layers" if config.reinit_top_layers else "freeze_layers"
+    if config.lora_rank is not None and (name := without_adapters(config)):
         faults.append(f"--{name}: not with --lora_rank, which leaves all layers as they are: leave one of them out")
     if config.freeze_layers == ENCODER and config.reinit_top_layers:
         faults.append("--reinit_top_layers with --freeze_layers encoder: the new layers would never be trained")

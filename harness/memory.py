@@ -20,7 +20,7 @@ import torch
 
 from harness import activations, distributed, lora, parameters, pretrained
 from harness.attention import replace_dropout
-from harness.config import BatchPlan, RunConfig
+from harness.config import BatchPlan, RunConfig, without_adapters
 from harness.distributed import World
 from harness.ds import config as ds_config
 from harness.ds.config import DeepSpeedConfig
@@ -333,6 +333,8 @@ class Fit:
         if has_checkpoint:  # first those with which the run goes on from its checkpoint
             choices.sort(key=self._is_another_run)
         for choice in choices:
+            if choice.rank != self.now.rank and without_adapters(self.config):
+                continue
             if choice.rank not in networks:
                 config = replace_rank(self.config, choice.rank)
                 networks[choice.rank] = skeleton(config, self.task, self.like)

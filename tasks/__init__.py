@@ -136,7 +136,7 @@ def defaults(recipe: str, name: str, definition: Definition | None = None) -> di
     what the definition itself says in place of them.
     """
     own, like = facts(name, definition).get("recipe", {}), like_of(recipe, name, definition)
-    return published.defaults(recipe, like, own) | ({} if like == name else own)
+    return published.over(published.defaults(recipe, like, own), {} if like == name else own)
 
 
 def like_of(recipe: str, name: str, definition: Definition | None = None) -> str:

@@ -70,7 +70,15 @@ OF_A_FORMAT = ("columns", "header", "separator", "scheme")
 # Left out of a checked definition where they say this: runs that began before there was such a key are the same.
 OMITTED = {"scheme": "auto", "collapse_types": False, "disjoint": False, "train_splits": ["train"], "label_titles": []}
 Faults = dict[tuple[str, ...], PydanticCustomError]  # by their places below a table
-RECIPE_KEYS = ("learning_rate", "num_train_epochs", *COMMON)
+RECIPE_NUMBERS = (
+    *("learning_rate", "num_train_epochs", *COMMON, "warmup_ratio", "layerwise_lr_decay", "adam_beta1", "adam_beta2"),
+    *("reinit_top_layers", "label_smoothing", "early_stopping_patience", "stride"),
+)
+RECIPE_TEXTS = ("lr_scheduler", "freeze_layers", "class_weights", "head", "pooling", "window_pooling")
+
+
+def _is_text_or_number(value: Any) -> bool:
+    return _is_line(value) or _is_number(value)
 
 
 def _is_line(value: Any) -> bool:
@@ -310,7 +318,8 @@ class Definition(BaseModel):
         if key == "columns":
             return None if above.get("format", "faulty") is not None else _check_columns(value, above)
         if key == "recipe":
-            _check_table(value, key, dict.fromkeys(RECIPE_KEYS, _is_number), "no number; give a number")
+            forms = {**dict.fromkeys(RECIPE_NUMBERS, _is_number), **dict.fromkeys(RECIPE_TEXTS, _is_text_or_number)}
+            _check_table(value, key, forms, "no number; give a number")
             return dict(sorted(value.items()))
         return _check_files(value) if key == "files" else value
 

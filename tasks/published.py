@@ -3,6 +3,7 @@ and their corpora (corpora.toml)."""
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Mapping
@@ -126,7 +127,13 @@ def defaults(recipe: str, task: str, own: Mapping[str, Any]) -> dict[str, Any]:
     found = RECIPES[recipe]
     setting = found.settings[task]
     main = {"learning_rate": setting.learning_rate, "num_train_epochs": setting.epochs}
-    return {**COMMON, **own, **found.flags, **main, **setting.flags}
+    return functools.reduce(over, (own, found.flags, main, setting.flags), dict(COMMON))
+
+
+def over(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given` in place of what is usual; a warm-up in steps or as a share is given in place of the other, too."""
+    other = {"warmup_steps": "warmup_ratio", "warmup_ratio": "warmup_steps"}
+    return {name: value for name, value in usual.items() if other.get(name) not in given} | dict(given)
 
 
 def search_space(recipe: str, task: str, family: str) -> dict[str, list[float | int]]:

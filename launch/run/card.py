@@ -9,7 +9,7 @@ from typing import Any
 
 import tasks
 from harness import files
-from harness.config import EMBEDDED, RunConfig
+from harness.config import EMBEDDED, ENCODER, RunConfig
 from harness.export import loading, plain_card
 from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
@@ -69,7 +69,8 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         "recipe": config.recipe,
         **({"adapters": _adapters(config)} if config.lora_rank is not None else {}),
         "trained on": " + ".join(config.train_splits or task.train_splits),
-        "learning rate": f"{config.learning_rate:g}, linear decay, {config.warmup_steps} steps of warm-up",
+        "learning rate": _schedule(config),
+        **({"layers": ", ".join(layers)} if (layers := _layers(config)) else {}),
         "length of training": length,
         **({"chosen by": f"the best of {search['trials']} settings by {search['basis']}"} if "basis" in search else {}),
         "examples a step": result["examples_per_step"],
@@ -160,3 +161,19 @@ def _front_matter(config: RunConfig, task: Task, result: Mapping[str, Any], head
         eval_results=evaluated or None,
     )
     return str(data.to_yaml())
+
+
+def _schedule(config: RunConfig) -> str:
+    """The learning rate over the steps, in words."""
+    warmup = f"{config.warmup_ratio:g} of all" if config.warmup_ratio else config.warmup_steps
+    kind = {"linear": "linear decay", "cosine": "cosine decay", "constant": "constant"}[config.lr_scheduler]
+    decay = config.layerwise_lr_decay
+    by_layer = "" if decay is None else f", {decay:g} times as much in each layer below"
+    return f"{config.learning_rate:g}, {kind}, {warmup} steps of warm-up{by_layer}"
+
+
+def _layers(config: RunConfig) -> list[str]:
+    """What was not trained, or not from the checkpoint's weights."""
+    frozen, anew = config.freeze_layers, config.reinit_top_layers
+    lowest = f"embeddings and the lowest {frozen} frozen" if frozen != ENCODER else "the whole encoder frozen"
+    return [*([lowest] if frozen is not None else []), *([f"the highest {anew} drawn anew"] if anew else [])]

@@ -82,20 +82,17 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         usual.pop("precision", None)
     usual["train_splits"] = ("train",) if given.get("fold") else tasks.get(task, definition).train_splits
     chosen = {name: value for name, value in given.items() if value is not None}
-    for name, other in (("warmup_ratio", "warmup_steps"), ("warmup_steps", "warmup_ratio")):
-        if chosen.get(name):  # in place of a recipe's
-            usual.pop(other, None)
     for name in ("config_name", "task_file"):
         if chosen.get(name) and (name == "task_file" or Path(chosen[name]).exists()):
             chosen[name] = str(Path(chosen[name]).absolute())
     chosen |= {"task": task, "data_dir": data_dir, "model_name_or_path": model, "recipe": recipe}
     chosen["own_task"] = definition
-    filled = usual | chosen
+    filled = published.over(usual, chosen)
     trains = given.get("do_train")  # without any of the three do_ flags: all three
     trains = not (given.get("do_eval") or given.get("do_predict")) if trains is None else trains
     if not trains and not fine_tuned.holds_training(Path(_run_folder(filled)), filled):
         usual = {name: value for name, value in usual.items() if name not in LORA}  # of a recipe with adapters
-        filled = {**usual, "trained": False, **fine_tuned.usual_settings(about), **chosen}
+        filled = published.over({**usual, "trained": False, **fine_tuned.usual_settings(about)}, chosen)
     filled["output_dir"] = _run_folder(filled)
     place = str(Path(model).absolute())
     if model not in ("", place) and not Path(model).is_dir():
