@@ -65,6 +65,11 @@ class TrainState:
         scored = [entry for entry in self.history if "dev" in entry]
         return max(scored, key=lambda entry: (entry["dev"]["score"], -entry["epoch"]))["epoch"] if scored else None
 
+    def epochs_without_gain(self) -> int:
+        """Epochs since the one with the best dev score; 0 without dev scores."""
+        best = self.best_epoch()
+        return 0 if best is None else self.history[-1]["epoch"] - best
+
 
 @watchdog.phase("saving")
 def save(root: Path, engine: Engine, state: TrainState, world: World, keep: int) -> None:

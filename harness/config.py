@@ -214,15 +214,21 @@ class RunConfig:
     adam_beta1: Number = setting(0.9, "AdamW: decay of the gradient's mean", ge=0, lt=1)
     adam_beta2: Number = setting(0.999, "AdamW: decay of the gradient's second moment", ge=0, lt=1)
     max_grad_norm: Number = setting(1.0, "clip the gradient's L2 norm to this; 0: no clipping", ge=0)
-    label_smoothing: Number = setting(0.0, "share of a label's probability that is spread over all classes", ge=0, lt=1)
+    label_smoothing: Number = setting(
+        0.0, "training loss: share of a label's probability that is spread over all classes", ge=0, lt=1
+    )
     class_weights: Text | None = setting(
-        None, "weights of classes in the loss: `balanced`, by their numbers in the training data, or a TOML file"
+        None,
+        "weights of classes in the training loss: `balanced`, by their numbers in the training data, or a TOML file of "
+        "lines `label = weight`",
     )
     seed: Whole = setting(12, "seed of data order, dropout and head", ge=0, lt=2**32)
     eval_every_epoch: Switch = runtime(True, "score the dev split after every epoch")
     select: Text = setting("last", "which weights are reported", choices=("last", "best_dev"))
     early_stopping_patience: Whole | None = setting(
-        None, "stop after so many epochs without a better dev score; the best epoch's weights are reported", ge=1
+        None,
+        "stop after so many epochs in a row without a better dev score; implies --select best_dev",
+        ge=1,
     )
     precision: Text = source(
         "auto", "arithmetic of the encoder", choices=("auto", "fp16", "bf16", "fp32"), group="precision and devices"
@@ -356,6 +362,14 @@ def check(config: RunConfig) -> None:
         faults.append(f"--warmup_ratio {config.warmup_ratio} and --warmup_steps {config.warmup_steps}: leave one out")
     if config.select == "best_dev" and not config.eval_every_epoch:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
+    if config.early_stopping_patience is not None and config.trained:
+        flag = f"--early_stopping_patience {config.early_stopping_patience}"
+        if "dev" in (config.train_splits or ()):
+            faults.append(f"{flag}: dev is trained on, and cannot say when to stop; give --train_splits train")
+        if not config.eval_every_epoch:
+            faults.append(f"{flag} needs the dev score of every epoch: leave out --no-eval_every_epoch")
+        if config.select == "last":
+            faults.append(f"{flag}: the best epoch's weights are reported, not the last one's: --select best_dev")
     if config.max_steps == 0 or (config.max_steps < 0 and config.num_train_epochs <= 0):
         faults.append("nothing to train: --max_steps or --num_train_epochs must be above 0")
     if not config.model_name_or_path:

@@ -76,6 +76,13 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     return Encoded(**rows)
 
 
+def part(encoded: Encoded, examples: Sequence[int]) -> Encoded:
+    """The named examples alone, in the order given."""
+    rows: dict[str, Any] = {each.name: getattr(encoded, each.name) for each in fields(Encoded)}
+    rows = {name: None if of is None else [of[i] for i in examples] for name, of in rows.items()}
+    return Encoded(**rows)
+
+
 def steps_per_epoch(examples: int, plan: BatchPlan) -> int:
     """Optimizer steps that see each example once; the last one may be smaller, as in the original."""
     return -(-examples // plan.total)

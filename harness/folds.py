@@ -1,4 +1,4 @@
-"""Parts of a data set for k-fold cross-validation; what belongs together stays in one part."""
+"""Parts of a data set: for k-fold cross-validation, and a share to train on; what belongs together stays together."""
 
 from __future__ import annotations
 
@@ -33,6 +33,22 @@ def split(
     held_out = set(parts[number - 1])
     rest = [example for at, example in enumerate(examples) if at not in held_out]
     return rest, [example for at, example in enumerate(examples) if at in held_out]
+
+
+def share(examples: Sequence[Example], fraction: float, seed: int) -> list[int]:
+    """Numbers of at least `fraction` of the examples, in order; documents and cut sentences (`Example.group`) whole.
+
+    They are the first of one random order of the groups, so that a seed's smaller shares lie within its larger ones.
+    """
+    groups: dict[object, list[int]] = {}
+    for number, example in enumerate(examples):
+        groups.setdefault(example.group or number, []).append(number)
+    members, chosen = list(groups.values()), list[int]()
+    for place in np.random.default_rng(seed).permutation(len(members)):
+        if len(chosen) >= fraction * len(examples) - 1e-9:
+            break
+        chosen += members[place]
+    return sorted(chosen)
 
 
 def _groups(examples: Sequence[Example]) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from harness.preemption import StopRequest
 from harness.run_folder import RunFolder
 from harness.task import Encoded
 from harness.tracking import Tracker
+
+logger = logging.getLogger(__name__)
 
 # With several ranks: between two agreements on a stop request, in steps, and in seconds where steps are long.
 STOP_EVERY, STOP_SECONDS = 8, 8.0
@@ -63,11 +66,21 @@ class Training:
 
     @property
     def _finished(self) -> bool:
-        """With --max_steps applied steps count; else passes over the data, overflowed steps included."""
+        """With --max_steps applied steps count; else passes over the data, overflowed steps included.
+
+        Or --early_stopping_patience has ended it, as the epochs so far say: a resumed run stops at the same one.
+        """
+        if self._stops_early:
+            return True
         if self.config.max_steps > 0 and self.state.applied_steps >= self.total_steps:
             self.state.applied_steps = self.engine.applied_steps
         done = self.state.applied_steps if self.config.max_steps > 0 else self._tried
         return done >= self.total_steps
+
+    @property
+    def _stops_early(self) -> bool:
+        patience = self.config.early_stopping_patience
+        return patience is not None and self.state.epochs_without_gain() >= patience
 
     def fit(self) -> bool:
         """Train to the end; False where a stop request ended it early, at a checkpoint. Raises TrainingFailed."""
@@ -89,6 +102,10 @@ class Training:
             due = time.monotonic() - self._saved >= 60 * self.config.save_minutes
             if self._finished or agree(due, self.world.device):
                 self._save()
+        if self._stops_early:
+            told = "stopped after epoch %d: no better dev score than that of epoch %d in %d epochs"
+            best = self.state.best_epoch()
+            logger.info(told, self.state.epoch, best, self.config.early_stopping_patience)
         return True
 
     def _train_epoch(self) -> bool:

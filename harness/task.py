@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -64,6 +65,14 @@ class Encoded:
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor of the CPU on a device; from pinned memory, so that the copy does not wait for what the device does."""
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
+@cache
+def on_device(values: tuple[float, ...] | None, device: torch.device) -> torch.Tensor | None:
+    """As float32, copied there once: within a CUDA graph nothing may come from the host."""
+    import torch
+
+    return None if values is None else torch.tensor(values, dtype=torch.float32, device=device)
 
 
 @dataclass(frozen=True)
@@ -144,10 +153,19 @@ class Task:
     negative: str | None = None  # the label that the score leaves out
     train_splits: tuple[str, ...] = ("train",)  # what the published recipe trains on
     disjoint: bool = False  # tagging: an I behind an O is one more part of the mention that the last B opened
+    # Of the training loss alone, as a run's settings say:
+    label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] | None = None  # in the order of the logits
 
     def read(self, data_dir: Path, split: str) -> list[Example]:
         """Examples in file order. Raises UserError naming file:line, value and remedy."""
         raise NotImplementedError
+
+    def classes_of(self, example: Example) -> set[str]:
+        """The task's labels that the example has; of families that say no other, its label or those of its words."""
+        if not self.labels:
+            return set()
+        return {example.label} if isinstance(example.label, str) else set(example.label)
 
     @property
     def num_outputs(self) -> int:
@@ -162,6 +180,19 @@ class Task:
         from torch.nn.functional import cross_entropy
 
         return cross_entropy(logits.float(), labels.long(), reduction="sum")
+
+    def training_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`loss` with label smoothing e (Szegedy et al., 2016, arXiv:1512.00567) and class weights w, of k classes.
+
+        Of families that say no other, as torch's cross_entropy: (1 - e) w_y (-log p_y) + e / k sum_c w_c (-log p_c),
+        but summed: torch's weighted mean divides by the sum of weights, which differs from rank to rank.
+        """
+        if not self.label_smoothing and self.class_weights is None:
+            return self.loss(logits, labels)
+        from torch.nn.functional import cross_entropy
+
+        weights, smoothing = on_device(self.class_weights, logits.device), self.label_smoothing
+        return cross_entropy(logits.float(), labels.long(), weights, reduction="sum", label_smoothing=smoothing)
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The prediction of one example from its logits: [num_outputs], or [scored words, num_outputs]."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from harness.task import Confusion, Encoded, Example, Prediction, Report
+from harness.task import Confusion, Encoded, Example, Prediction, Report, on_device
 from tasks.encoding import encode
 from tasks.metrics import Counts, check_lengths, harmonic_mean, key_value_lines, macro_f1, ratio, results_file
 from tasks.readers import SENTENCE_INDEX, Row, TableTask, locate, read_columns, shown
@@ -98,6 +98,9 @@ class MultilabelTask(TableTask):
             raise row.error(wrong, "write it like 10027919_s0")
         return found.group(1)
 
+    def classes_of(self, example: Example) -> set[str]:
+        return {label for label, flag in zip(self.labels, example.label, strict=True) if flag}
+
     def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
         """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
         return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
@@ -107,6 +110,17 @@ class MultilabelTask(TableTask):
         from torch.nn.functional import binary_cross_entropy_with_logits
 
         losses = binary_cross_entropy_with_logits(logits.float(), labels.float(), reduction="none")
+        return losses.mean(dim=-1).sum()
+
+    def training_loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`loss` of targets y (1 - e) + e / 2 with label smoothing e, each label's positive part times its weight."""
+        if not self.label_smoothing and self.class_weights is None:
+            return self.loss(logits, labels)
+        from torch.nn.functional import binary_cross_entropy_with_logits
+
+        targets = labels.float() * (1 - self.label_smoothing) + self.label_smoothing / 2
+        weights = on_device(self.class_weights, logits.device)
+        losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none", pos_weight=weights)
         return losses.mean(dim=-1).sum()
 
     def decode(self, logits: np.ndarray) -> Prediction:

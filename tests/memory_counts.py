@@ -53,6 +53,8 @@ class Classes:
 
         return functional.cross_entropy(logits.float(), labels, reduction="sum")
 
+    training_loss = loss
+
 
 def live(already: frozenset[int], more: list[Any]) -> dict[int, int]:
     """Bytes by storage, of all tensors that Python knows and `more`, without those that were there `already`."""

@@ -176,7 +176,7 @@ class Engine:
                 loss = captured.forward(fed, scale)
         if captured is None:
             fed = fed.to(self.world.device)
-            loss = self.task.loss(self.inner(fed), fed.labels) * scale
+            loss = self.task.training_loss(self.inner(fed), fed.labels) * scale
         self._settle()  # the loss scale for the backward pass; the device has the forward pass to do meanwhile
         if self._skipped_in_a_row >= MOST_SKIPPED:  # DeepSpeed stops by itself at some stages only
             raise FloatingPointError(SCALE_AT_MINIMUM)

@@ -81,7 +81,7 @@ class Captured:
 
     def _forward(self) -> None:
         scale = self._buffer[:1].view(torch.float32)[0]
-        self.loss = self._graphs.task.loss(self._graphs.module(self._batch), self._batch.labels) * scale
+        self.loss = self._graphs.task.training_loss(self._graphs.module(self._batch), self._batch.labels) * scale
 
     def _backward(self) -> None:
         (self.loss * self._graphs.loss_scale).backward()

@@ -160,11 +160,14 @@ def check_without_dev(config: RunConfig, task: Task, error: UserError) -> str:
     if "dev" in (config.train_splits or task.train_splits):
         raise UserError(f"{reason}; --train_splits train trains without it")
     is_trial = config.search is not None and config.search.get("kind") == "trial"
-    if config.select == "best_dev" or is_trial or tracking.sweep_run() is not None:
-        what = "--select best_dev needs" if config.select == "best_dev" else "a sweep is decided by"
+    stops, selects = config.early_stopping_patience is not None, config.select == "best_dev"
+    if stops or selects or is_trial or tracking.sweep_run() is not None:
+        what = "--select best_dev needs" if selects else "a sweep is decided by"
+        what = "--early_stopping_patience needs" if stops else what
         what = "a search is decided by" if is_trial else what
         folds = ", tune by folds = 5 of the suite file" if is_trial else ""
-        raise UserError(f"{reason}, and {what} the dev score; give a dev set{folds}, or train once with --select last")
+        remedy = "without it" if stops else "once with --select last"
+        raise UserError(f"{reason}, and {what} the dev score; give a dev set{folds}, or train {remedy}")
     return reason
 
 
@@ -190,6 +193,22 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
         except ValueError as error:
             raise UserError(f"--fold {config.fold}: {error}; ask for fewer parts, or score dev") from None
     return place, kind, examples
+
+
+def training_share(config: RunConfig, task: Task, examples: Mapping[str, Sequence[Example]]) -> list[int] | None:
+    """The numbers of the examples that --train_fraction leaves of the splits that are trained on, one after another;
+    None without one. Raises UserError where it leaves none of a class."""
+    if config.train_fraction is None:
+        return None
+    whole = [example for name in config.train_splits or task.train_splits for example in examples[name]]
+    chosen = folds.share(whole, float(config.train_fraction), config.seed)
+    found = set[str]().union(*(task.classes_of(whole[number]) for number in chosen))
+    for left_out in sorted(set[str]().union(*map(task.classes_of, whole)) - found):
+        raise UserError(
+            f"--train_fraction {config.train_fraction}: {left_out} is in none of the {len(chosen)} of {len(whole)} "
+            f"training examples that --seed {config.seed} draws; give a larger fraction or another seed"
+        )
+    return chosen
 
 
 # ---- all that a run reads, by content

@@ -27,6 +27,8 @@ if TYPE_CHECKING:  # with torch, which a command that shows a finished run has n
 
 logger = logging.getLogger("harness.launch")
 
+OF_SETTINGS = ("stopped_early", "train_examples", "class_weights")  # there where the settings ask for them
+
 
 @contextmanager
 def tracker(run: Run) -> Iterator[Tracker]:
@@ -99,11 +101,16 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         before = read_json(run.folder.result) if run.folder.result.is_file() else {}
         usual: dict[str, Any] = {"best_epoch": None, "epochs": [], "steps": None, "timing": timing}
         training = {name: before.get(name, value) for name, value in usual.items()}
+        of_settings = {name: before[name] for name in OF_SETTINGS if name in before}
     else:
         timing["train_seconds"] = round(state.train_seconds, 3)
         timing["evaluation_seconds"] = round(state.evaluation_seconds, 3)
         training = {"best_epoch": state.best_epoch(), "epochs": state.history, "steps": state.applied_steps}
         training |= {"timing": timing}
+        patience, weights = config.early_stopping_patience, run.class_weights
+        early = {} if patience is None else {"stopped_early": state.epochs_without_gain() >= patience}
+        share = {} if config.train_fraction is None else {"train_examples": len(run.training)}
+        of_settings = {**early, **share, **({"class_weights": weights} if weights else {})}
     version = run.task.metric_version
     earlier = before.get("digests", {}) if before.get("metric_version") == version else {}
     return {
@@ -119,6 +126,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         **({"note": SAMPLE_BANNER} if run.data == "sample" else {}),
         "selected": config.select,
         "best_epoch": training["best_epoch"],
+        **of_settings,
         "dev_was_trained_on": "dev" in run.train_splits,
         **({} if "dev" in run.splits or not config.do_eval else {"empty_splits": ["dev"]}),
         "scores": {**before.get("scores", {}), **{name: evaluation.to_dict() for name, evaluation in scores.items()}},

@@ -16,7 +16,7 @@ from harness.config import EMBEDDED, LORA, RunConfig
 from harness.errors import UserError
 from harness.run_folder import RunFolder
 from harness.task import Task
-from launch.run import fine_tuned, inputs
+from launch.run import class_weights, fine_tuned, inputs
 from tasks import definition as definitions
 from tasks import published
 
@@ -94,12 +94,30 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         usual = {name: value for name, value in usual.items() if name not in LORA}  # of a recipe with adapters
         filled = published.over({**usual, "trained": False, **fine_tuned.usual_settings(about)}, chosen)
     filled["output_dir"] = _run_folder(filled)
+    _settle(filled, tasks.get(task, definition))
     place = str(Path(model).absolute())
     if model not in ("", place) and not Path(model).is_dir():
         with contextlib.suppress(UserError):  # a finished run is shown even where its model's folder is gone
             if run_folders.stored_config(Path(filled["output_dir"])).model_name_or_path == place:
                 return complete({**given, "model_name_or_path": place})
     return filled
+
+
+def _settle(filled: dict[str, Any], task: Task) -> None:
+    """What other settings, the task or a file's content make of settings. Raises UserError."""
+    for name in ("label_smoothing", "class_weights"):
+        if filled.get(name) and not task.labels:
+            raise UserError(f"--{name} {filled[name]}: {task.name} has no classes but a score; leave it out")
+    if weights := filled.get("class_weights"):
+        if weights != class_weights.BALANCED and not os.path.exists(weights):
+            with contextlib.suppress(UserError):  # a run goes by its own copy
+                kept = run_folders.stored_config(Path(filled["output_dir"])).class_weights or ""
+                weights = kept if kept.startswith("{") else weights
+        filled["class_weights"] = class_weights.given(weights, task)
+    if filled.get("early_stopping_patience") is not None:
+        filled.setdefault("select", "best_dev")
+    if filled.get("train_fraction") == 1:  # the same run as without
+        filled["train_fraction"] = None
 
 
 def _run_folder(filled: Mapping[str, Any]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from harness.model_folder import HEAD_FILE
 from harness.run_folder import RunFolder
 from harness.task import Encoded, Task
 from harness.tokenizer import load_tokenizer
-from launch.run import fine_tuned, inputs
+from launch.run import class_weights, fine_tuned, inputs
 from launch.run.settings import SAMPLE_BANNER
 from tasks import checks
 
@@ -68,16 +69,25 @@ class Run:
         """What rows are filled up with; masked out everywhere."""
         return int(self.tokenizer.pad_token_id or 0)
 
+    @property
+    def class_weights(self) -> dict[str, float]:
+        """By label, of the training loss; empty without."""
+        return dict(zip(self.task.labels, self.task.class_weights or (), strict=False))
+
     def resumed_step(self) -> int:
         """The optimizer step that training goes on from."""
         if self.resumed is None:
             return 0
-        per_epoch = data.steps_per_epoch(len(self.training_examples()), self.plan)
+        per_epoch = data.steps_per_epoch(len(self.training), self.plan)
         return self.resumed.epoch * per_epoch + self.resumed.step_in_epoch
 
-    def training_examples(self) -> Encoded:
-        """The splits that are trained on, one after another."""
-        return data.join([self.splits[name].encoded for name in self.train_splits])
+    @cached_property
+    def training(self) -> Encoded:
+        """The splits that are trained on, one after another; with --train_fraction that share of them."""
+        whole = data.join([self.splits[name].encoded for name in self.train_splits])
+        examples = {name: split.examples for name, split in self.splits.items()}
+        chosen = inputs.training_share(self.config, self.task, examples)
+        return whole if chosen is None else data.part(whole, chosen)
 
 
 def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
@@ -99,6 +109,8 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     if data == "given":
         for warning in checks.quick(task, examples):
             logger.warning("data    %s", warning)
+    if trains:
+        inputs.training_share(config, task, examples)  # what is wrong with it is said before anything slow
     tokenizer = load_tokenizer(config, task.per_word)
     changes = distributed.on_main(lambda: inputs.record(config, deepspeed, kept, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
@@ -123,6 +135,9 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
         changes=changes,
         trains=trains,
     )
+    if config.trained and run.trains:
+        weights = class_weights.of(config.class_weights, task, run.training)
+        run = replace(run, task=replace(task, label_smoothing=config.label_smoothing, class_weights=weights))
     _announce(run, place)
     return run
 
@@ -155,6 +170,12 @@ def _announce(run: Run, place: Path) -> None:
     sizes = ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
     fold = f"; dev is part {config.fold} of train and dev" if config.fold else ""
     logger.info("data    %s: %s%s", place, sizes, fold)
+    if run.trains and config.train_fraction is not None:
+        whole = sum(len(run.splits[name].examples) for name in run.train_splits)
+        logger.info("share   %d of %d training examples, drawn by seed %d", len(run.training), whole, config.seed)
+    if run.task.class_weights is not None:
+        weights = ", ".join(f"{label} {weight:.4g}" for label, weight in run.class_weights.items())
+        logger.info("weights of classes in the training loss: %s", weights)
     if config.do_train:
         batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
         logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)
@@ -163,6 +184,9 @@ def _announce(run: Run, place: Path) -> None:
         if "dev" in run.train_splits:
             warning = "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
             logger.warning(warning)
+    if run.trains and config.early_stopping_patience is not None:
+        told = "stops   after %d epochs in a row without a better dev score; the best epoch's weights are reported"
+        logger.info(told, config.early_stopping_patience)
     logger.info("folder  %s", run.folder.path)
 
 

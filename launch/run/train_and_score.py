@@ -38,7 +38,7 @@ logger = logging.getLogger("harness.launch")
 
 def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     """The state after the last epoch; `model/` is written. Collective. Raises Stopped, TrainingFailed, UserError."""
-    config, world, examples = run.config, run.world, run.training_examples()
+    config, world, examples = run.config, run.world, run.training
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     longest = max(map(len, examples.input_ids))
     fits = memory.fit(config, run.deepspeed, run.plan, world, run.task, longest, run.folder.checkpoints)

@@ -45,6 +45,8 @@ class CrossEntropy:
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(logits.float(), labels, reduction="sum") * self.times
 
+    training_loss = loss
+
     def decode(self, logits: np.ndarray) -> Prediction:
         raise NotImplementedError
 
