@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from harness import direction, lora, tensor_file
+from harness import direction, heads, lora, tensor_file
 from harness.encoder import class_for, config_of, encoder_of
 from harness.files import PARTIAL, flush, unfinished
-from harness.model import HEADS, PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
+from harness.heads import HEADS, LAYERS
+from harness.model import PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
 from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS, SCHEMA, About
 from harness.run_folder import check_model
 from harness.task import Batch
@@ -64,6 +65,8 @@ def save(
     if about.family in PROBLEM_TYPES:
         settings.problem_type = PROBLEM_TYPES[about.family]
     settings.dtype = "float32"
+    if model.head is not None and hasattr(settings, "classifier_pooling") and model.pooling in ("cls", "mean"):
+        settings.classifier_pooling = model.pooling
     standard, names = standard_class(settings, model, weights) if base is None else (None, {})
     settings.architectures = [standard] if standard else None
     if not type(model.encoder).__module__.startswith("transformers."):
@@ -88,6 +91,7 @@ def save(
         "dropout": model.dropout.p,
         "standard_class": standard,
         **({"attention": model.attention} if model.attention else {}),
+        **({"layers": True} if model.head is not None else {}),
         **dataclasses.asdict(about),
         **({} if base is None else {"base": dict(base.digests)}),
     }
@@ -117,26 +121,26 @@ def standard_class(
     """
     if isinstance(weights, Stream):
         return _class_of_large(settings, model, weights.shapes)
-    from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
     from transformers.initialization import no_init_weights
 
     pooling, plain = model.pooling, (None, {name: name for name in weights})
-    auto = AutoModelForTokenClassification if pooling is None else AutoModelForSequenceClassification
     with torch.random.fork_rng(devices=[]), no_init_weights():  # a second for BERT-base, and all are replaced
         try:
-            # Of a copy: T5's class for words marks what it is given as no encoder-decoder.
-            candidate = auto.from_config(copy.deepcopy(settings), trust_remote_code=False).float().eval()
+            candidate = heads.standard(settings, pooling is None)
         except ValueError:
             return plain
+        layers = heads.between(candidate) if model.head is not None else {}
         whole, own = class_for(settings)
         encoder = encoder_of(whole.from_config(own, trust_remote_code=False), settings)
         if model.attention is not None:  # as `load` does; the candidate has nothing but its config
             direction.turn(encoder, model.attention == "causal")
-        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0, model.attention).eval()
+        extra = copy.deepcopy(next(iter(layers.values()), None))
+        ours = EncoderWithHead(encoder.float(), settings.num_labels, pooling, 0.0, model.attention, extra).eval()
     prefix = standard_prefix(settings)
     expected = {name: parameter.shape for name, parameter in candidate.named_parameters()}
     head = next((name for name in HEADS if f"{name}.weight" in expected), HEADS[0])
-    names = {name: rename(rename(name, "encoder", prefix), HEADS[0], head) for name in weights}
+    there = {"encoder": prefix, HEADS[0]: head, LAYERS: next(iter(layers), LAYERS)}
+    names = {name: rename(name, first := name.partition(".")[0], there.get(first, first)) for name in weights}
     if {names[name]: tensor.shape for name, tensor in weights.items()} != expected:
         return plain
     candidate.load_state_dict({names[name]: tensor for name, tensor in weights.items()}, strict=False)
@@ -162,7 +166,9 @@ def _class_of_large(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             encoder = encoder_of(whole.from_config(own, trust_remote_code=False).float(), small)
-            ours = EncoderWithHead(encoder, small.num_labels, model.pooling, 0.0, model.attention)
+            layers = heads.between(heads.standard(small, model.pooling is None)) if model.head is not None else {}
+            extra = next(iter(layers.values()), None)
+            ours = EncoderWithHead(encoder, small.num_labels, model.pooling, 0.0, model.attention, extra)
     except Exception:  # there is no small one: loaded as what it is, by our own class
         return plain
     found, names = standard_class(small, model, {name: p.detach() for name, p in ours.named_parameters()})

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from harness import direction, lora, model_folder, parameters, pretrained
+from harness import direction, heads, lora, model_folder, parameters, pretrained
 from harness.attention import replace_dropout
 from harness.config import RunConfig
 from harness.encoder import (
@@ -29,6 +29,7 @@ from harness.encoder import (
 )
 from harness.errors import UserError, first_line, library_errors
 from harness.files import read_json
+from harness.heads import HEADS, LAYERS
 from harness.mapped import WholeOnly
 from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS
 from harness.packing import PADDED, Layout, choose
@@ -44,8 +45,6 @@ logger = logging.getLogger(__name__)
 # The head's dropout, by the names that architectures give it.
 DROPOUT_NAMES = ("classifier_dropout", "seq_classif_dropout", "hidden_dropout_prob", "hidden_dropout")
 
-HEADS = ("classifier", "score")  # what the last layer is called: here, and in transformers' classes of decoders
-
 PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoid or neither
     "similarity": "regression",
     "multiclass": "single_label_classification",
@@ -54,18 +53,25 @@ PROBLEM_TYPES = {  # what transformers' pipelines read to choose softmax, sigmoi
 
 
 class EncoderWithHead(nn.Module):
-    """AutoModel + (pooler | first token | last token | mean | one row a scored word) + dropout + linear layer.
+    """AutoModel + (pooler | first token | last token | mean | one row a scored word) (+ head) + dropout + linear layer.
 
     Names follow the Hugging Face classes (`dropout`, `classifier`), so that a BERT with the trained pooler is
     BertForSequenceClassification to the letter.
     """
 
     def __init__(
-        self, encoder: Any, num_outputs: int, pooling: str | None, dropout: float, attention: str | None = None
+        self,
+        encoder: Any,
+        num_outputs: int,
+        pooling: str | None,
+        dropout: float,
+        attention: str | None = None,
+        head: nn.Module | None = None,
     ) -> None:
         """`pooling` is pooler, cls, last or mean; None gives a row of logits for each scored word.
 
         `attention`: as `direction.fit` returns it. Where it is causal a word's row is that of its last subword token.
+        `head`: layers for a row, before the last one; see harness/heads.py.
         """
         super().__init__()
         self.encoder: Any = encoder  # a transformers model; its config says its width
@@ -73,6 +79,7 @@ class EncoderWithHead(nn.Module):
             encoder.pooler = None  # nothing reads it, and weights without a gradient only cost memory
         self.pooling, self.attention = pooling, attention
         self.layout: Layout = PADDED  # without padding where `choose` finds that the encoder can do without
+        self.head = head
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(encoder.config.hidden_size, num_outputs)
         self.takes_segments = _takes_segments(encoder)
@@ -107,6 +114,8 @@ class EncoderWithHead(nn.Module):
             rows = encoding.hidden[encoding.starts + lengths - 1]
         else:
             rows = encoding.mean(lengths)
+        if self.head is not None:
+            rows = self.head(rows)
         logits: torch.Tensor = self.classifier(self.dropout(rows))
         return logits
 
@@ -212,11 +221,15 @@ def build(
     check_encodes_text(source, tried)
     attention = direction.fit(source, tried, config.attention)
     causal, name = attention == "causal", config.model_name_or_path
-    pooling = None if per_word else choose_pooling(config.pooling, encoder, missing, name, causal)
+    head, asked = None, config.pooling
+    if config.head == "pretrained":
+        head = heads.load(source, settings, per_word)
+        asked = asked or (None if causal else getattr(settings, "classifier_pooling", None))
+    pooling = None if per_word else choose_pooling(asked, encoder, missing, name, causal)
     torch.manual_seed(config.seed)  # the same head whatever the file lacked
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
     dropout = next((float(value) for value in dropouts if value is not None), 0.1)
-    model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention)
+    model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention, head)
     if config.lora_rank is not None:
         lora.add(encoder, config, missing)
     parameters.prepare(model, tried, config)
@@ -301,7 +314,8 @@ def load(
                 encoder = encoder_of(auto.from_config(own, trust_remote_code=trust_remote_code).float(), settings)
         if head.pooling == "pooler" and getattr(encoder, "pooler", None) is None:
             raise ValueError(f"{HEAD_FILE} says pooler, and it has none")
-        model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention)
+        named, layers = heads.fresh(settings, head.pooling is None) if head.layers else (LAYERS, None)
+        model = EncoderWithHead(encoder, head.num_outputs, head.pooling, head.dropout, head.attention, layers)
         prefix = standard_prefix(settings) if head.standard_class else "encoder"
     remedy = "get tokenizer.json and tokenizer_config.json again"
     with library_errors(str(folder), "its tokenizer cannot be loaded", remedy):
@@ -310,9 +324,10 @@ def load(
         separate_words(tokenizer)
     if head.base is not None:
         lora.load(encoder, folder)
-    state = _weights(folder, model, prefix, whole=head.base is None)
+    state = _weights(folder, model, {prefix: "encoder", named: LAYERS}, whole=head.base is None)
     if tried is not None:  # the encoder's are mapped into memory
-        state = {name: tensor for name, tensor in state.items() if head.base is not None or name.startswith(HEADS[0])}
+        own = (f"{HEADS[0]}.", f"{LAYERS}.")
+        state = {name: tensor for name, tensor in state.items() if head.base is not None or name.startswith(own)}
         model.source = source
     model.load_state_dict(state, strict=False)
     probed = encoder if tried is None else tried
@@ -349,10 +364,10 @@ def _refuse_code(folder: Path) -> None:
                 )
 
 
-def _weights(folder: Path, model: EncoderWithHead, prefix: str, whole: bool) -> dict[str, torch.Tensor]:
+def _weights(folder: Path, model: EncoderWithHead, parts: Mapping[str, str], whole: bool) -> dict[str, torch.Tensor]:
     """The weights in a folder by the names that they have here; exactly those of the model.
 
-    `prefix`: what the encoder is called in the file. `whole`: False where the file needs to hold the head alone.
+    `parts`: what encoder and head are called in the file -> here. `whole`: False where it needs to hold the head alone.
     """
     from safetensors.torch import load_file
 
@@ -367,9 +382,10 @@ def _weights(folder: Path, model: EncoderWithHead, prefix: str, whole: bool) -> 
         except (OSError, SafetensorError) as error:
             what = pretrained.damage(folder / file) or f"cannot be read ({first_line(error)}); get the file again"
             raise UserError(f"{folder / file}: {what}") from error
-    renamed = {rename(rename(name, prefix, "encoder"), HEADS[1], HEADS[0]): tensor for name, tensor in state.items()}
+    here = {HEADS[1]: HEADS[0], **parts}
+    renamed = {rename(name, first := name.partition(".")[0], here.get(first, first)): state[name] for name in state}
     expected = dict(model.named_parameters())
-    needed = expected.keys() if whole else {f"classifier.{name}" for name, _ in model.classifier.named_parameters()}
+    needed = {name for name in expected if whole or not name.startswith("encoder.")}
     for name in sorted((needed - renamed.keys()) | (renamed.keys() - expected.keys())):
         what = f"lacks {name}" if name in expected else f"{name} has no place in the model that config.json describes"
         raise UserError(f"{path}: {what}; the folder was not written by a run, or its files do not belong together")

@@ -29,6 +29,7 @@ class Head:
     standard_class: str | None  # of transformers, that loads the folder
     task: str | None = None  # None in folders of an older version
     attention: Literal["bidirectional", "causal"] | None = None  # None: nobody asked, and a token sees all others
+    layers: bool = False  # whether those of transformers' class before the last one are in it, see harness/heads.py
     # Digests by name, or the commit, of the encoder that the folder's adapters are for; None: it holds an encoder.
     base: Mapping[str, str] | None = None
 

@@ -15,7 +15,7 @@ import re
 import threading
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,6 +363,25 @@ def weights(model: Source, mapped: bool = False) -> tuple[frozenset[str], dict[s
     if not names:
         raise model.fault(f"{first} holds no tensors; get the file again")
     return names, None if parts else found[0][1]
+
+
+def tensors(model: Source, wanted: Collection[str]) -> dict[str, Any]:
+    """Those of the named tensors that a model's files hold, whatever stands before their names there."""
+    from safetensors import safe_open
+
+    first, *parts = weight_files(model) or [""]
+    found: dict[str, Any] = {}
+    for path in (model.path(name) for name in parts or [first]):
+        assert path is not None, "the encoder is in these files"
+        names, state = _tensors(model, path, mapped=True)
+        before = prefix(names, wanted)
+        own = [name for name in wanted if before + name in names]
+        if state is not None:
+            found |= {name: state[before + name] for name in own}
+        elif own:
+            with safe_open(path, framework="pt") as file:
+                found |= {name: file.get_tensor(before + name) for name in own}
+    return found
 
 
 def weight_files(model: Source) -> list[str]:

@@ -48,6 +48,21 @@ def tiny_encoder(
     return folder
 
 
+def tiny_masked_lm(folder: Path, kind: str = "modernbert", **more: Any) -> Path:
+    """As `tiny_encoder`, of the whole masked language model, its prediction head as if it were trained."""
+    from transformers import AutoModelForMaskedLM
+
+    tokenizer_for(kind).save_pretrained(folder)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        whole = AutoModelForMaskedLM.from_config(settings_for(kind, len(tokenizer_for(kind)), 0.0, **more)).float()
+        for name, parameter in whole.named_parameters():
+            if not name.startswith(f"{whole.base_model_prefix}."):
+                torch.nn.init.normal_(parameter, 0.1, 0.5)
+    whole.save_pretrained(folder)
+    return folder
+
+
 def settings_for(kind: str, vocabulary: int, dropout: float, **given: Any) -> Any:
     """The smallest configuration of an architecture: 2 layers, width 32, 2 heads; `given` wins."""
     from transformers import AutoConfig

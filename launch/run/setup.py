@@ -163,6 +163,8 @@ def _announce(run: Run, place: Path) -> None:
         logger.info(note)
     if not config.trained:
         logger.info("head    of the model itself: nothing is trained")
+    elif config.do_train and config.head == "pretrained":
+        logger.info("head    the checkpoint's own pre-trained layers, and a fresh last one")
     elif config.do_train and (Path(config.model_name_or_path) / HEAD_FILE).is_file():
         logger.info("head    a fresh one: the model is fine-tuned already, and only its encoder is used")
     if world.size == 1 and (unused := distributed.unused_tasks(os.environ)):
