@@ -360,9 +360,10 @@ def check(config: RunConfig) -> None:
         faults.append("--reinit_top_layers with --freeze_layers encoder: the new layers would never be trained")
     if config.warmup_ratio and config.warmup_steps:
         faults.append(f"--warmup_ratio {config.warmup_ratio} and --warmup_steps {config.warmup_steps}: leave one out")
-    if config.select == "best_dev" and not config.eval_every_epoch:
+    patient = config.early_stopping_patience is not None and config.trained
+    if config.select == "best_dev" and not config.eval_every_epoch and not patient:
         faults.append("--select best_dev needs the dev score of every epoch: leave out --no-eval_every_epoch")
-    if config.early_stopping_patience is not None and config.trained:
+    if patient:
         flag = f"--early_stopping_patience {config.early_stopping_patience}"
         if "dev" in (config.train_splits or ()):
             faults.append(f"{flag}: dev is trained on, and cannot say when to stop; give --train_splits train")
