@@ -126,14 +126,18 @@ class RunConfig:
     train_fraction: Number | None = setting(
         None, "train on this share of the training data, drawn by the seed, documents whole", gt=0, le=1
     )
-    max_seq_length: Whole = setting(128, "longest input in subword tokens; longer ones are cut", ge=8)
+    max_seq_length: Whole = setting(
+        128, "longest input in subword tokens; longer ones are cut; attention costs the square of it", ge=8
+    )
     stride: Whole | None = setting(
         None,
-        "cut longer inputs into windows that overlap by so many subword tokens, in place of losing their ends",
+        "read longer inputs in windows that overlap by so many subword tokens, in place of losing their ends",
         ge=0,
     )
     window_pooling: Text = setting(
-        "mean", "with --stride: how the logits of an input's windows become one answer", choices=("mean", "max")
+        "mean",
+        "with --stride: how the logits of an input's windows become one answer; in tagging each word has one window",
+        choices=("mean", "max"),
     )
     do_train: Switch | None = runtime(None, "train (with none of the three do_ flags: all three)")
     do_eval: Switch | None = runtime(None, "score the dev split")
@@ -350,6 +354,13 @@ def check(config: RunConfig) -> None:
         faults.append("--global_batch_size derives the accumulation: leave out --gradient_accumulation_steps")
     if config.fold is not None and config.train_splits != ("train",):
         faults.append(f"--fold {config.fold}: trains on a part of train and dev: leave out --train_splits")
+    if config.stride is not None and config.stride >= config.max_seq_length:
+        faults.append(
+            f"--stride {config.stride}: must be below --max_seq_length {config.max_seq_length} less the special "
+            f"tokens; {config.max_seq_length // 4} would do"
+        )
+    if config.stride is None and config.window_pooling != "mean":
+        faults.append(f"--window_pooling {config.window_pooling} needs --stride, without which there are no windows")
     if config.lora_rank is None and (given := [f"--{name}" for name in LORA[1:] if getattr(config, name)]):
         faults.append(f"{given[0]} needs --lora_rank, the rank of the adapters")
     if config.lora_rank is not None and not config.trained:

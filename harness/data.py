@@ -8,7 +8,7 @@ on one device as on eight. Evaluation batches are cut once for all ranks, so tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from typing import Any
 
@@ -29,8 +29,10 @@ class MicroStep:
 
 
 def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
-    """The named examples, padded on the right to the longest of them."""
-    rows = [encoded.input_ids[i] for i in examples]
+    """The named examples with all their windows, padded on the right to the longest row."""
+    own = [encoded.rows(i) for i in examples]
+    numbers = list(chain.from_iterable(own))
+    rows = [encoded.input_ids[row] for row in numbers]
     lengths = tuple(map(len, rows))
     length = -(-max(lengths) // PAD_TO) * PAD_TO
 
@@ -40,27 +42,31 @@ def collate(encoded: Encoded, examples: Sequence[int], pad_id: int) -> Batch:
             array[row, : len(values)] = values
         return torch.from_numpy(array)
 
-    segments, scored = encoded.token_type_ids, None
+    segments, scored, windows = encoded.token_type_ids, None, None
     if encoded.positions is not None:
-        places = [row * length + place for row, i in enumerate(examples) for place in encoded.positions[i]]
+        places = [row * length + place for row, number in enumerate(numbers) for place in encoded.positions[number]]
         scored = torch.tensor(places, dtype=torch.int64)
+    elif len(numbers) > len(own):
+        windows = torch.tensor([place for place, windows in enumerate(own) for _ in windows], dtype=torch.int64)
     return Batch(
         padded(rows, pad_id),
         torch.from_numpy((np.arange(length) < np.array(lengths)[:, None]).astype(np.int64)),
-        None if segments is None else padded([segments[i] for i in examples], 0),
+        None if segments is None else padded([segments[row] for row in numbers], 0),
         scored,
         labels_of(encoded, examples),
         tuple(examples),
         tuple(encoded.units(i) for i in examples),
         lengths,
+        windows,
     )
 
 
 def labels_of(encoded: Encoded, examples: Sequence[int]) -> torch.Tensor:
     """Labels of the named examples, as in Batch."""
-    labels = [encoded.labels[i] for i in examples]
-    if encoded.positions is not None:
-        labels = [label for example_labels in labels for label in example_labels]
+    if encoded.positions is None:
+        labels = [encoded.labels[i] for i in examples]
+    else:
+        labels = [label for i in examples for row in encoded.rows(i) for label in encoded.labels[row]]
     array = np.asarray(labels)
     # No label at all: a tagging batch whose words are all unscored.
     whole = not array.size or (array.dtype.kind in "iub" and array.ndim == 1)
@@ -71,6 +77,9 @@ def join(parts: Sequence[Encoded]) -> Encoded:
     """Several splits as one, in the order given."""
     if len(parts) == 1:
         return parts[0]
+    if any(part.windows is not None for part in parts):
+        parts = [replace(part, windows=part.windows or [1] * len(part)) for part in parts]
+    parts = [replace(part, cut=None) for part in parts]  # of the splits
     rows: dict[str, Any] = {each.name: [getattr(part, each.name) for part in parts] for each in fields(Encoded)}
     rows = {name: None if each[0] is None else list(chain(*each)) for name, each in rows.items()}
     return Encoded(**rows)
@@ -78,8 +87,12 @@ def join(parts: Sequence[Encoded]) -> Encoded:
 
 def part(encoded: Encoded, examples: Sequence[int]) -> Encoded:
     """The named examples alone, in the order given."""
-    rows: dict[str, Any] = {each.name: getattr(encoded, each.name) for each in fields(Encoded)}
-    rows = {name: None if of is None else [of[i] for i in examples] for name, of in rows.items()}
+    windows = [row for i in examples for row in encoded.rows(i)]
+    an_example = ("windows", "cut", *(("labels",) if encoded.positions is None else ()))
+    rows: dict[str, Any] = {}
+    for name in (each.name for each in fields(Encoded)):
+        of = getattr(encoded, name)
+        rows[name] = None if of is None else [of[i] for i in (examples if name in an_example else windows)]
     return Encoded(**rows)
 
 
@@ -124,15 +137,20 @@ def epoch_steps(
 def evaluation_batches(encoded: Encoded, size: int, rank: int, world: int) -> list[tuple[int, ...]]:
     """This rank's batches of one pass over a split, longest examples first; every rank gets equally many.
 
-    A batch holds as many tokens, padding counted, as `size` of the split's longest examples: shorter ones in
-    greater number, at no more memory. Batch k belongs to rank k mod world. A rank with one batch fewer repeats batch 0
-    (ZeRO-3 gathers weights in every pass); `harness.evaluate` keeps one answer an example.
+    A batch holds as many tokens, padding counted, as `size` of the split's longest rows, or one example with more
+    windows than that: shorter ones in greater number, at no more memory. Batch k belongs to rank k mod world. A rank
+    with one batch fewer repeats batch 0 (ZeRO-3 gathers weights in every pass); `harness.evaluate` keeps one answer an
+    example.
     """
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded.input_ids[i]), i))
-    widths = [-(-len(encoded.input_ids[i]) // PAD_TO) * PAD_TO for i in order]
+    rows, widths = (
+        [getter(i) for i in range(len(encoded))] for getter in (lambda i: len(encoded.rows(i)), encoded.width)
+    )
+    order = sorted(range(len(encoded)), key=lambda i: (-rows[i] * widths[i], i))
+    tokens = [rows[i] * (-(-widths[i] // PAD_TO) * PAD_TO) for i in order]
+    room = size * -(-max(widths, default=0) // PAD_TO) * PAD_TO
     batches, start = [], 0
     while start < len(order):
-        count = size * widths[0] // widths[start]
+        count = max(1, room // tokens[start])
         batches.append(tuple(order[start : start + count]))
         start += count
     mine = batches[rank::world]

@@ -31,6 +31,13 @@ class Split:
     examples: Sequence[Example]
     encoded: Encoded
 
+    @property
+    def cut(self) -> float:
+        """The share of examples, in tagging of words, that max_seq_length cut."""
+        by_word = self.encoded.positions is not None
+        total = sum(len(example.texts) for example in self.examples) if by_word else len(self.examples)
+        return sum(self.encoded.cut or ()) / max(1, total)
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -111,7 +118,10 @@ def logits(
 
 def decode(task: Task, examples: Sequence[Example], encoded: Encoded, rows: Sequence[np.ndarray]) -> list[Prediction]:
     """The prediction of each whole example from its logits."""
-    words = [()] * len(examples) if encoded.words is None else encoded.words
+    words: Sequence[Sequence[int]] = [()] * len(examples)
+    if encoded.words is not None:
+        of_rows = encoded.words
+        words = [[word for row in encoded.rows(i) for word in of_rows[row]] for i in range(len(examples))]
     whole = zip(examples, rows, words, strict=True)
     return task.repaired(examples, [task.align(example, task.decode(own), scored) for example, own, scored in whole])
 

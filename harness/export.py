@@ -19,7 +19,7 @@ from harness.encoder import class_for, config_of, encoder_of
 from harness.files import PARTIAL, flush, unfinished
 from harness.heads import HEADS, LAYERS
 from harness.model import PROBLEM_TYPES, EncoderWithHead, rename, standard_prefix
-from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS, SCHEMA, About
+from harness.model_folder import HEAD_FILE, HEAD_WEIGHTS, SCHEMA, WINDOWS, About
 from harness.run_folder import check_model
 from harness.task import Batch
 from harness.tensor_file import Stream
@@ -92,7 +92,11 @@ def save(
         "standard_class": standard,
         **({"attention": model.attention} if model.attention else {}),
         **({"layers": True} if model.head is not None else {}),
-        **dataclasses.asdict(about),
+        **{
+            name: value
+            for name, value in dataclasses.asdict(about).items()
+            if about.stride is not None or name not in WINDOWS
+        },
         **({} if base is None else {"base": dict(base.digests)}),
     }
     adapts = None if base is None else base.name

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -100,17 +100,23 @@ class Choice:
 
 
 def estimate(
-    network: Any, choice: Choice, longest: int, device: torch.device, passes: dict[Any, activations.Activations]
+    network: Any,
+    choice: Choice,
+    longest: int,
+    device: torch.device,
+    passes: dict[Any, activations.Activations],
+    windows: Sequence[int] = (),
 ) -> Estimate:
     """Of a network with any parameters, also without memory, and examples of `longest` tokens.
 
-    `passes` keeps what was measured, for other choices.
+    `passes` keeps what was measured, for other choices; `windows`: as of Fit.
     """
+    rows = sum(windows[: choice.micro]) or choice.micro
     ds = choice.deepspeed
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get("" if ds.autocast else ds.precision, torch.float32)
     key = (choice.rank, choice.micro, dtype, ds.autocast)
     if key not in passes:
-        passes[key] = activations.measure(network, [longest] * choice.micro, dtype, ds.autocast, device)
+        passes[key] = activations.measure(network, [longest] * rows, dtype, ds.autocast, device)
     kept = passes[key].recomputed if choice.checkpointing else passes[key].kept
     return replace(static(network, choice), activations=kept)
 
@@ -231,10 +237,11 @@ class Fit:
     plan: BatchPlan
     world: World
     task: Task
-    longest: int  # tokens of an example
+    longest: int  # tokens of an example, or of a window of one
     room: Room
     checkpoints: Path | None = None  # where those of this run are
     like: EncoderWithHead | None = field(default=None, repr=False)  # the real network, once it is there
+    windows: Sequence[int] = ()  # of the training examples, most first, where some have several
 
     @property
     def now(self) -> Choice:
@@ -292,7 +299,8 @@ class Fit:
     def _estimate(self, network: Any, choice: Choice, passes: dict[Any, Any] | None = None) -> Estimate | None:
         """None where the network cannot be tried without memory, as with code of its own."""
         try:
-            return estimate(network, choice, self.longest, self.world.device, {} if passes is None else passes)
+            measured = {} if passes is None else passes
+            return estimate(network, choice, self.longest, self.world.device, measured, self.windows)
         except Exception as error:  # whatever an architecture does with tensors that hold nothing
             logger.debug("no estimate of activations: %s", error)
             return None

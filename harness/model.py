@@ -85,6 +85,7 @@ class EncoderWithHead(nn.Module):
         self.takes_segments = _takes_segments(encoder)
         self.depths: Mapping[str, int] = {}  # of parameters by name, where settings need them: harness/parameters.py
         self.source: Source | None = None  # of the weights, where they are still in its files: harness/mapped.py
+        self.window_pooling = "mean"  # or max
 
     def ready(self, batch: Batch | PackedBatch, device: torch.device) -> Batch | PackedBatch:
         """The batch as `forward` takes it on `device`, not moved there yet."""
@@ -117,7 +118,20 @@ class EncoderWithHead(nn.Module):
         if self.head is not None:
             rows = self.head(rows)
         logits: torch.Tensor = self.classifier(self.dropout(rows))
+        return pool_windows(logits, batch, self.window_pooling)
+
+
+def pool_windows(logits: torch.Tensor, batch: Batch | PackedBatch, how: str) -> torch.Tensor:
+    """[n, outputs]: the mean or the maximum of each example's rows of `logits`, a row a window; in float32.
+
+    As they are where every example has one row, and in tagging.
+    """
+    if batch.windows is None:
         return logits
+    own = batch.windows == torch.arange(len(batch.labels), device=logits.device)[:, None]  # [n, windows]
+    own, rows = own[..., None], logits.float()[None]
+    # No matrix product: under autocast that would be rounded to bf16.
+    return torch.where(own, rows, -torch.inf).amax(1) if how == "max" else torch.where(own, rows, 0).sum(1) / own.sum(1)
 
 
 def word_ends(slots: torch.Tensor, owner: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -162,6 +176,7 @@ class StandardHead(nn.Module):
         self.layout: Layout = PADDED
         self.outputs = outputs
         self.takes_segments = _takes_segments(inner)
+        self.window_pooling = "mean"
 
     def ready(self, batch: Batch, device: torch.device) -> Batch:
         """The batch as `forward` takes it on `device`, not moved there yet."""
@@ -178,7 +193,7 @@ class StandardHead(nn.Module):
         logits: torch.Tensor = self.encoder(**inputs).logits
         if batch.scored is not None:
             logits = logits.flatten(0, 1)[batch.scored]
-        return logits[:, self.outputs]
+        return pool_windows(logits[:, self.outputs], batch, self.window_pooling)
 
 
 def _takes_segments(encoder: Any) -> bool:
@@ -221,6 +236,11 @@ def build(
     check_encodes_text(source, tried)
     attention = direction.fit(source, tried, config.attention)
     causal, name = attention == "causal", config.model_name_or_path
+    if causal and per_word and config.stride is not None:
+        # A word is read where the next one begins, which in a window may not be scored.
+        raise UserError(
+            f"--stride {config.stride}: not for tagging where a token sees none behind it; --attention bidirectional"
+        )
     head, asked = None, config.pooling
     if config.head == "pretrained":
         head = heads.load(source, settings, per_word)
@@ -230,6 +250,7 @@ def build(
     dropouts = [getattr(settings, name, None) for name in DROPOUT_NAMES]
     dropout = next((float(value) for value in dropouts if value is not None), 0.1)
     model = EncoderWithHead(encoder, num_outputs, pooling, dropout, attention, head)
+    model.window_pooling = config.window_pooling
     if config.lora_rank is not None:
         lora.add(encoder, config, missing)
     parameters.prepare(model, tried, config)
@@ -330,6 +351,7 @@ def load(
         state = {name: tensor for name, tensor in state.items() if head.base is not None or name.startswith(own)}
         model.source = source
     model.load_state_dict(state, strict=False)
+    model.window_pooling = "mean" if about is None else about.window_pooling
     probed = encoder if tried is None else tried
     if head.attention is not None:
         direction.fit(Source("model", str(folder), {}), probed, head.attention)

@@ -17,6 +17,7 @@ HEAD_FILE = "harness_head.json"  # beside the encoder's config.json
 # Of a run with --lora_rank: adapters as peft has them, and what was trained beside them; see harness/lora.py.
 ADAPTER_CONFIG, ADAPTER_WEIGHTS, HEAD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "head.safetensors"
 SCHEMA = 1
+WINDOWS = ("stride", "window_pooling")  # of About; left out of the file where there are none
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class About:
     encoder: str  # without its path
     recipe: str | None
     seed: int
+    stride: int | None = None  # None: what was longer was cut
+    window_pooling: Literal["mean", "max"] = "mean"
 
 
 _HEAD, _ABOUT = TypeAdapter(Head), TypeAdapter(About)

@@ -46,6 +46,7 @@ class PackedBatch:
     lengths: torch.Tensor  # [B] int64, tokens of each example
     scored: torch.Tensor | None  # tagging: [n] int64, slots of the scored words
     labels: torch.Tensor  # [n] int64 or float32, or [n, classes] float32
+    windows: torch.Tensor | None = None  # [B] int64, as in Batch
     groups: Sequence[Group] = ()  # on a CPU: how attention takes the examples together
 
     def flatten(self) -> torch.Tensor:
@@ -156,4 +157,5 @@ def in_rows(batch: Batch, lengths: np.ndarray, rows: Rows, first_position: int) 
         moved(torch.from_numpy(lengths), device),
         None if scored is None else starts[scored // width] + scored % width,
         batch.labels,
+        None if batch.windows is None else moved(batch.windows, device),
     )

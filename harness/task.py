@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,20 +47,42 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One split as token ids: an entry an example, nothing padded, nothing in tensors."""
+    """One split as token ids: an entry an example, nothing padded, nothing in tensors.
+
+    Where some example is cut into windows there is an entry a window, one example's behind another's, of all but
+    `windows`, `cut` and, where an example has one label, `labels`.
+    """
 
     input_ids: Sequence[Sequence[int]]  # token ids with the tokenizer's special tokens, at most max_seq_length
     token_type_ids: Sequence[Sequence[int]] | None  # segment of each token; None where the tokenizer has none
     labels: Sequence[Any]  # float | int | several floats an example; for tagging several ints, one a *scored* word
     positions: Sequence[Sequence[int]] | None = None  # tagging: index in input_ids of each scored word's first token
     words: Sequence[Sequence[int]] | None = None  # tagging: number (in Example.texts) of each scored word
+    windows: Sequence[int] | None = None  # how many each example has; None: all have one
+    # What no window holds of each example: 1 where it lost tokens, else 0; in tagging how many words. None: all 0.
+    cut: Sequence[int] | None = None
 
     def __len__(self) -> int:
-        return len(self.input_ids)
+        return len(self.input_ids if self.windows is None else self.windows)
+
+    @cached_property
+    def _ends(self) -> Sequence[int]:
+        return list(accumulate(self.windows or ()))
+
+    def rows(self, index: int) -> Sequence[int]:
+        """The numbers of an example's windows in `input_ids`."""
+        if self.windows is None:
+            return (index,)
+        end = self._ends[index]
+        return range(end - self.windows[index], end)
 
     def units(self, index: int) -> int:
         """What the loss is a mean over: scored words of a tagging example, else 1 an example."""
-        return 1 if self.positions is None else len(self.positions[index])
+        return 1 if self.positions is None else sum(len(self.positions[row]) for row in self.rows(index))
+
+    def width(self, index: int) -> int:
+        """Tokens of an example's longest window."""
+        return max(len(self.input_ids[row]) for row in self.rows(index))
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -77,7 +100,8 @@ def on_device(values: tuple[float, ...] | None, device: torch.device) -> torch.T
 
 @dataclass(frozen=True)
 class Batch:
-    """A forward pass. B examples padded to T tokens, n = B rows of logits (tagging: n scored words)."""
+    """A forward pass. B examples, or windows of them, padded to T tokens; n rows of logits: one an example, in tagging
+    one a scored word."""
 
     input_ids: torch.Tensor  # [B, T] int64
     attention_mask: torch.Tensor  # [B, T] int64, 1 on tokens
@@ -86,7 +110,11 @@ class Batch:
     labels: torch.Tensor  # [n] int64 or float32, or [n, classes] float32
     examples: tuple[int, ...]  # their numbers in the split
     units: tuple[int, ...]  # rows of logits of each example; sums to n
-    lengths: tuple[int, ...] = ()  # tokens of each example, known without asking the device
+    lengths: tuple[int, ...] = ()  # tokens of each row, known without asking the device
+    windows: torch.Tensor | None = (
+        None  # [B] int64, place in `examples` of the one that a row is a window of; None: one
+    )
+    # row an example, or tagging
 
     @property
     def tokens(self) -> int:
@@ -157,6 +185,10 @@ class Task:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None  # in the order of the logits
 
+    def whole(self) -> Task:
+        """The same task, reading examples uncut: what is too long is for windows."""
+        return self
+
     def read(self, data_dir: Path, split: str) -> list[Example]:
         """Examples in file order. Raises UserError naming file:line, value and remedy."""
         raise NotImplementedError
@@ -198,8 +230,12 @@ class Task:
         """The prediction of one example from its logits: [num_outputs], or [scored words, num_outputs]."""
         raise NotImplementedError
 
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
-        """Token ids and label ids of examples, by a fast tokenizer."""
+    def features(
+        self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int, stride: int | None = None
+    ) -> Encoded:
+        """Token ids and label ids of examples, by a fast tokenizer. What is longer than max_seq_length tokens loses its
+        end, or with a stride becomes windows that overlap by so many. Raises UserError for a stride that is too large.
+        """
         raise NotImplementedError
 
     def align(self, example: Example, prediction: Prediction, words: Sequence[int]) -> Prediction:

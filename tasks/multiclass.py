@@ -40,10 +40,12 @@ class MulticlassTask(TableTask):
     def label_of(self, row: Row, column: int) -> str:
         return row.label(column, self.labels)
 
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    def features(
+        self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int, stride: int | None = None
+    ) -> Encoded:
         """Token ids of the sentences; the label is its number in `self.labels`."""
         number = {label: index for index, label in enumerate(self.labels)}
-        return encode(examples, tokenizer, max_seq_length, [number[example.label] for example in examples])
+        return encode(examples, tokenizer, max_seq_length, [number[example.label] for example in examples], stride)
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The most probable class and the probability of each; logits [classes]."""

@@ -101,9 +101,12 @@ class MultilabelTask(TableTask):
     def classes_of(self, example: Example) -> set[str]:
         return {label for label, flag in zip(self.labels, example.label, strict=True) if flag}
 
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    def features(
+        self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int, stride: int | None = None
+    ) -> Encoded:
         """Token ids of the sentences; the label is 0.0 or 1.0 for each label."""
-        return encode(examples, tokenizer, max_seq_length, [[float(value) for value in one.label] for one in examples])
+        labels = [[float(value) for value in one.label] for one in examples]
+        return encode(examples, tokenizer, max_seq_length, labels, stride)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Binary cross entropy: the mean over the labels of each example, summed over examples; both [n, labels]."""

@@ -38,9 +38,11 @@ class SimilarityTask(TableTask):
     def label_of(self, row: Row, column: int) -> float:
         return row.score(column)
 
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    def features(
+        self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int, stride: int | None = None
+    ) -> Encoded:
         """Token ids of the pairs; the label is the score itself."""
-        return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples])
+        return encode(examples, tokenizer, max_seq_length, [float(example.label) for example in examples], stride)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Sum of squared errors; logits [n, 1], labels [n]."""

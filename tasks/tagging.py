@@ -7,6 +7,7 @@ repaired first as conlleval reads it: an I-<type> without a mention of its type 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, groupby, islice
@@ -17,6 +18,7 @@ import numpy as np
 
 from harness.task import Encoded, Example, Prediction, Report, Task, UserError
 from tasks.conll import LONGEST_SENTENCE, Evidence, cut, plain_tags, recognise, tagged_sentences
+from tasks.encoding import scored_words, tokenise
 from tasks.metrics import (
     TAGS,
     Counts,
@@ -81,11 +83,16 @@ class TaggingTask(Task):
                 examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
         return examples
 
-    def features(self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int) -> Encoded:
+    def whole(self) -> TaggingTask:
+        return replace(self, layout=lambda split: replace(self.layout(split), longest=sys.maxsize))
+
+    def features(
+        self, examples: Sequence[Example], tokenizer: Any, max_seq_length: int, stride: int | None = None
+    ) -> Encoded:
         """Token ids of the words, and where the first subword token of each word is.
 
-        Words past max_seq_length and words without any token (control characters) are not scored: they are in neither
-        `positions`, `words` nor `labels`.
+        Words that max_seq_length cuts off and words without any token (control characters) are not scored: they are in
+        neither `positions`, `words` nor `labels`. Of several windows with a word one alone scores it, see `owner_of`.
         """
         if not examples:
             return Encoded(input_ids=[], token_type_ids=None, labels=[], positions=[], words=[])
@@ -94,24 +101,19 @@ class TaggingTask(Task):
                 found = f"{len(example.label)} labels for {len(example.texts)} words"
                 raise UserError(f"example {example.id}: {found}; give one label a word")
         number = {tag: index for index, tag in enumerate(self.labels)}
-        tokens = tokenizer(
-            [list(example.texts) for example in examples],
-            is_split_into_words=True,
-            truncation=True,
-            max_length=max_seq_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        labels, positions, words = [], [], []
+        rows = tokenise(examples, tokenizer, max_seq_length, stride, by_word=True)
+        labels, positions, words, cut = [], [], [], []
         for index, example in enumerate(examples):
             first_token: dict[int, int] = {}
-            for position, word in enumerate(tokens.word_ids(index)):
+            for place, word in enumerate(rows.tokens.word_ids(index)):
                 if word is not None:
-                    first_token.setdefault(word, position)
-            words.append(list(first_token))
-            positions.append(list(first_token.values()))
-            labels.append([number[example.label[word]] for word in first_token])
-        return Encoded(tokens["input_ids"], tokens.get("token_type_ids"), labels, positions, words)
+                    first_token.setdefault(word, place)
+            windows = scored_words(first_token, rows.kept[index], rows.spans[index])
+            words += [list(own) for own in windows]
+            positions += [list(own.values()) for own in windows]
+            labels += [[number[example.label[word]] for word in own] for own in windows]
+            cut.append(len(first_token) - sum(map(len, windows)))
+        return rows.encoded(labels, cut, positions=positions, words=words)
 
     def decode(self, logits: np.ndarray) -> Prediction:
         """The most probable tag of each scored word; logits [scored words, tags]."""

@@ -7,13 +7,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import Any
 
 import torch
 
 import tasks
 from harness import evaluate
+from harness.data import evaluation_batches
 from harness.errors import UserError
 from harness.files import LFS_POINTER
 from harness.model import Loaded
@@ -182,20 +183,24 @@ class Predictor:
         """One for each item, in order."""
         examples = [example for item in items for example in item.examples]
         is_tagging = self.task.family == "tagging"
-        found = iter(self._tags(examples) if is_tagging else self._predict(examples)[0])
+        predictions, encoded = (self._tags(examples), None) if is_tagging else self._predict(examples)
+        found = zip(predictions, (encoded and encoded.cut) or repeat(0), strict=False)  # repeat has no end
         for item in items:
             own = list(islice(found, len(item.examples)))
-            answer = self._mentions(item, own[0].value) if is_tagging else self._labels(item, own)
+            answer = self._mentions(item, own[0][0].value) if is_tagging else self._labels(item, own)
             yield {"index": item.index, **answer, **({"note": "SAMPLE DATA"} if self.about.data == "sample" else {})}
 
     def _predict(self, examples: Sequence[Example]) -> tuple[list[Prediction], Encoded]:
         """Predictions of what the model saw of each example, and what that was."""
         task, tokenizer, numbers = self.task, self.loaded.tokenizer, range(len(examples))
-        encoded = task.features(examples, tokenizer, self.about.max_seq_length)
+        encoded = task.features(examples, tokenizer, self.about.max_seq_length, self.about.stride)
+        batches = [tuple(numbers[start : start + self.batch_size]) for start in numbers[:: self.batch_size]]
+        if encoded.windows is not None:
+            batches = evaluation_batches(encoded, self.batch_size, 0, 1)
         logits = evaluate.logits(
             lambda batch: self.loaded.model(self.loaded.model.ready(batch, self.device).to(self.device)),
             encoded,
-            [tuple(numbers[start : start + self.batch_size]) for start in numbers[:: self.batch_size]],
+            batches,
             int(tokenizer.pad_token_id or 0),
         )
         return evaluate.decode(task, examples, encoded, [logits[number] for number in numbers]), encoded
@@ -210,7 +215,7 @@ class Predictor:
             rest = []
             for place, ((number, example), prediction) in enumerate(zip(left, predictions, strict=True)):
                 end = len(example.texts)  # of the words whose tags are settled
-                if len(encoded.input_ids[place]) >= self.about.max_seq_length:
+                if encoded.cut is not None and encoded.cut[place]:
                     end = max(encoded.words[place], default=0) + 1
                 if end < len(example.texts):
                     outside = [word for word in range(end) if prediction.value[word] == "O"]
@@ -236,22 +241,21 @@ class Predictor:
             found.append(mention)
         return {"mentions": found}
 
-    def _labels(self, item: Item, own: Sequence[Prediction]) -> dict[str, Any]:
-        sentences = [self._one(example, one) for example, one in zip(item.examples, own, strict=True)]
+    def _labels(self, item: Item, own: Sequence[tuple[Prediction, int]]) -> dict[str, Any]:
+        sentences = [self._one(one, bool(is_cut)) for one, is_cut in own]
         if not item.is_document:
             return sentences[0]
-        union = [max(values) for values in zip(*(one.value for one in own), strict=True)]
+        union = [max(values) for values in zip(*(one.value for one, _ in own), strict=True)]
         return {**self._several(union), "sentences": sentences}
 
-    def _one(self, example: Example, prediction: Prediction) -> dict[str, Any]:
+    def _one(self, prediction: Prediction, is_cut: bool) -> dict[str, Any]:
         task = self.task
         answer: dict[str, Any] = {"score": prediction.value}
         if task.family != "similarity":
             answer = self._several(prediction.value) if task.family == "multilabel" else {"label": prediction.value}
             scores = [round(score, 6) for score in prediction.scores or ()]
             answer["probabilities"] = dict(zip(task.labels, scores, strict=True))
-        tokens = self.loaded.tokenizer(*example.texts, truncation=False, verbose=False)["input_ids"]
-        return answer | ({"cut": True} if len(tokens) > self.about.max_seq_length else {})
+        return answer | ({"cut": True} if is_cut else {})
 
     def _several(self, values: Sequence[int]) -> dict[str, Any]:
         """The labels, and what they stand for where they do not say it themselves."""

@@ -62,6 +62,8 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
     length = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
     search = result.get("search", {})
     best = f"of epoch {result['best_epoch']}, the best on dev"
+    pooled = "" if task.per_word else f", {config.window_pooling} of their logits"
+    windows = "" if config.stride is None else f"; longer ones in windows that overlap by {config.stride}{pooled}"
     made = {
         "encoder": config.model_label,
         **({"encoder's commit": result["model_commit"]} if result.get("model_commit") else {}),
@@ -74,7 +76,7 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         "length of training": length,
         **({"chosen by": f"the best of {search['trials']} settings by {search['basis']}"} if "basis" in search else {}),
         "examples a step": result["examples_per_step"],
-        "longest input": f"{config.max_seq_length} subword tokens",
+        "longest input": f"{config.max_seq_length} subword tokens" + windows,
         "weights": "the last epoch's" if result["selected"] == "last" else best,
         "arithmetic": f"{result['precision']} on {result['world_size']} device(s)",
         "seed": result["seed"],

@@ -35,6 +35,8 @@ def about(config: RunConfig, task: Task, precision: str, data: str) -> About:
         encoder=config.model_label,
         recipe=config.recipe,
         seed=config.seed,
+        stride=config.stride,
+        window_pooling="max" if config.window_pooling == "max" else "mean",
     )
 
 
@@ -81,7 +83,9 @@ def usual_settings(about: About | None) -> dict[str, Any]:
     """Settings that a run has which only scores the model, where nothing else is given: those it was trained with."""
     if about is None:
         return {}
-    kept: dict[str, Any] = {name: getattr(about, name) for name in ("max_seq_length", "train_splits", "seed")}
+    kept: dict[str, Any] = {
+        name: getattr(about, name) for name in ("max_seq_length", "train_splits", "seed", "stride", "window_pooling")
+    }
     # Every device can compute in fp32; another precision is this machine's choice, as it was when the model was made.
     return kept | {"do_lower_case": None} | ({"precision": "fp32"} if about.precision == "fp32" else {})
 

@@ -175,6 +175,7 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
     """(the data folder, "given" or "sample", the examples of these splits). A dev set may be missing or empty where
     nothing depends on it; with --fold dev is that part of both. Raises UserError."""
     place, kind = find_data(config)
+    task = task if config.stride is None else task.whole()
     examples = {}
     for name in (name for name in SPLITS if name in splits):
         try:

@@ -111,6 +111,8 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         early = {} if patience is None else {"stopped_early": state.epochs_without_gain() >= patience}
         share = {} if config.train_fraction is None else {"train_examples": len(run.training)}
         of_settings = {**early, **share, **({"class_weights": weights} if weights else {})}
+    cut = {**before.get("cut", {}), **{name: split.cut for name, split in run.splits.items()}}
+    cut = {name: share for name, share in cut.items() if share}
     version = run.task.metric_version
     earlier = before.get("digests", {}) if before.get("metric_version") == version else {}
     return {
@@ -128,6 +130,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         "best_epoch": training["best_epoch"],
         **of_settings,
         "dev_was_trained_on": "dev" in run.train_splits,
+        **({"cut": cut} if cut else {}),
         **({} if "dev" in run.splits or not config.do_eval else {"empty_splits": ["dev"]}),
         "scores": {**before.get("scores", {}), **{name: evaluation.to_dict() for name, evaluation in scores.items()}},
         "epochs": training["epochs"],

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -115,9 +116,10 @@ def build(config: RunConfig, world: World, folder: RunFolder) -> Run:
     changes = distributed.on_main(lambda: inputs.record(config, deepspeed, kept, world, folder, needed))
     logger.info("tokenising %d examples ...", sum(map(len, examples.values())))
     cache = token_cache.place(place, config.feature_cache if data == "given" else token_cache.NOWHERE)
+    make = task.features if config.stride is None else partial(task.features, stride=config.stride)
     with watchdog.phase("tokenising"):
         splits = {
-            name: Split(name, rows, token_cache.encode(task.features, rows, tokenizer, config.max_seq_length, cache))
+            name: Split(name, rows, token_cache.encode(make, rows, tokenizer, config.max_seq_length, cache))
             for name, rows in examples.items()
         }
     run = Run(
@@ -178,6 +180,8 @@ def _announce(run: Run, place: Path) -> None:
     if run.task.class_weights is not None:
         weights = ", ".join(f"{label} {weight:.4g}" for label, weight in run.class_weights.items())
         logger.info("weights of classes in the training loss: %s", weights)
+    for line in lengths(run.splits, config):
+        logger.info("length  %s", line)
     if config.do_train:
         batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
         logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)
@@ -190,6 +194,22 @@ def _announce(run: Run, place: Path) -> None:
         told = "stops   after %d epochs in a row without a better dev score; the best epoch's weights are reported"
         logger.info(told, config.early_stopping_patience)
     logger.info("folder  %s", run.folder.path)
+
+
+def lengths(splits: Mapping[str, Split], config: RunConfig) -> list[str]:
+    """What to say of inputs that are longer than --max_seq_length."""
+    lines = []
+    if cut := {name: split.cut for name, split in splits.items() if split.cut}:
+        shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in cut.items())
+        by_word = next(iter(splits.values())).encoded.positions is not None
+        remedy = "--stride N reads them in windows" if config.stride is None else "of a pair's shorter text"
+        what = "words are behind" if by_word else "examples are longer than"
+        lines.append(f"{shares} of the {what} --max_seq_length {config.max_seq_length} and cut: {remedy}")
+    for name, split in splits.items():
+        if counts := split.encoded.windows:
+            share, most = sum(count > 1 for count in counts) / len(counts), max(counts)
+            lines.append(f"{name}: {100 * share:.2f} % are read in windows, {most} at most, {sum(counts)} in all")
+    return lines
 
 
 def other_batch(config: RunConfig, plan: BatchPlan) -> str:

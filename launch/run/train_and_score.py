@@ -42,6 +42,7 @@ def train(run: Run, tracker: Tracker, stop: StopRequest) -> TrainState:
     steps = data.total_steps(len(examples), run.plan, config.num_train_epochs, config.max_steps)
     longest = max(map(len, examples.input_ids))
     fits = memory.fit(config, run.deepspeed, run.plan, world, run.task, longest, run.folder.checkpoints)
+    fits.windows = sorted(examples.windows or (), reverse=True)
     fits.check()
     logger.info("loading %s ...", config.model_label)
     with fits.explained("while the model was loaded"):
@@ -194,6 +195,7 @@ def score(run: Run, tracker: Tracker) -> dict[str, Evaluation]:
         network = model.load(folder, config.packing, code, config.cache_dir, in_parts=in_parts).model
     else:
         network = model.load_standard(config, task)
+    network.window_pooling = config.window_pooling
     with scoring.forward_as_trained(network, config, run.deepspeed, run.plan, run.world) as forward:
         return _evaluations(run, asked, forward, tracker)
 
