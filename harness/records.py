@@ -85,6 +85,7 @@ class _Result(_Part):
     precision: str = ""
     recipe: str | None = None
     empty_splits: list[str] = []
+    cut: dict[str, Number] = {}
     versions: dict[str, Any] = {}
     commit: str | None = None
     metric_version: Count | None = None  # None, as the digests: of a version that recorded none

@@ -24,7 +24,9 @@ MARKS = {  # letter after a score -> what it says
     "c": "its settings were chosen by dev among those of a sweep",
     "b": "its settings were chosen by dev in more or fewer trials than other rows of the column had",
     "r": "repeated: several runs of one seed; the newest counts",
+    "l": "long: over 1 % of its test examples (tagging: words) were cut at max_seq_length; --stride reads them whole",
 }
+MUCH = 0.01  # of test that is cut
 SEARCHED = {"chosen": " (tuned)", "sweep": " (sweep)", "trial": " (trials)"}  # kind of search -> behind the model
 
 
@@ -150,7 +152,18 @@ class Leaderboard:
     def marks(self) -> dict[str, str]:
         """The letters that occur, with their meaning."""
         used = {mark for row in self.rows for score in row.cells.values() for mark in score.marks}
-        return {mark: text + self._trials(mark) for mark, text in MARKS.items() if mark in used}
+        more = {mark: self._trials(mark) for mark in "cb"} | {"l": self._cut()}
+        return {mark: text + more.get(mark, "") for mark, text in MARKS.items() if mark in used}
+
+    def _cut(self) -> str:
+        """How much of test was cut, where that is much."""
+        shares = {
+            f"{row.label} {self.every_column[name]}": share
+            for row in self.rows
+            for name, cell in row.cells.items()
+            if (share := max(map(share_cut, cell.runs.values()), default=0.0)) > MUCH
+        }
+        return f" ({', '.join(f'{name} {100 * share:.0f} %' for name, share in shares.items())})" if shares else ""
 
     def _trials(self, mark: str) -> str:
         """Of the marks that are about searches: by how many runs of trials the settings of each row were chosen."""
@@ -360,10 +373,16 @@ def _score(by_seed: Mapping[int, Run], seeds: set[int], is_incomplete: bool, is_
         "u": is_incomplete,
         "x": len(circumstances) > 1,
         "r": is_repeated,
+        "l": any(share_cut(run) > MUCH for run in by_seed.values()),
     }
     marks = "".join(mark for mark, applies in applies_to.items() if applies)
     scores = [score for _, run in sorted(by_seed.items()) if (score := run.test_score) is not None]
     return Score(*_mean_and_std(scores), marks, by_seed, scores)
+
+
+def share_cut(run: Run) -> float:
+    """Of its test examples, in tagging of their words."""
+    return float(run.result.get("cut", {}).get("test", 0.0))
 
 
 def is_small_dev(run: Run) -> bool:

@@ -311,6 +311,14 @@ class TestNothingIsAveragedOverSilently:
         made_up(tmp_path / "b", "mednli", seed=2, rows=120, examples_per_step=64)
         assert only(tmp_path).cells["mednli"].marks == "x"
 
+    @pytest.mark.parametrize(("share", "marks"), [(0.12, "l"), (0.01, "")])
+    def test_long_texts_that_were_cut_are_marked(self, share: float, marks: str, tmp_path: Path) -> None:
+        made_up(tmp_path / "a", "mednli", seed=1, rows=120, cut={"train": 0.5, "test": share})
+        made_up(tmp_path / "b", "mednli", seed=2, rows=120)
+        found = board(tmp_path)
+        assert found.rows[0].cells["mednli"].marks == marks and [*found.marks] == ["l"] * bool(marks)
+        assert all(text.endswith("(encoder-a MedNLI 12 %)") for text in found.marks.values())
+
 
 class TestSuites:
     def record(self, root: Path, **suites: suite_record.Total) -> None:
