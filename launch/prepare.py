@@ -26,10 +26,10 @@ from harness.terminal import guarded
 from launch.run import settings
 from tasks import corpora, published
 from tasks.checks import Finding, Survey
-from tasks.corpora.corpus import Options
+from tasks.corpora.corpus import DUMMIES, Options
 from tasks.corpora.download import distribution, download
 from tasks.corpora.preparing import MANIFEST, is_whole, prepare, read_manifest
-from tasks.corpora.text import SPLITTERS
+from tasks.corpora.text import MARKERS, SPLITTERS
 from tasks.readers import NoExamples
 
 EXIT_FINE, EXIT_SERIOUS = 0, 1
@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
             one.add_argument(f"--{split}_ids", metavar="FILE", help=text)
         if corpus.drawn:
             one.add_argument("--seed", type=int, default=Options.seed, help=f"for what is drawn [{Options.seed}]")
+        if corpus.marks_mentions:
+            text = "the two mentions of a relation: @KIND$ in their place, or they stay between markers [S1] ... [E1]"
+            one.add_argument("--mentions", choices=(DUMMIES, MARKERS), default=DUMMIES, help=f"{text} [{DUMMIES}]")
         if corpus.splits_sentences:
             one.add_argument("--splitter", choices=tuple(SPLITTERS), default=Options.splitter, help="of sentences")
     one = commands.add_parser("check", help="is a task folder what it should be?", allow_abbrev=False)
@@ -96,7 +99,7 @@ def _convert(options: argparse.Namespace) -> int:
     given = vars(options)
     dev_ids, test_ids = (_ids(given.get(flag), flag) for flag in ("dev_ids", "test_ids"))
     seed, splitter = given.get("seed", Options.seed), given.get("splitter", Options.splitter)
-    chosen = Options(dev_ids, test_ids, seed, splitter)
+    chosen = Options(dev_ids, test_ids, seed, splitter, given.get("mentions", DUMMIES))
     for done in prepare(corpora.CORPORA[options.corpus], Path(options.source), Path(options.out), chosen):
         splits = done.manifest["splits"]
         sizes = ", ".join(f"{split} {entry.get('rows', entry.get('sentences'))}" for split, entry in splits.items())

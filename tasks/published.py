@@ -54,6 +54,8 @@ class Corpus:
     expects: str = ""  # what launch/prepare.py --source takes, in words
     download: Distribution | None = None  # None: not open to everyone
     apply: str = ""  # then, where to apply
+    dev_ids: frozenset[str] = frozenset()  # of the documents of a split, where a list of them is published
+    test_ids: frozenset[str] = frozenset()  # the same
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,11 @@ def search_space(recipe: str, task: str, family: str) -> dict[str, list[float | 
     return {"learning_rate": _RECIPES["search"]["learning_rate"], "num_train_epochs": epochs}
 
 
-CORPORA = TypeAdapter(dict[str, Corpus]).validate_python(_file("corpora.toml"))
+_CORPORA = _file("corpora.toml")
+# What a table does not say is that of the table it is `like`: the same files, converted in another way.
+CORPORA = TypeAdapter(dict[str, Corpus]).validate_python(
+    {name: {**_CORPORA.get(table.pop("like", ""), {}), **table} for name, table in _CORPORA.items()}
+)
 
 # What corpora are published as, and no task folder holds.
 RAW = re.compile(

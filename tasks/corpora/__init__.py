@@ -10,10 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tasks.corpora import bc5cdr, biosses, chemprot, clefe, ddi2013, hoc, i2b2_2010, mednli, medsts
+from tasks.corpora import (
+    bc5cdr,
+    bioasq,
+    biosses,
+    chemprot,
+    clefe,
+    ddi2013,
+    ebm_nlp,
+    gad,
+    hoc,
+    i2b2_2010,
+    mednli,
+    medsts,
+    mtl_ner,
+    pubmedqa,
+)
 from tasks.corpora.corpus import Corpus
 
 __all__ = ["CORPORA"]
 
-MODULES = (bc5cdr, ddi2013, chemprot, hoc, biosses, mednli, i2b2_2010, clefe, medsts)
-CORPORA: Mapping[str, Corpus] = {module.CORPUS.name: module.CORPUS for module in MODULES}
+MODULES = (
+    bc5cdr, ddi2013, chemprot, hoc, biosses, mednli, i2b2_2010, clefe, medsts,
+    mtl_ner, ebm_nlp, gad, pubmedqa, bioasq,
+)  # fmt: skip
+OF_BLURB = (chemprot.BLURB, ddi2013.BLURB, biosses.BLURB, hoc.BLURB)  # as BLURB has what BLUE has too
+CORPORA: Mapping[str, Corpus] = {corpus.name: corpus for corpus in (*(module.CORPUS for module in MODULES), *OF_BLURB)}

@@ -7,6 +7,7 @@ name, and sizes, counts or compression ratios that no corpus has.
 from __future__ import annotations
 
 import lzma
+import re
 import shutil
 import tarfile
 import zipfile
@@ -20,10 +21,10 @@ from typing import IO, cast
 from harness.files import private
 from harness.task import UserError
 
-__all__ = ["Budget", "is_archive", "is_packed", "unpack", "vet_zip"]
+__all__ = ["Budget", "is_archive", "is_packed", "unpack", "vet"]
 
 MOST_BYTES = 2 * 2**30  # of all members together; the largest published corpus has 40 MB
-MOST_MEMBERS = 100_000
+MOST_MEMBERS = 500_000  # EBM-NLP has a file for each annotator of each document
 MOST_RATIO = 200  # unpacked over packed bytes of more than 1 MiB; text stays below 20
 SMALL = 2**20
 MOST_NESTED = 2  # archives in archives, as ChemProt is distributed
@@ -51,17 +52,24 @@ class Budget:
 
 
 def unpack(
-    archive: Path, folder: Path, budget: Budget | None = None, shown: str = "", nested: int = MOST_NESTED
+    archive: Path,
+    folder: Path,
+    budget: Budget | None = None,
+    shown: str = "",
+    nested: int = MOST_NESTED,
+    skips: str = "",
 ) -> None:
     """Write the regular files of an archive, and of archives in it, below a folder.
 
     `budget` counts over several archives, `shown` names this one in messages, and archives in it are unpacked `nested`
-    deep. Raises UserError.
+    deep. Members whose names `skips`, a pattern, matches are only looked at. Raises UserError.
     """
     shown, budget = shown or str(archive), budget or Budget()
     inner = []
     try:
         for name, opened in _checked(archive, shown, budget):
+            if skips and re.match(skips, str(name)):
+                continue
             path = folder / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Neither library reads more of a member than the size that was checked.
@@ -74,22 +82,27 @@ def unpack(
     for path in inner if nested else []:
         below = path.with_name(path.name + ".unpacked")
         below.mkdir(mode=0o700)
-        unpack(path, below, budget, f"{shown}/{path.relative_to(folder).as_posix()}", nested - 1)
+        unpack(path, below, budget, f"{shown}/{path.relative_to(folder).as_posix()}", nested - 1, skips)
         path.unlink()
         below.rename(path)  # messages and manifest then show where a file lies: corpus.zip/train.zip/a.tsv
 
 
-def vet_zip(path: Path) -> None:
-    """Raises UserError for a zip file (a .docx, say) that `unpack` would refuse."""
-    for _ in _checked(path, str(path), Budget()):
-        pass
+def vet(path: Path, name: str = "a.zip") -> None:
+    """Raises UserError for an archive (a .docx is one) of that name that `unpack` would refuse."""
+    try:
+        for _ in _checked(path, str(path), Budget(), name):
+            pass
+    except BROKEN as error:
+        raise _refused(str(path), f"broken ({type(error).__name__})") from None
 
 
-def _checked(archive: Path, shown: str, budget: Budget) -> Iterator[tuple[PurePosixPath, Callable[[], IO[bytes]]]]:
+def _checked(
+    archive: Path, shown: str, budget: Budget, named: str = ""
+) -> Iterator[tuple[PurePosixPath, Callable[[], IO[bytes]]]]:
     """(name, what opens it) of each file, after its name and the sizes so far were found in order."""
     seen: set[PurePosixPath] = set()
     total, packed = 0, archive.stat().st_size
-    for name, size, refused, opened in _members(archive, shown):
+    for name, size, refused, opened in _members(archive, shown, Path(named or archive)):
         path = PurePosixPath(name)
         member = ascii(name if len(name) <= 80 else name[:77] + "...")  # it may be made to confuse a terminal
         climbs = path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or ":" in path.parts[0]
@@ -112,9 +125,9 @@ def _checked(archive: Path, shown: str, budget: Budget) -> Iterator[tuple[PurePo
         yield path, opened
 
 
-def _members(archive: Path, shown: str) -> Iterator[tuple[str, int, str, Callable[[], IO[bytes]]]]:
+def _members(archive: Path, shown: str, named: Path) -> Iterator[tuple[str, int, str, Callable[[], IO[bytes]]]]:
     """(name, size in bytes, why it is never unpacked or "", what opens it) of each member that is no folder."""
-    if is_archive(archive) and archive.suffix.lower() != ".zip":
+    if is_archive(named) and named.suffix.lower() != ".zip":
         with tarfile.open(archive) as tar:
             for info in tar:
                 refused = "" if info.isreg() else "is a link or a device"

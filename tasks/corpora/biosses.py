@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from tasks.corpora import archives
 from tasks.corpora.corpus import Corpus, Document, Options, clean
 from tasks.corpora.sources import Source, SourceFile
 from tasks.readers import is_number
 
-TASK = "biosses"
 LOWEST, HIGHEST = 0, 4
 
 
-def documents(source: Source, options: Options) -> Iterator[Document]:
+def documents(task: str, source: Source, options: Options) -> Iterator[Document]:
     """A row for each pair; the mean of the annotators is the score."""
     for name, (one, other, score) in _pairs(source).items():
         row = {"index": name, "sentence1": one, "sentence2": other, "score": repr(score)}
-        yield Document(name, "train", {TASK: [row]})
+        yield Document(name, "train", {task: [row]})
 
 
 def _pairs(source: Source) -> dict[str, tuple[str, str, float]]:
@@ -42,7 +42,7 @@ def _docx(file: SourceFile) -> Iterator[tuple[int, list[str]]]:
     """(number from 1, cells) of the rows of the document's only table."""
     import docx
 
-    archives.vet_zip(file.path)
+    archives.vet(file.path)
     try:
         tables = docx.Document(str(file.opened())).tables
         rows = [[cell.text for cell in row.cells] for table in tables for row in table.rows]
@@ -81,9 +81,10 @@ def _mean(file: SourceFile, line: int, cells: Sequence[str]) -> float:
     return math.fsum(float(cell) for cell in cells) / len(cells)
 
 
-CORPUS = Corpus(
-    "biosses",
-    documents,
-    drawn={"dev": 0.16, "test": 0.2},  # as many pairs as the published splits have
-    unit="pairs",
-)
+def _corpus(name: str) -> Corpus:
+    # As many pairs as the published splits have.
+    return Corpus(name, partial(documents, name), drawn={"dev": 0.16, "test": 0.2}, unit="pairs")
+
+
+CORPUS = _corpus("biosses")
+BLURB = _corpus("blurb_biosses")

@@ -4,54 +4,61 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import tasks
 from tasks.corpora.corpus import Corpus, Document, Options, Row, clean
-from tasks.corpora.sources import Source, SourceFile
+from tasks.corpora.sources import Source, SourceFile, listed
 from tasks.corpora.text import Mention, Span, fitting, marked
 
-TASK = "ddi2013"
+TASK, BLURB_TASK = "ddi2013", "blurb_ddi"
 LABELS = tasks.get(TASK).labels
 OFFSETS = re.compile(r"[0-9]{1,7}-[0-9]{1,7}(;[0-9]{1,7}-[0-9]{1,7})*")
 SHIFTS = (0, 1, -1, 2, -2, 3, -3)  # characters; in the published corpus one drug is off by 1
 
 
-def documents(source: Source, options: Options) -> Iterator[Document]:
+def documents(task: str, source: Source, options: Options) -> Iterator[Document]:
     """A document a file, split by the folders."""
     for file in source.files:
         # Of the test documents only those of relation extraction; those of the task of finding drugs lie beside them.
         is_of_drugs = file.split == "test" and "drugner" in file.folders.replace(" ", "")
         if file.path.suffix.lower() == ".xml" and file.split is not None and not is_of_drugs:
-            yield Document(file.stem, file.split, {TASK: _rows(file, options)})
+            yield Document(file.stem, file.split, {task: _rows(task, file, options)})
 
 
-def _rows(file: SourceFile, options: Options) -> Iterator[Row]:
+def _rows(task: str, file: SourceFile, options: Options) -> Iterator[Row]:
     """A row for each annotated pair of drugs."""
     sentences = file.elements("sentence")
     if not sentences:
         raise file.error("no <sentence> in it", 1, "check that it is a file of this corpus")
     for sentence in sentences:
         text = file.attribute(sentence, "text")
-        drugs = {file.attribute(one, "id"): _drug(file, one, text, options) for one in sentence.iterfind("entity")}
+        drugs = {
+            file.attribute(one, "id"): _drug(task, file, one, text, options) for one in sentence.iterfind("entity")
+        }
         for pair in sentence.iterfind("pair"):
             label = _label(file, pair)
             if label is None:
-                options.left_out[TASK, "pairs that interact, but do not say how"] += 1
+                options.left_out[task, "pairs that interact, but do not say how"] += 1
                 continue
             names = [file.attribute(pair, name) for name in ("e1", "e2")]
             if not set(names) <= drugs.keys():
                 raise file.error("a <pair> of entities that the sentence does not have", pair.sourceline)
             one, other = (drugs[name] for name in names)
             if one is None or other is None:
-                options.left_out[TASK, "pairs of a drug whose charOffset does not lead to its text"] += 1
+                options.left_out[task, "pairs of a drug whose charOffset does not lead to its text"] += 1
                 continue
-            marks = clean(marked(text, 0, len(text), one, other))
+            marks = clean(marked(text, 0, len(text), one, other, options.mentions))
             yield {"index": file.attribute(pair, "id"), "sentence": marks, "label": label}
 
 
-def _drug(file: SourceFile, element: Any, text: str, options: Options) -> Mention | None:
-    """None where its charOffset leads to another text than its own, also if it is off by a few characters."""
+def _drug(task: str, file: SourceFile, element: Any, text: str, options: Options) -> Mention | None:
+    """None where its charOffset leads to another text than its own, also if it is off by a few characters.
+
+    In BLURB every one is a DRUG, and a disjoint mention all that stands from its first character to its last.
+    """
     places = file.attribute(element, "charOffset")
     spans = None
     if OFFSETS.fullmatch(places):
@@ -64,8 +71,9 @@ def _drug(file: SourceFile, element: Any, text: str, options: Options) -> Mentio
         moved = tuple((start + shift, end + shift) for start, end in spans)
         if _reads(text, moved) == wanted:
             if shift:
-                options.corrected[TASK, "drugs whose charOffset is off by a few characters"] += 1
-            return Mention(file.attribute(element, "id"), file.attribute(element, "type").upper(), moved)
+                options.corrected[task, "drugs whose charOffset is off by a few characters"] += 1
+            found = Mention(file.attribute(element, "id"), file.attribute(element, "type").upper(), moved)
+            return found if task == TASK else replace(found, kind="DRUG", spans=((found.start, found.end),))
     return None
 
 
@@ -94,4 +102,12 @@ def _label(file: SourceFile, pair: Any) -> str | None:
     return label
 
 
-CORPUS = Corpus("ddi2013", documents, drawn={"dev": 90 / 714})  # as many documents as the published dev split has
+# As many documents as the published dev split has.
+CORPUS = Corpus(TASK, partial(documents, TASK), drawn={"dev": 90 / 714})
+BLURB = Corpus(
+    BLURB_TASK,
+    partial(documents, BLURB_TASK),
+    drawn={"dev": 2496 / (25296 + 2496)},  # the published share of the pairs
+    marks_mentions=True,
+    lists=partial(listed, folder="ddi", suffix="files"),
+)

@@ -106,8 +106,8 @@ def _check(part: Path, wanted: Distribution, digest: str, known: str | None) -> 
     if known is not None and digest != known:
         source = "the published one" if wanted.sha256 else f"that of the first download in {LOCK}"
         raise UserError(f"{wanted.url}: another file (SHA-256 {digest}, not {source}); try a mirror with --address")
-    if wanted.file.endswith(".zip"):
-        archives.vet_zip(part)
+    if archives.is_archive(Path(wanted.file)):
+        archives.vet(part, wanted.file)
     elif (kind := readers.kind_of(part.read_bytes())) is not None:
         raise UserError(f"{wanted.url}: {kind[0]}; try a mirror with --address")
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import tasks
 from tasks.corpora.corpus import Corpus, Document, Options, clean
-from tasks.corpora.sources import Source, SourceFile
+from tasks.corpora.sources import Source, SourceFile, listed
 from tasks.multilabel import label_text
 
-TASK = "hoc"
+TASK, BLURB_TASK = "hoc", "blurb_hoc"
 AND = re.compile(r"\s+AND\s*")
 HALLMARKS = tasks.get(TASK).label_titles  # in the order of the labels
 
 
-def documents(source: Source, options: Options) -> Iterator[Document]:
-    """The documents that have a hallmark somewhere."""
+def documents(task: str, source: Source, options: Options) -> Iterator[Document]:
+    """BLUE has the documents with a hallmark somewhere, BLURB all of them."""
     texts, labels = (
         {file.stem: file for file in source.files if file.path.suffix == ".txt" and file.path.parent.name == folder}
         for folder in ("text", "labels")
@@ -28,9 +29,10 @@ def documents(source: Source, options: Options) -> Iterator[Document]:
         raise (texts.get(name) or labels[name]).error(wrong, remedy=remedy)
     for name, file in sorted(labels.items()):
         hallmarks = _hallmarks(file)
-        options.left_out[TASK, "documents without a hallmark"] += not any(hallmarks)
-        if any(hallmarks):
-            yield Document(name, "train", {TASK: _rows(texts[name], hallmarks)})
+        is_left_out = task == TASK and not any(hallmarks)
+        options.left_out[task, "documents without a hallmark"] += is_left_out
+        if not is_left_out:
+            yield Document(name, "train", {task: _rows(texts[name], hallmarks)})
 
 
 def _hallmarks(file: SourceFile) -> list[set[str]]:
@@ -60,8 +62,14 @@ def _rows(file: SourceFile, hallmarks: list[set[str]]) -> Iterator[dict[str, str
 
 
 CORPUS = Corpus(
-    "hoc",
-    documents,
+    TASK,
+    partial(documents, TASK),
     drawn={"dev": 157 / 1580, "test": 315 / 1580},  # as many documents as the published splits have
     unit="documents with a hallmark",
+)
+BLURB = Corpus(
+    BLURB_TASK,
+    partial(documents, BLURB_TASK),
+    drawn={"dev": 186 / 1852, "test": 371 / 1852},
+    lists=partial(listed, folder="hoc", suffix="pmid"),
 )

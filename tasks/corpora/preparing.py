@@ -18,7 +18,7 @@ from typing import Any
 import tasks
 from harness.files import private, sha256
 from harness.task import UserError
-from tasks.corpora.corpus import Corpus, Options, Row, with_splits
+from tasks.corpora.corpus import DUMMIES, Corpus, Options, Row, with_splits
 from tasks.corpora.sources import Source
 from tasks.corpora.text import splitter_version
 
@@ -49,7 +49,7 @@ def prepare(corpus: Corpus, path: Path, out: Path, options: Options) -> list[Pre
         if (out / task).exists() and not (out / task / MANIFEST).is_file():
             raise _occupied(out / task)
     try:
-        with Source(path, corpus.published.expects) as source:
+        with Source(path, corpus.published.expects, corpus.skips) as source:
             out.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Beside the final folders, so that a rename suffices; and gone again, whatever happens.
             with tempfile.TemporaryDirectory(prefix=".preparing-", dir=out) as aside:
@@ -97,7 +97,7 @@ class _SplitFile:
 def _labels(row: Row) -> list[str]:
     """What the manifest counts: the class, the labels, the whole part of the score, each mention."""
     if not isinstance(row, Mapping):
-        return ["mention" for *_, tag in row if tag == "B"]
+        return ["mention" if tag == "B" else tag for *_, tag in row if tag == "B" or "-" in tag]
     if "score" in row:
         return [str(int(float(row["score"])))]
     if "labels" in row:  # 0_0,1_1,...
@@ -161,6 +161,7 @@ def _manifest(task: str, splits: Mapping[str, Any], source: Source, options: Opt
         "options": {
             "seed": options.seed,
             "splitter": options.splitter,
+            **({} if options.mentions == DUMMIES else {"mentions": options.mentions}),
             "dev_ids": listed(options.dev_ids),
             "test_ids": listed(options.test_ids),
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -19,7 +20,7 @@ from harness.task import UserError
 from tasks import readers
 from tasks.corpora import archives
 
-__all__ = ["Line", "Source", "SourceFile"]
+__all__ = ["Line", "Source", "SourceFile", "listed"]
 
 LARGEST_FILE = 256 * 2**20  # bytes of one file that is read whole; the largest published one has 2 MB
 IGNORED = ("__MACOSX", ".DS_Store", "._", "~$")  # what file managers leave in folders and archives
@@ -130,6 +131,16 @@ class SourceFile:
             if empty or text.strip():
                 yield Line(self, number, text)
 
+    def json(self) -> dict[str, Any]:
+        """A JSON object. Raises UserError."""
+        try:
+            content = json.loads(self.text())
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict):
+            raise self.error("not a JSON object", 1)
+        return content
+
     def elements(self, tag: str) -> list[Any]:
         """Every XML element of that name, in file order.
 
@@ -175,13 +186,14 @@ class Source(ExitStack):
     """The files below a path; a context manager, since archives are unpacked into a private folder meanwhile.
 
     Archives in a folder count as folders of their names; what lies beside them unpacked already is taken once.
-    `expects` says in words what the path should hold.
+    `expects` says in words what the path should hold; members of archives that match `skips` are not unpacked.
     """
 
-    def __init__(self, path: Path, expects: str = "") -> None:
+    def __init__(self, path: Path, expects: str = "", skips: str = "") -> None:
         super().__init__()  # closes what was unpacked
         self.path = path
         self.expects = expects
+        self.skips = skips
         self.files: list[SourceFile] = []  # by name
         self._used: set[str] = set()
 
@@ -212,7 +224,7 @@ class Source(ExitStack):
             place = root / archive.relative_to(self.path)
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                archives.unpack(archive, place, budget)
+                archives.unpack(archive, place, budget, skips=self.skips)
             except UserError as error:
                 if archive == self.path:
                     raise
@@ -266,6 +278,18 @@ class Source(ExitStack):
             size = sum(file["bytes"] for file in files)
             entries.append({"folder": folder, "files": len(files), "bytes": size, "sha256": digest})
         return entries
+
+
+def listed(source: Source, folder: str, suffix: str) -> dict[str, frozenset[str]]:
+    """Split -> ids, of the lists `indexing/<folder>/<split>_<suffix>.tsv` of BLURB's preprocessing archive, where that
+    lies beside the corpus: names or paths of files with commas or line ends between them."""
+    found = {}
+    for file in source.files:
+        split = file.path.name.removesuffix(f"_{suffix}.tsv")
+        if split in ("dev", "test") and file.folders.split("/")[-2:] == ["indexing", folder]:
+            names = (PurePosixPath(name.strip()).name for name in re.split(r"[,\n]", file.text()))
+            found[split] = frozenset(name.split(".")[0] for name in names if name)
+    return found
 
 
 def _walk(root: Path) -> list[Path]:

@@ -17,10 +17,10 @@ from itertools import pairwise
 from typing import Any
 
 from harness.task import UserError
-from tasks.corpora.corpus import Options, Row
+from tasks.corpora.corpus import DUMMIES, Options, Row
 
 __all__ = [
-    "SPLITTERS", "AnnotatedText", "Mention", "Span", "fitting", "marked", "sentences", "splitter_version", "tagged",
+    "MARKERS", "SPLITTERS", "AnnotatedText", "Mention", "Span", "fitting", "marked", "sentences", "splitter_version", "tagged",
     "tags", "words",
 ]  # fmt: skip
 
@@ -30,6 +30,7 @@ CLOSED = re.compile(r"[.?!][\"'\u201d\u2019)\]}]*\s*\Z")  # quotes and brackets 
 OPENED = re.compile(r"[\"'\u201c\u2018(\[{]*(\w)")
 BLANK_LINE = re.compile(r"\n[ \t\r]*\n\s*")
 MODEL = "en_core_web_sm"  # of spaCy
+MARKERS = "markers"  # in place of DUMMIES
 NEAR = 12  # characters before a boundary that CLOSED looks at
 # Letters and digits together, any other character alone, rules such as ____ and **** as one. A byte order mark in the
 # middle of a text is white space: at the start of a file it would be taken for the file's own.
@@ -80,13 +81,20 @@ def fitting(spans: Sequence[Span], length: int) -> tuple[Span, ...] | None:
     return ordered
 
 
-def marked(text: str, start: int, end: int, one: Mention, other: Mention) -> str:
+def marked(text: str, start: int, end: int, one: Mention, other: Mention, mentions: str = DUMMIES) -> str:
     """The sentence text[start:end] with `@KIND$` in place of each mention, `@KIND-KIND$` where the two overlap.
 
-    As in BLUE, the first piece of a disjoint mention is replaced and the others stay.
+    As in BLUE, the first piece of a disjoint mention is replaced and the others stay. MARKERS: mentions stay, between
+    [S1] and [E1], [S2] and [E2] (PubMedBERT: Gu et al. 2021, section 2.3), of an overlapping pair one in the other.
     """
     first, second = sorted((one, other), key=lambda mention: mention.spans[0])
     (a, b), (c, d) = first.spans[0], second.spans[0]
+    if mentions == MARKERS:
+        # What opens or closes later at the same place comes after, so that one pair stands in the other.
+        at = [(a, "[S1] "), (c, "[S2] "), (b, " [E1]"), (d, " [E2]")]
+        for place, sign in sorted(at, key=lambda one: (one[0], one[1].startswith("[")), reverse=True):
+            text = text[:place] + sign + text[place:]
+        return text[start : end + sum(len(sign) for _, sign in at)]
     if c < b:
         return f"{text[start:a]}@{one.kind}-{other.kind}${text[max(b, d) : end]}"
     return f"{text[start:a]}@{first.kind}${text[b:c]}@{second.kind}${text[d:end]}"
