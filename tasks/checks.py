@@ -24,7 +24,7 @@ __all__ = ["Finding", "Survey", "quick"]
 
 MOST_SHARED = 0.05  # of a split's rows that are in another one: more is serious
 MOST_CONTRADICTED = 0.01  # of rows whose text is there again with another label
-MOST_ODD = 0.01  # of rows with characters that no text should have
+MOST_ODD = 0.03  # of rows with characters that no text should have
 LEAST_WORDS = 8  # headings and stock phrases may come again, in tasks of single sentences of a document
 MOST_IDS = 5  # named in a finding
 MARK = re.compile(r"@[A-Za-z_]+(-[A-Za-z_]+)?\$")

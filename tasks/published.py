@@ -159,7 +159,8 @@ CORPORA = TypeAdapter(dict[str, Corpus]).validate_python(
 # What corpora are published as, and no task folder holds.
 RAW = re.compile(
     r"(?!readme|license|manifest).*\.(xml|jsonl|docx|con|rel|ann|txt|zip|tar|tgz|gz|bz2|xz|rar|7z)"
-    r"|(chemprot_|annotation_pairs).*\.tsv",
+    r"|(chemprot_|annotation_pairs).*\.tsv|(.*-IOB|JNLPBA)/devel\.tsv|(GAD/)?1/train\.tsv"
+    r"|ori_pqal\.json|.*[0-9]b([0-9]_golden)?\.json",
     re.IGNORECASE,
 )
 MOST_LOOKED_AT = 1000  # files
@@ -169,6 +170,9 @@ def how_to_convert(task: str, folder: Path) -> str | None:
     """The command that makes a task's folder of the published corpus, where the folder seems to hold that."""
     corpus = next((name for name, published in CORPORA.items() if task in published.tasks), None)
     paths = islice(folder.rglob("*"), MOST_LOOKED_AT) if folder.is_dir() else ()
-    if corpus is None or not any(RAW.fullmatch(path.name) and path.is_file() for path in paths):
+    if corpus is None or not any(
+        path.is_file() and any(map(RAW.fullmatch, (path.name, "/".join(path.relative_to(folder).parts[-2:]))))
+        for path in paths
+    ):
         return None
     return f"python launch/prepare.py {corpus} --source {folder} --out DIR, then DIR/{task}"

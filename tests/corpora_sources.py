@@ -28,7 +28,7 @@ PUBTATOR = {
 
 def bc5cdr(folder: Path) -> Path:
     for name, text in PUBTATOR.items():
-        _write(folder / f"CDR_{name}Set.PubTator.txt", text + "\n")
+        write(folder / f"CDR_{name}Set.PubTator.txt", text + "\n")
     return folder
 
 
@@ -52,19 +52,19 @@ DDI_SENTENCE = (
 def ddi2013(folder: Path) -> Path:
     for number, label in enumerate(("effect", "int", "advise", "mechanism")):
         name = f"D{number}"
-        _write(folder / "Train" / "DrugBank" / f"{name}.xml", ddi_document(name, DDI_SENTENCE.format(name, label)))
+        write(folder / "Train" / "DrugBank" / f"{name}.xml", ddi_document(name, DDI_SENTENCE.format(name, label)))
     test = folder / "Test"
     task = test / "Test for DDI Extraction task" / "MedLine"
-    _write(task / "T1.xml", ddi_document("T1", DDI_SENTENCE.format("T1", "effect")))
+    write(task / "T1.xml", ddi_document("T1", DDI_SENTENCE.format("T1", "effect")))
     other = test / "Test for DrugNER task" / "MedLine"
-    _write(other / "N1.xml", ddi_document("N1", DDI_SENTENCE.format("N1", "effect")))
+    write(other / "N1.xml", ddi_document("N1", DDI_SENTENCE.format("N1", "effect")))
     return folder
 
 
 def chemprot(folder: Path) -> Path:
     for name in ("training", "development", "test_gs"):
         place = folder / f"chemprot_{name}" / f"chemprot_{name}_"
-        _write(
+        write(
             Path(f"{place}abstracts.tsv"),
             "7\tDrugA blocks KinB.\tWe gave DrugA\u2009today. KinB fell; DrugC-KinB did not.\n"
             "8\tNothing.\tNo entity.\n",
@@ -74,28 +74,28 @@ def chemprot(folder: Path) -> Path:
             ("T4", "GENE-N", 40, 44, "KinB"), ("T5", "CHEMICAL", 51, 61, "DrugC-KinB"),
             ("T6", "GENE-N", 57, 61, "KinB"),
         ]  # fmt: skip
-        _write(Path(f"{place}entities.tsv"), "".join("7\t" + "\t".join(map(str, row)) + "\n" for row in rows))
-        _write(
+        write(Path(f"{place}entities.tsv"), "".join("7\t" + "\t".join(map(str, row)) + "\n" for row in rows))
+        write(
             Path(f"{place}gold_standard.tsv"),
             "7\tCPR:4\tArg1:T1\tArg2:T2\n7\tCPR:3\tArg1:T1\tArg2:T2\n7\tCPR:9\tArg1:T3\tArg2:T4\n",
         )
-        _write(Path(f"{place}relations.tsv"), "7\tCPR:4\tY \tINHIBITOR\tArg1:T1\tArg2:T2\n")
+        write(Path(f"{place}relations.tsv"), "7\tCPR:4\tY \tINHIBITOR\tArg1:T1\tArg2:T2\n")
     return folder
 
 
 def hoc(folder: Path) -> Path:
     for number in range(10):
-        _write(folder / "text" / f"{number}.txt", "Cells grow .\nThey \xa0spread .\nResults .\n")
+        write(folder / "text" / f"{number}.txt", "Cells grow .\nThey \xa0spread .\nResults .\n")
         labels = "< <Resisting cell death--Apoptosis AND Cellular energetics-- ANDCellular energetics< NULL"
-        _write(folder / "labels" / f"{number}.txt", labels)
-    _write(folder / "text" / "99.txt", "Nothing here .\n")
-    _write(folder / "labels" / "99.txt", "< ")
+        write(folder / "labels" / f"{number}.txt", labels)
+    write(folder / "text" / "99.txt", "Nothing here .\n")
+    write(folder / "labels" / "99.txt", "< ")
     return folder
 
 
 def biosses(folder: Path) -> Path:
     rows = [f"{n}\tOne {n} .\tTwo {n} .\t4\t3\t3\t4\t{n % 5}\n" for n in range(1, 11)]
-    _write(folder / "pairs.tsv", "id\tsentence 1\tsentence 2\ta\tb\tc\td\te\n" + "".join(rows))
+    write(folder / "pairs.tsv", "id\tsentence 1\tsentence 2\ta\tb\tc\td\te\n" + "".join(rows))
     return folder
 
 
@@ -123,7 +123,7 @@ def mednli(folder: Path) -> Path:
              "sentence1_parse": "(ROOT)"}
             for n, label in enumerate(("entailment", "contradiction", "neutral"))
         ]  # fmt: skip
-        _write(folder / f"mli_{split}_v1.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
+        write(folder / f"mli_{split}_v1.jsonl", "".join(json.dumps(pair) + "\n" for pair in pairs))
     return folder
 
 
@@ -144,9 +144,9 @@ def i2b2_2010(folder: Path) -> Path:
     train = folder / "concept_assertion_relation_training_data"
     places = [(train / site, f"{site}-{n}") for site in ("beth", "partners") for n in range(3)]
     for place, name in [*places, (folder / "reference_standard_for_test_data", "0099")]:
-        _write(place / "txt" / f"{name}.txt", NOTE)
-        _write(place / "concept" / f"{name}.con", CONCEPTS)
-        _write(place / "rel" / f"{name}.rel", RELATIONS)
+        write(place / "txt" / f"{name}.txt", NOTE)
+        write(place / "concept" / f"{name}.con", CONCEPTS)
+        write(place / "rel" / f"{name}.rel", RELATIONS)
     return folder
 
 
@@ -194,14 +194,14 @@ def knowtator(name: str) -> str:
 def clefe(folder: Path, as_xml: bool = False) -> Path:
     for n in range(5):
         name = f"0{n}-DISCHARGE_SUMMARY"
-        _write(folder / "Task1TrainSetCorpus199" / "ALLREPORTS" / f"{name}.txt", CLINICAL)
+        write(folder / "Task1TrainSetCorpus199" / "ALLREPORTS" / f"{name}.txt", CLINICAL)
         gold = folder / "Task1TrainSetGOLD199knowtatorehost" / "Task1Gold"
         if as_xml:
-            _write(gold / f"{name}.txt.knowtator.xml", knowtator(name))
+            write(gold / f"{name}.txt.knowtator.xml", knowtator(name))
         else:
-            _write(gold / f"{name}.txt", pipes(name))
-    _write(folder / "Task1TestSetCorpus100" / "ALLREPORTS" / "90-ECHO.txt", CLINICAL)
-    _write(folder / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt", pipes("90-ECHO"))
+            write(gold / f"{name}.txt", pipes(name))
+    write(folder / "Task1TestSetCorpus100" / "ALLREPORTS" / "90-ECHO.txt", CLINICAL)
+    write(folder / "Task1Gold_SN2012" / "Gold_SN2012" / "90-ECHO.txt", pipes("90-ECHO"))
     return folder
 
 
@@ -211,9 +211,9 @@ def clefe_xml(folder: Path) -> Path:
 
 def medsts(folder: Path) -> Path:
     rows = [f"he takes {n} pills\tshe takes {n} pills\t{n / 2}\n" for n in range(10)]
-    _write(folder / "clinicalSTS2019.train.txt", "".join(rows))
-    _write(folder / "clinicalSTS2019.test.txt", "".join(row.rsplit("\t", 1)[0] + "\n" for row in rows))
-    _write(folder / "clinicalSTS2019.test.gs.sim.txt", "".join(row.rsplit("\t", 1)[1] for row in rows))
+    write(folder / "clinicalSTS2019.train.txt", "".join(rows))
+    write(folder / "clinicalSTS2019.test.txt", "".join(row.rsplit("\t", 1)[0] + "\n" for row in rows))
+    write(folder / "clinicalSTS2019.test.gs.sim.txt", "".join(row.rsplit("\t", 1)[1] for row in rows))
     return folder
 
 
@@ -232,6 +232,6 @@ SOURCES: Mapping[str, tuple[str, Callable[[Path], Path]]] = {  # name of the sou
 }
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode())

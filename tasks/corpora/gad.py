@@ -37,9 +37,9 @@ def _row(line: Line, index: str, sentence: str, label: str) -> dict[str, str]:
 
 
 def _file(source: Source, split: str) -> SourceFile:
-    files = [file for file in source.files if file.path.name == f"{split}.tsv" and file.path.parent.name == FOLD]
-    if len(files) > 1:  # the archive has other corpora in the same form
-        files = [file for file in files if "gad" in file.folders.split("/")]
+    """Of GAD: the archive has other corpora in the same form."""
+    places = {file: file.folders.split("/") for file in source.files if file.path.name == f"{split}.tsv"}
+    files = [file for file, (*above, last) in places.items() if last == FOLD and "gad" in (above or ["gad"])[-1]]
     if len(files) != 1:
         raise source.error(f"{len(files) or 'no'} files GAD/{FOLD}/{split}.tsv")
     return files[0]

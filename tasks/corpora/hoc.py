@@ -17,7 +17,7 @@ HALLMARKS = tasks.get(TASK).label_titles  # in the order of the labels
 
 
 def documents(task: str, source: Source, options: Options) -> Iterator[Document]:
-    """BLUE has the documents with a hallmark somewhere, BLURB all of them."""
+    """BLUE has the sentences of the documents with a hallmark somewhere, BLURB all documents, each as one row."""
     texts, labels = (
         {file.stem: file for file in source.files if file.path.suffix == ".txt" and file.path.parent.name == folder}
         for folder in ("text", "labels")
@@ -29,9 +29,11 @@ def documents(task: str, source: Source, options: Options) -> Iterator[Document]
         raise (texts.get(name) or labels[name]).error(wrong, remedy=remedy)
     for name, file in sorted(labels.items()):
         hallmarks = _hallmarks(file)
-        is_left_out = task == TASK and not any(hallmarks)
-        options.left_out[task, "documents without a hallmark"] += is_left_out
-        if not is_left_out:
+        if task == BLURB_TASK:
+            yield Document(name, "train", {task: _rows(texts[name], hallmarks, as_one=True)})
+            continue
+        options.left_out[task, "documents without a hallmark"] += not any(hallmarks)
+        if any(hallmarks):
             yield Document(name, "train", {task: _rows(texts[name], hallmarks)})
 
 
@@ -50,15 +52,18 @@ def _hallmarks(file: SourceFile) -> list[set[str]]:
     return found
 
 
-def _rows(file: SourceFile, hallmarks: list[set[str]]) -> Iterator[dict[str, str]]:
-    """A row for each sentence."""
+def _rows(file: SourceFile, hallmarks: list[set[str]], as_one: bool = False) -> Iterator[dict[str, str]]:
+    """A row for each sentence, or one for all of them with what any of them has."""
     lines = list(file.lines())
     if len(lines) != len(hallmarks):
         remedy = "put both published files of the document there; one sentence a line"
         raise file.error(f"{len(lines)} sentences and {len(hallmarks)} labels", remedy=remedy)
-    for number, (line, names) in enumerate(zip(lines, hallmarks, strict=True)):
+    texts = [line.text for line in lines]
+    if as_one:
+        texts, hallmarks = [" ".join(texts)], [set().union(*hallmarks)]
+    for number, (text, names) in enumerate(zip(texts, hallmarks, strict=True)):
         labels = label_text([int(name in names) for name in HALLMARKS], tasks.get(TASK).labels)
-        yield {"labels": labels, "sentence": clean(line.text), "index": f"{file.stem}_s{number}"}
+        yield {"labels": labels, "sentence": clean(text), "index": f"{file.stem}_s{number}"}
 
 
 CORPUS = Corpus(

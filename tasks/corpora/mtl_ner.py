@@ -1,4 +1,4 @@
-"""The five corpora of mentions that BLURB takes from the collection of Crichton et al. 2017, tagged words in its folders."""
+"""Five corpora of mentions as tagged words, in the folders of the collection of Crichton et al. 2017, as in BLURB."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def documents(source: Source, options: Options) -> Iterator[Document]:
     if truth and truth[0].json() != {name: answers[name] for name in test}:
         wrong = "its questions or answers are not those of the test set that ori_pqal.json gives"
         raise truth[0].error(wrong, remedy="give both files of one version")
-    options.rules |= {"train": "folds 1 to 9 of the authors' split", "dev": "fold 0 of it", "test": "its test set"}
+    options.rules.update(train="folds 1 to 9 of the authors' split", dev="fold 0 of it", test="its test set")
     test_names = set(test)
     for name, one in questions.items():
         split = "test" if name in test_names else "dev" if name in dev else "train"

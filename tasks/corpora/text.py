@@ -20,8 +20,8 @@ from harness.task import UserError
 from tasks.corpora.corpus import DUMMIES, Options, Row
 
 __all__ = [
-    "MARKERS", "SPLITTERS", "AnnotatedText", "Mention", "Span", "fitting", "marked", "sentences", "splitter_version", "tagged",
-    "tags", "words",
+    "MARKERS", "SPLITTERS", "AnnotatedText", "Mention", "Span", "fitting", "marked", "sentences", "splitter_version",
+    "tagged", "tags", "words",
 ]  # fmt: skip
 
 Span = tuple[int, int]  # first character, character after the last

@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from corpora_sources import SOURCES
+from blurb_sources import SOURCES
 from fuzzing import HUGE, damaged
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

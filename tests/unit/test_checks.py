@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from corpora_sources import SOURCES
+from blurb_sources import SOURCES
 
 import tasks
 from harness.task import Example, UserError

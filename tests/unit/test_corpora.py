@@ -8,7 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from corpora_sources import CLINICAL, DISORDERS, PUBTATOR, SOURCES, clefe, clefe_xml
+from blurb_sources import SOURCES
+from corpora_sources import CLINICAL, DISORDERS, PUBTATOR, clefe, clefe_xml
 
 import tasks
 from harness.task import SPLITS, Example, UserError
@@ -45,8 +46,9 @@ def test_every_reader_takes_what_is_written(tmp_path: Path, source: str) -> None
 
 
 def test_every_task_is_made_of_one_corpus_and_every_corpus_says_where_to_get_it() -> None:
-    assert {task for corpus in published.CORPORA.values() for task in corpus.tasks} >= {*tasks.BLUE}
-    assert published.CORPORA.keys() - {"blue"} == corpora.CORPORA.keys()
+    made = [task for corpus in published.CORPORA.values() for task in corpus.tasks]
+    assert sorted(made) == sorted({*tasks.BLUE, *tasks.SUITES["blurb"]})
+    assert published.CORPORA.keys() - {"blue", "blurb"} == corpora.CORPORA.keys()
     assert all((corpus.download is None) == bool(corpus.apply) for corpus in published.CORPORA.values())
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from corpora_sources import DDI_SENTENCE, SOURCES, ddi_document
+from blurb_sources import SOURCES
+from corpora_sources import DDI_SENTENCE, ddi_document
 
 from harness.task import UserError
 from launch import prepare
