@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.flags import Parser
 from harness.logs import Console
 from harness.terminal import guarded, visible
-from launch.reporting import collect, ensembles, leaderboard, overview, statistics, tables
+from launch.reporting import collect, ensembles, leaderboard, overview, statistics, submission, tables
 
 COMMANDS = {  # each a module of launch/reporting/
     "verify": "compute each score again from predictions and gold, and compare digests; exit status 1 if one differs",
@@ -57,6 +57,13 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--ensemble", action="store_true", help="below each row with several seeds, these seeds as one system"
     )
+    parser.add_argument(
+        "--blurb",
+        type=Path,
+        metavar="F.zip",
+        help="write the test predictions of one encoder's runs, one run a task, in BLURB's form of submission; the "
+        "README in it says what of that form could not be checked",
+    )
     return parser
 
 
@@ -75,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows, remarks = ensembles.build(board)
         board = replace(board, ensembles=rows, missing=[*board.missing, *remarks])
     searched = overview.build(found)
+    submitted = submission.write(found, given.blurb) if given.blurb is not None else []
     row = statistics.choose(board, given.baseline) if given.baseline else None
     tests, baseline = (statistics.compare(board, row), row.label) if row else ([], "")
     # Written first: a reader of the terminal's part, such as head, may leave early.
@@ -113,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             console.print(Text(note), soft_wrap=True)
     for name in texts:
         print(given.out / name)
+    for line in submitted:
+        print(line)
     return 0
 
 

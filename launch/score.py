@@ -21,7 +21,7 @@ from harness.logs import Console
 from harness.task import SPLITS, Task
 from harness.terminal import guarded
 from launch.run import settings
-from tasks import predictions
+from tasks import predictions, submission
 
 PIPE_WIDTH = 100  # columns of the table where stderr is no terminal
 
@@ -32,7 +32,8 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
     Without `data_dir` the file's own gold column counts; with it the split's data file, which it must agree with.
     Raises UserError naming file and line.
     """
-    answers = predictions.read(task, path)
+    read = submission.read if path.suffix.lower() in submission.SUFFIXES else predictions.read
+    answers = read(task, path)
     if data_dir is not None:
         answers = predictions.check(task, answers, task.read(data_dir, split), data_dir / task.filenames[split])
     elif not answers.has_gold:
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="`index gold prediction` or, with --data_dir, `index prediction`; tab separated, with that header; labels "
         "of several hallmarks as 0_0,1_1,...; tagging `token gold prediction` or `token prediction` with an empty "
-        "line between sentences",
+        "line between sentences; or, with --data_dir, what report.py --blurb writes (.zip, .json)",
     )
     parser.add_argument("--data_dir", metavar="DIR", help="the task's folder: its gold labels count")
     parser.add_argument("--split", choices=SPLITS, help="split of --data_dir [test]")

@@ -89,35 +89,8 @@ def test_pubmedqa_is_split_as_by_its_authors(tmp_path: Path) -> None:
     out = convert("pubmedqa", tmp_path) / "pubmedqa"
     found = {split: [line.split("\t")[0] for line in text(out, split).splitlines()[1:]] for split in SPLITS}
     assert found["dev"] == ["1015", "1042", "1046"]
-    assert found["test"] == (
-        [
-            "1002",
-            "1003",
-            "1004",
-            "1006",
-            "1007",
-            "1009",
-            "1016",
-            "1017",
-            "1018",
-            "1019",
-            "1021",
-            "1022",
-            "1023",
-            "1024",
-            "1025",
-            "1026",
-            "1027",
-            "1030",
-            "1031",
-            "1032",
-            "1033",
-            "1034",
-            "1035",
-            "1038",
-            "1048",
-        ]
-    )
+    test = "02 03 04 06 07 09 16 17 18 19 21 22 23 24 25 26 27 30 31 32 33 34 35 38 48"
+    assert found["test"] == [f"10{number}" for number in test.split()]
     assert len(found["train"]) == 22
     assert text(out, "dev").splitlines()[1] == "1015\tIs drug 15 safe?\tWe gave 15 pills. They were well.\tmaybe"
 
@@ -233,7 +206,7 @@ FAULTS: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("bioasq", "Task7BGoldenEnriched/7B2_golden.json", replaced('"snippets"', '"other"'), "lacks id, body or snippets"),
     ("bioasq", "Task7BGoldenEnriched/7B2_golden.json", replaced('"questions"', '"items"'), 'no list of "questions"'),
     ("blurb_chemprot", "chemprot_test_gs/chemprot_test_gs_relations.tsv", replaced("\tY ", ""), ":1: 5 columns, 6 exp"),
-    ("blurb_biosses", "annotation_pairs_scores.tsv", replaced("100\t.*\n", ""), "1 of 16 ids of BLURB's dev split are no pairs here"),
+    ("blurb_biosses", "annotation_pairs_scores.tsv", replaced("100\t.*\n", ""), "1 of 16 ids of BLURB's"),
 ]  # fmt: skip
 
 
