@@ -23,6 +23,7 @@ SOURCES = {
     "hoc": "hoc/hoc.zip",
     "biosses": "biosses",
 }
+BLURB = {"blurb_chemprot": "chemprot", "blurb_ddi": "ddi2013", "blurb_hoc": "hoc", "blurb_biosses": "biosses"}
 CORPUS_OF = {"bc5cdr_disease": "bc5cdr", "bc5cdr_chem": "bc5cdr"}
 TASKS = ("bc5cdr_disease", "bc5cdr_chem", "ddi2013", "chemprot", "hoc", "biosses")
 MENTIONS = {"bc5cdr_disease": (4182, 4244, 4424), "bc5cdr_chem": (5203, 5347, 5385)}
@@ -49,7 +50,7 @@ class Prepared:
     def __getitem__(self, task: str) -> Path:
         if not (self.out / task).is_dir():
             corpus = CORPUS_OF.get(task, task)
-            source = str(data() / "raw" / SOURCES[corpus])
+            source = str(data() / "raw" / SOURCES[BLURB.get(corpus, corpus)])
             assert prepare.main([corpus, "--source", source, "--out", str(self.out)]) == 0
         return self.out / task
 
@@ -108,6 +109,15 @@ def test_pairs_of_biosses(prepared: Prepared) -> None:
     examples = [tasks.get("biosses").read(prepared["biosses"], split) for split in ("train", "dev", "test")]
     assert [len(found) for found in examples] == [64, 16, 20]
     assert {int(example.id) for found in examples for example in found} == set(range(1, 101))
+
+
+@pytest.mark.parametrize("task", BLURB)
+def test_the_sizes_of_blurb(prepared: Prepared, task: str) -> None:
+    """As it has the corpora that BLUE has too; its dev set of DDI is drawn here, the sum is the published one."""
+    assert prepare.main(["check", str(prepared[task])]) == 0
+    rows = [len(tasks.get(task).read(prepared[task], split)) for split in ("train", "dev", "test")]
+    assert task != "blurb_ddi" or (rows[0] + rows[1], rows[2]) == (25296 + 2496 - 1, 5716)
+    assert task != "blurb_hoc" or rows == [1295, 186, 371]
 
 
 @pytest.mark.parametrize("task", ["ddi2013", "hoc", "biosses"])

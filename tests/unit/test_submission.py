@@ -17,7 +17,9 @@ from launch import report, score
 from tasks import submission
 from tasks.predictions import HEADER
 
-TASKS = tasks.SUITES["blurb"]
+PICO = tasks.get("ebm_pico")
+# Words of several types have an answer in BLURB's form only where the task tells its types apart.
+TASKS = [name for name in tasks.SUITES["blurb"] if name != PICO.name or "I-PAR" in PICO.labels]
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +47,14 @@ def contents(path: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_data_set_has_a_file_and_the_readme_says_what_was_not_checked(exported: Path) -> None:
     found = contents(exported)
-    assert list(found) == [submission.DATASETS[task].dataset for task in submission.DATASETS]
-    assert submission.DATASETS.keys() == set(TASKS)
+    assert found.keys() == {submission.DATASETS[task].dataset for task in TASKS}
+    assert submission.DATASETS.keys() == set(tasks.SUITES["blurb"])
     assert all(one.keys() == submission.KEYS and one["model_name"] == "encoder-a" for one in found.values())
     assert all(name.isdecimal() for name in found["JNLPBA"]["predictions"])
     assert {tag for tags in found["JNLPBA"]["predictions"].values() for tag in tags} <= {"B", "I", "O"}
-    assert {tag for tags in found["EBM PICO"]["predictions"].values() for tag in tags} == {
-        "O",
-        "I-PAR",
-        "I-INT",
-        "I-OUT",
-    }
+    if PICO.name in TASKS:
+        tags = {tag for answer in found["EBM PICO"]["predictions"].values() for tag in answer}
+        assert tags == {"O", "I-PAR", "I-INT", "I-OUT"}
     assert set(found["GAD"]["predictions"].values()) <= {"0", "1"}
     assert all(isinstance(value, float) for value in found["BIOSSES"]["predictions"].values())
     names = {label for labels in found["HoC"]["predictions"].values() for label in labels}
@@ -151,7 +150,6 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("jnlpba", answered(["B-protein"]), "list is no answer to '0'; give a list of tags, one a word (B, I, O)"),
     ("jnlpba", answered(["O"]), "a sentence of 1 words, gold has "),
     ("jnlpba", lambda one: one["predictions"].pop("3"), "no sentence 3; number them from 0"),
-    ("ebm_pico", answered(["I-PIC"]), "list is no answer to '0'"),
 ]
 
 
