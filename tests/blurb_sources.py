@@ -56,14 +56,13 @@ def ebm_nlp(folder: Path) -> Path:
 
 
 def gad(folder: Path) -> Path:
-    for fold in range(1, 11):
+    for fold in (1, 10):
         place = folder / "GAD" / str(fold)
         rows = [f"The @GENE$ of @DISEASE$ , fold {fold} study {n} .\t{n % 2}\n" for n in range(20)]
         blue.write(place / "train.tsv", "".join(rows))
         blue.write(place / "dev.tsv", "")
         blue.write(place / "test.tsv", "index\tsentence\tlabel\n0\tNo @GENE$ in @DISEASE$ .\t0\n1\tA @GENE$ .\t1\n")
-        blue.write(folder / "euadr" / str(fold) / "train.tsv", "Other @GENE$ .\t1\n")
-        blue.write(folder / "euadr" / str(fold) / "test.tsv", "index\tsentence\tlabel\n0\tOther .\t1\n")
+    blue.write(folder / "euadr" / "1" / "train.tsv", "Other @GENE$ .\t1\n")  # another corpus of the archive
     return folder
 
 
