@@ -20,6 +20,7 @@ from harness.files import sha256, write
 from harness.run_folder import RunFolder
 from harness.task import Example, Prediction, Task
 from launch.run import digests, settings
+from tasks.tagging import TaggingTask
 
 
 @cache
@@ -59,6 +60,8 @@ def made_up(
         there = config.data_dir is not None and (Path(config.data_dir) / known.filenames[split]).is_file()
         examples = known.read(Path(str(config.data_dir)), split) if there else gold(task, split, rows)
         predictions = [spoil(known, example, skill, generator) for example in examples]
+        if isinstance(known, TaggingTask):
+            predictions = known.repaired(examples, predictions)  # as a run does
         report = known.metric(examples, predictions)
         write(paths.prediction(split), "\n".join(known.rows(examples, predictions)) + "\n")
         if predictions[0].scores is not None:
