@@ -167,7 +167,8 @@ def _list(answer: Any) -> list[str]:
 
 def _expected(task: Task, form: Dataset) -> str:
     """What an answer is, for messages."""
-    names = ", ".join(form.labels.get(label, label) for label in task.labels)
+    labels = [label for label in task.labels if not (form.words and label.startswith("B-"))]
+    names = ", ".join(form.labels.get(label, label) for label in labels)
     return {
         "tagging": f"give a list of tags, one a word ({names})",
         "multilabel": f"give a list of {names}",

@@ -7,9 +7,11 @@ import io
 import json
 import re
 import stat
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -217,6 +219,18 @@ def test_refusals(server: Server, tmp_path: Path, code: int, part: str, requests
 def test_nobody_listens(server: Server, tmp_path: Path) -> None:
     nowhere = offer(server, url="http://127.0.0.1:9/corpus.zip")
     assert "refused" in complaint(lambda: download(nowhere, tmp_path, NOW)).lower()
+
+
+def test_an_archive_that_is_no_zip(server: Server, tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as file:
+        file.addfile(tarfile.TarInfo("documents/1.tokens"))
+    server.content = buffer.getvalue()
+    wanted = replace(offer(server), file="corpus.tar.gz")
+    assert download(wanted, tmp_path, NOW) == (tmp_path / "corpus.tar.gz", False)
+    server.content = b"<html><body>Sorry</body></html>"
+    assert "broken (ReadError)" in complaint(lambda: download(wanted, tmp_path / "b", NOW))
+    assert not list((tmp_path / "b").glob("*corpus*"))
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "corpus.zip", "http://[x/", "https://"])

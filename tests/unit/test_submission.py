@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_up_runs import made_up
 from running import cut
 
 import tasks
+from harness.task import Example, Prediction
 from launch import report, score
 from tasks import submission
-from tasks.predictions import HEADER
+from tasks.predictions import HEADER, Answers
 
-PICO = tasks.get("ebm_pico")
-# Words of several types have an answer in BLURB's form only where the task tells its types apart.
-TASKS = [name for name in tasks.SUITES["blurb"] if name != PICO.name or "I-PAR" in PICO.labels]
+TASKS = tasks.SUITES["blurb"]
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,13 @@ def contents(path: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_data_set_has_a_file_and_the_readme_says_what_was_not_checked(exported: Path) -> None:
     found = contents(exported)
-    assert found.keys() == {submission.DATASETS[task].dataset for task in TASKS}
-    assert submission.DATASETS.keys() == set(tasks.SUITES["blurb"])
+    assert list(found) == [submission.DATASETS[task].dataset for task in submission.DATASETS]
+    assert submission.DATASETS.keys() == set(TASKS)
     assert all(one.keys() == submission.KEYS and one["model_name"] == "encoder-a" for one in found.values())
     assert all(name.isdecimal() for name in found["JNLPBA"]["predictions"])
     assert {tag for tags in found["JNLPBA"]["predictions"].values() for tag in tags} <= {"B", "I", "O"}
-    if PICO.name in TASKS:
-        tags = {tag for answer in found["EBM PICO"]["predictions"].values() for tag in answer}
-        assert tags == {"O", "I-PAR", "I-INT", "I-OUT"}
+    tags = {tag for answer in found["EBM PICO"]["predictions"].values() for tag in answer}
+    assert tags == {"O", "I-PAR", "I-INT", "I-OUT"}
     assert set(found["GAD"]["predictions"].values()) <= {"0", "1"}
     assert all(isinstance(value, float) for value in found["BIOSSES"]["predictions"].values())
     names = {label for labels in found["HoC"]["predictions"].values() for label in labels}
@@ -91,6 +91,27 @@ def test_the_same_score_comes_back(
         found = json.loads(capsys.readouterr().out)
         assert found["score"] == pytest.approx(wanted, abs=1e-12)
         assert 0 < found["score"] < 1  # else anything would agree
+
+
+ANSWERS = {
+    "jnlpba": st.lists(st.sampled_from(("B", "I", "O")), min_size=1, max_size=6).map(tuple),
+    "blurb_hoc": st.lists(st.integers(0, 1), min_size=10, max_size=10).map(tuple),
+    "blurb_ddi": st.sampled_from(tasks.get("blurb_ddi").labels),
+    "blurb_biosses": st.floats(allow_nan=False, allow_infinity=False),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+@given(data=st.data())
+def test_any_answers_come_back(name: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
+    task, values = tasks.get(name), data.draw(st.lists(ANSWERS[name], min_size=1, max_size=12))
+    examples = [Example(f"{number}_s0", ("",), value, str(number)) for number, value in enumerate(values)]
+    path = tmp_path_factory.getbasetemp() / f"{name}.json"
+    answers = Answers(path, examples, [Prediction(value) for value in values], [1] * len(values))
+    path.write_text(submission.content(task, answers, "m"))
+    found = submission.read(task, path)
+    assert [one.value for one in found.predictions] == values and not found.has_gold
+    assert name == "jnlpba" or [one.id for one in found.examples] == [one.id for one in examples]
 
 
 def complaint(capsys: pytest.CaptureFixture[str], *words: object) -> str:
@@ -147,6 +168,7 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("blurb_biosses", answered(True), "bool is no answer to '"),
     ("blurb_hoc", answered(["GS", "none"]), "list is no answer to '"),
     ("blurb_hoc", answered("GS"), "'GS' is no answer to '"),
+    ("ebm_pico", answered(["I-PIC"]), "list is no answer to '0'; give a list of tags, one a word (I-PAR, I-INT, I-"),
     ("jnlpba", answered(["B-protein"]), "list is no answer to '0'; give a list of tags, one a word (B, I, O)"),
     ("jnlpba", answered(["O"]), "a sentence of 1 words, gold has "),
     ("jnlpba", lambda one: one["predictions"].pop("3"), "no sentence 3; number them from 0"),
