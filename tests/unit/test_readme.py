@@ -18,9 +18,9 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {path: path.read_text(encoding="utf-8") for path in FILES}
 OTHER_PROGRAMS = {
-    *("num_gpus", "nproc_per_node", "module", "help", "source", "rdzv_conf", "dev_ids", "accept-license"),
+    *("num_gpus", "nproc_per_node", "module", "help", "source", "rdzv_conf", "dev_ids", "mentions", "accept-license"),
     *("list", "only", "minutes", "small", "standalone", "count", "tokens", "tflops", "batch", "length"),
-    *("out", "baseline", "published", "ensemble", "with_text", "predictions", "split", "input", "rank"),
+    *("out", "baseline", "published", "ensemble", "with_text", "blurb", "predictions", "split", "input", "rank"),
 }
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 
