@@ -9,8 +9,10 @@ of HoC's labels are those of a public program that checks predictions against co
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +43,7 @@ LARGEST = 256 * 2**20  # bytes of a file; all of JNLPBA's tags are 2 MB
 
 
 def content(task: Task, answers: Answers, model: str) -> str:
-    """The file of one task. Raises UserError where two examples have one id."""
+    """The file of one task. Raises UserError where two examples have one id, or a prediction is no finite number."""
     form, found = DATASETS[task.name], {}
     examples, predictions = answers.examples, answers.predictions
     for number, (example, prediction) in enumerate(zip(examples, predictions, strict=True)):
@@ -49,6 +51,9 @@ def content(task: Task, answers: Answers, model: str) -> str:
         if name in found:
             wrong = f"index {shown(example.id)} is there twice"
             raise UserError(f"{answers.path}: {wrong}; BLURB's form has one answer to each: give each its own index")
+        if isinstance(prediction.value, float) and not math.isfinite(prediction.value):
+            wrong = f"predicts {prediction.value} for {shown(example.id)}"
+            raise UserError(f"{answers.path}: {wrong}; JSON has no such number: take a run that did not diverge")
         found[name] = _answer(task, form, prediction)
     values = {"dataset_name": form.dataset, "model_name": model, "predictions": found}
     return json.dumps(values, indent=1, allow_nan=False) + "\n"
@@ -66,11 +71,11 @@ def read(task: Task, path: Path) -> Answers:
     examples, predictions = [], []
     given = found[0]["predictions"].items()
     if task.family == "tagging":
-        given = sorted(given, key=lambda one: int(one[0]) if one[0].isdecimal() else -1)
+        given = sorted(given, key=lambda one: (len(one[0]), one[0]))  # as numbers
     for number, (name, answer) in enumerate(given):
         try:
             value = _value(task, form, answer)
-        except (TypeError, ValueError, KeyError):
+        except (TypeError, ValueError, KeyError, OverflowError):
             what = shown(answer) if isinstance(answer, str) else type(answer).__name__
             raise UserError(f"{path}: {what} is no answer to {shown(name)}; {_expected(task, form)}") from None
         if task.family == "tagging":
@@ -99,7 +104,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
         else:
             texts = [path.read_bytes()]
         found = [json.loads(text) for text in texts]
-    except (OSError, ValueError, RecursionError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"not JSON, or a broken zip ({type(error).__name__})"
         raise UserError(f"--predictions {path}: cannot be read ({reason}); give what --blurb wrote") from None
     for one in found:
@@ -154,7 +159,7 @@ def _value(task: Task, form: Dataset, answer: Any) -> Any:
         case "multiclass":
             return ours[answer]
         case _:
-            if isinstance(answer, bool) or not isinstance(answer, int | float):
+            if isinstance(answer, bool) or not isinstance(answer, int | float) or not math.isfinite(answer):
                 raise TypeError
             return float(answer)
 

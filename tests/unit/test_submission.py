@@ -15,7 +15,7 @@ from made_up_runs import made_up
 from running import cut
 
 import tasks
-from harness.task import Example, Prediction
+from harness.task import Example, Prediction, UserError
 from launch import report, score
 from tasks import submission
 from tasks.predictions import HEADER, Answers
@@ -148,6 +148,12 @@ def test_a_part_of_the_tasks(root: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert "without a run: BC5-chem, " in capsys.readouterr().out
 
 
+def test_a_run_that_diverged(tmp_path: Path) -> None:
+    answers = Answers(tmp_path, [Example("1", ("",), 2.0)], [Prediction(float("nan"))], [1])
+    with pytest.raises(UserError, match="predicts nan for '1'; JSON has no such number"):
+        submission.content(tasks.get("blurb_biosses"), answers, "m")
+
+
 def changed(**values: object) -> Callable[[dict[str, Any]], None]:
     return lambda one: one.update(values)
 
@@ -166,11 +172,14 @@ FAULTS: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("gad", lambda one: one["predictions"].popitem(), "no row for index"),
     ("blurb_biosses", answered("4"), "'4' is no answer to '"),
     ("blurb_biosses", answered(True), "bool is no answer to '"),
+    ("blurb_biosses", answered(10**400), "int is no answer to '"),
+    ("blurb_biosses", answered(float("nan")), "float is no answer to '"),
     ("blurb_hoc", answered(["GS", "none"]), "list is no answer to '"),
     ("blurb_hoc", answered("GS"), "'GS' is no answer to '"),
     ("ebm_pico", answered(["I-PIC"]), "list is no answer to '0'; give a list of tags, one a word (I-PAR, I-INT, I-"),
     ("jnlpba", answered(["B-protein"]), "list is no answer to '0'; give a list of tags, one a word (B, I, O)"),
     ("jnlpba", answered(["O"]), "a sentence of 1 words, gold has "),
+    ("jnlpba", lambda one: one["predictions"].update({"9" * 5000: ["O"]}), "no sentence "),
     ("jnlpba", lambda one: one["predictions"].pop("3"), "no sentence 3; number them from 0"),
 ]
 
@@ -193,6 +202,7 @@ def test_faults(root: Path, exported: Path, tmp_path: Path, number: int, capsys:
         ("a.json", b"[1]", "not an object of"),
         ("a.json", b"{", "cannot be read (not JSON, or a broken zip"),
         ("a.zip", b"PK", "cannot be read (not JSON, or a broken zip"),
+        ("a.json", b"[" * 100_000, "cannot be read (not JSON, or a broken zip"),
         ("a.json", None, "cannot be read (No such file"),
     ],
 )
