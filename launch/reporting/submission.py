@@ -6,7 +6,7 @@ import io
 import os
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import tasks
 from harness import files
@@ -60,9 +60,11 @@ def write(found: Sequence[Run], out: Path) -> list[str]:
         if name in runs:
             run, task = runs[name], tasks.get(name)
             answers = predictions.read(task, RunFolder(run.folder).prediction("test"))
-            contents[f"{form.dataset.replace(' ', '-')}.json"] = submission.content(task, answers, run.model)
+            contents[f"{form.dataset.replace(' ', '-')}.json"] = submission.content(
+                task, answers, PurePath(run.model).name
+            )
             score = run.result["scores"]["test"]
-            lines.append(f"{form.dataset}: {score['metric']} {100 * score['score']:.2f}, {run.name or run.folder}")
+            lines.append(f"{form.dataset}: {score['metric']} {100 * score['score']:.2f}, {run.name}")
     missing = [form.dataset for name, form in submission.DATASETS.items() if name not in runs]
     contents["README.txt"] = README + "".join(f"{line}\n" for line in lines)
     buffer = io.BytesIO()

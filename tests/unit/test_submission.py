@@ -29,7 +29,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("blurb")
     for task in TASKS:
         cut(task, folder / "data" / task, 40)
-        made_up(folder / "runs" / task, task, data_dir=str(folder / "data"))
+        made_up(folder / "runs" / task, task, "/home/me/encoder-a", data_dir=str(folder / "data"))
     return folder
 
 
@@ -62,6 +62,7 @@ def test_every_data_set_has_a_file_and_the_readme_says_what_was_not_checked(expo
     with zipfile.ZipFile(exported) as archive:
         text = archive.read("README.txt").decode()
     assert "Not checked" in text and "HoC: micro F1 " in text
+    assert "/home/me" not in text and str(exported.parent) not in text
 
 
 def test_labels_of_hoc_are_the_hallmarks_of_these_names() -> None:
@@ -127,7 +128,7 @@ def test_runs_that_do_not_belong_together(
     out, runs = tmp_path / "out.zip", root / "runs"
     other = made_up(tmp_path / "other", "gad", "encoder-b", data_dir=str(root / "data"))
     assert "are of two encoders" in complaint(capsys, other, runs / "bioasq", "--blurb", out)
-    again = made_up(tmp_path / "again", "gad", seed=13, data_dir=str(root / "data"))
+    again = made_up(tmp_path / "again", "gad", "/home/me/encoder-a", seed=13, data_dir=str(root / "data"))
     assert "are both of gad; name the folder of one run" in complaint(capsys, again, runs / "gad", "--blurb", out)
     sample = made_up(tmp_path / "sample", "gad", data_dir=None)
     assert "made-up sample data" in complaint(capsys, sample, "--blurb", out)
