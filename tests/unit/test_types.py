@@ -25,11 +25,12 @@ from harness.model import standard_outputs
 from harness.pretrained import Source
 from harness.task import Confusion, Example, Prediction, Report, Task
 from launch import score
+from launch.reporting.ensembles import combined
 from launch.reporting.new_text import Item, Predictor
 from tasks import checks
 from tasks import definition as definitions
 from tasks.metrics import repaired, tags_of
-from tasks.predictions import read
+from tasks.predictions import Answers, read
 
 TYPES = ("Sign", "Drug", "Gene", "Dose")
 BASE = {"name": "found", "family": "tagging", "metric": "mention F1", "columns": {"word": 1, "tag": 2}}
@@ -170,6 +171,14 @@ class TestRepair:
         assert [one.value for one in found] == [("B-Sign",), ("B-Sign",)]
 
 
+def test_a_majority_of_seeds_is_repaired(tmp_path: Path) -> None:
+    """Two of three say I-Sign, and where the mention begins each says something else: the first seed's O wins."""
+    task, gold = task_of(TYPES[:2]), [Example("0", ("w", "w"), ("B-Sign", "I-Sign"))]
+    said = [("O", "I-Sign"), ("B-Sign", "I-Sign"), ("B-Drug", "O")]
+    members = [Answers(tmp_path, gold, [Prediction(tags)], [1]) for tags in said]
+    assert [one.value for one in combined(task, members)] == [("O", "B-Sign")]
+
+
 class TestFiles:
     BOTH = "Aspirin I-Drug\nhigh I-Sign\nfever I-Sign\n\nFever B-Sign\nno O\n"
 
@@ -241,6 +250,15 @@ class TestFiles:
         path.write_text("token\tgold\tprediction\nw\tB-Sign\tB\n")
         with pytest.raises(UserError, match=r"p.tsv:2: unknown label 'B'; use one of O, B-Sign, I-Sign, B-Drug"):
             read(task, path)
+
+    @pytest.mark.parametrize("types", [TYPES[:1], TYPES[:2]])
+    def test_nothing_to_repair(self, types: Sequence[str], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Mentions of one type may be disjoint; in IOB1 an I begins one by right."""
+        tags = ("B-Sign", "O", "I-Sign") if len(types) == 1 else ("I-Sign", "O", "I-Drug")
+        (tmp_path / "p.tsv").write_text("token\tgold\tprediction\n" + "".join(f"w\t{tag}\t{tag}\n" for tag in tags))
+        (prediction,) = read(task_of(types), tmp_path / "p.tsv").predictions
+        assert prediction.repaired == 0 and "conlleval" not in caplog.text
+        assert prediction.value == (("B", "O", "I") if len(types) == 1 else ("B-Sign", "O", "B-Drug"))
 
     @pytest.mark.parametrize("metric", ["mention F1", "macro mention F1", "word macro F1"])
     def test_a_chemical_called_a_disease_scores_nothing(
