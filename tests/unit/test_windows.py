@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 import tasks
 from harness import config as run_config
-from harness import data, distributed, evaluate, memory, model
+from harness import data, distributed, evaluate, memory, model, token_cache
 from harness.config import RunConfig
 from harness.data import collate, evaluation_batches
 from harness.errors import UserError
@@ -280,3 +281,21 @@ class TestBadInput:
 def test_an_encoded_split_without_windows_is_as_ever() -> None:
     plain = Encoded([[1, 2], [3]], None, [0, 1])
     assert [plain.rows(i) for i in range(2)] == [(0,), (1,)] and collate(plain, [0, 1], 0).windows is None
+
+
+def test_token_ids_are_kept_with_their_windows(tmp_path: Path) -> None:
+    """From one run to the next; another stride is another file."""
+    for name in ("mednli", "bc5cdr_disease"):
+        task = tasks.get(name)
+        examples = task.whole().read(tasks.sample_dir(name), "train") * 2
+        for stride in (None, 2, 5):
+            make = partial(task.features, stride=stride)
+            first, again = (token_cache.encode(make, examples, BERT, LENGTH, tmp_path) for _ in range(2))
+            assert first is not again and len(again) == len(examples)
+            chosen = range(0, len(examples), 97)
+            ours, theirs = collate(first, chosen, 0), collate(again, chosen, 0)
+            assert ours.input_ids.equal(theirs.input_ids) and ours.labels.equal(theirs.labels)
+            assert ours.units == theirs.units and (ours.windows is None) == (task.per_word or stride is None)
+            shares = [Split("train", examples, one).cut for one in (first, again)]
+            assert shares[0] == shares[1] and (shares[0] > 0) == (stride is None or name == "mednli")
+    assert len(list(tmp_path.iterdir())) == 6
