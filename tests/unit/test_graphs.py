@@ -60,14 +60,15 @@ def start(world: World, encoder: Path, name: str, **more: Any) -> tuple[Engine, 
     config = RunConfig(task=name, model_name_or_path=str(encoder), **usual, **more)
     task, tokenizer = tasks.get(name), load_tokenizer(config)
     examples = task.read(tasks.sample_dir(name), "train")[:12]
-    encoded = task.features(examples, tokenizer, 64)
+    encoded = task.features(examples, tokenizer, 64 if config.stride is None else 24, config.stride)
     net = model.build(config, task.num_outputs, task.per_word).train()
     net.layout = dataclasses.replace(net.layout, few_shapes=True)
     plan = BatchPlan(4, world.size, 1, 4 * world.size)
     torch.manual_seed(3 + world.rank)
     running = engine.build(net, task, config, ds_config.resolve(config, world), plan, 20, world)
     pad = int(tokenizer.pad_token_id)
-    return running, [collate(encoded, [i, i + 1, i + 2, (i + 5) % 12], pad) for i in (0, 3, 6, 1, 4, 7, 2, 5)]
+    first = (0, 3, 6, 1, 4, 7, 2, 5) if config.stride is None else (0, 3) * 4  # windows have many shapes
+    return running, [collate(encoded, [i, i + 1, i + 2, (i + 5) % 12], pad) for i in first]
 
 
 def course(running: Engine, batches: list[Batch]) -> tuple[list[float], dict[str, torch.Tensor]]:
@@ -77,22 +78,24 @@ def course(running: Engine, batches: list[Batch]) -> tuple[list[float], dict[str
     return losses, weights
 
 
-@pytest.mark.parametrize(("name", "lora_rank"), [*((name, None) for name in FOUR), ("mednli", 4)])
+@pytest.mark.parametrize(
+    ("name", "more"), [*((name, {}) for name in FOUR), ("mednli", {"lora_rank": 4}), ("mednli", {"stride": 8})]
+)
 def test_replayed_passes_are_those_that_were_recorded(
-    name: str, lora_rank: int | None, world: World, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, more: dict[str, int], world: World, tiny_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With adapters too: where nothing else has a gradient."""
-    running, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
+    """With adapters too, where nothing else has a gradient, and of windows."""
+    running, batches = start(world, tiny_bert, name, **more)
     stand_in = StandIn()
     running.use_graphs(stand_in)
     losses, weights = course(running, batches)
     assert stand_in.captured >= 2 and stand_in.replayed >= 6
     monkeypatch.setattr(graphs, "CAPTURED_AT", 10**9)
-    eager, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
+    eager, batches = start(world, tiny_bert, name, **more)
     never = StandIn()
     eager.use_graphs(never)
     assert course(eager, batches)[0] == losses and never.captured == 0
-    eager, batches = start(world, tiny_bert, name, lora_rank=lora_rank)
+    eager, batches = start(world, tiny_bert, name, **more)
     eager.use_graphs(never)
     _, expected = course(eager, batches)
     assert all(torch.equal(weights[key], expected[key]) for key in expected)

@@ -299,3 +299,41 @@ def test_token_ids_are_kept_with_their_windows(tmp_path: Path) -> None:
             shares = [Split("train", examples, one).cut for one in (first, again)]
             assert shares[0] == shares[1] and (shares[0] > 0) == (stride is None or name == "mednli")
     assert len(list(tmp_path.iterdir())) == 6
+
+
+def left() -> Any:
+    tokenizer = tokenizer_for("bert")
+    tokenizer.truncation_side = "left"
+    return tokenizer
+
+
+@pytest.mark.parametrize("tokenizer", [*map(tokenizer_for, KINDS), left()], ids=[*KINDS, "from the left"])
+def test_without_a_stride_what_is_left_is_what_the_tokenizer_leaves(tokenizer: Any) -> None:
+    texts = [words(count, count) for count in (1, 13, 14, 15, 16, 40)]
+    encoded = encode([Example("", (text,), 0) for text in texts], tokenizer, LENGTH, [0] * 6)
+    assert encoded.input_ids == tokenizer(texts, truncation=True, max_length=LENGTH)["input_ids"]
+    tags = tasks.get("bc5cdr_disease").features(tagged(*texts), tokenizer, LENGTH)
+    split = [text.split() for text in texts]
+    theirs = tokenizer(split, truncation=True, max_length=LENGTH, is_split_into_words=True)
+    assert tags.input_ids == theirs["input_ids"] and tags.words is not None
+    assert tags.words == [sorted({word for word in theirs.word_ids(i) if word is not None}) for i in range(6)]
+
+
+def test_a_head_of_transformers_is_pooled_too(tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    path, task = tiny_encoder(tmp_path / "m"), tasks.get("mednli")
+    names = dict(enumerate(task.labels))
+    whole = AutoModelForSequenceClassification.from_pretrained(path, id2label=names)
+    whole.config.label2id = {name: number for number, name in names.items()}
+    whole.save_pretrained(path)
+    run = RunConfig(task="mednli", model_name_or_path=str(path))
+    net = model.load_standard(run, task)
+    encoded = task.features(task.read(tasks.sample_dir("mednli"), "dev")[:4], BERT, 40, 8)
+    assert encoded.windows is not None
+    plain = replace(encoded, windows=None, labels=[0] * sum(encoded.windows))
+    with torch.no_grad():
+        rows = [net(collate(plain, [row], 0))[0] for row in range(len(plain))]
+        found = net(collate(encoded, range(4), 0))
+    expected = [torch.stack([rows[row] for row in encoded.rows(i)]).mean(0) for i in range(4)]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-5)
