@@ -123,8 +123,8 @@ class RunConfig:
     fold: Text | None = setting(
         None, "K/N, such as 2/5: score part K of N of train and dev together, and train on the other parts"
     )
-    train_fraction: Number | None = setting(
-        None, "train on this share of the training data, drawn by the seed, documents whole", gt=0, le=1
+    train_fraction: Number = setting(
+        1.0, "train on this share of the training data, drawn by the seed, documents whole", gt=0, le=1
     )
     max_seq_length: Whole = setting(
         128, "longest input in subword tokens; longer ones are cut; attention costs the square of it", ge=8

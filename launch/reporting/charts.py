@@ -44,6 +44,7 @@ CAPTIONS = {  # of each chart of a task, in order
     "loss": "training dotted, dev solid",
     "tuning": "the trials of a search, mean and deviation over its seeds; star: the chosen settings",
     "checkpoints": "test solid, dev dotted, mean and deviation over seeds",
+    "learning": "test solid, dev dotted, mean and deviation over seeds, which draw other shares",
     "test": "each dot a seed",
     "classes": "mean over seeds, bars of one standard deviation",
     "confusion": "test, summed over seeds",
@@ -158,7 +159,11 @@ def plain(text: str) -> str:
 
 
 def of_task(
-    task: Task, parts: Sequence[Part], searches: Sequence[Trials], checkpoints: Sequence[Series]
+    task: Task,
+    parts: Sequence[Part],
+    searches: Sequence[Trials],
+    checkpoints: Sequence[Series],
+    learning: Sequence[Series],
 ) -> dict[str, go.Figure]:
     """By name in CAPTIONS; what the task's family has nothing for is not there."""
 
@@ -194,7 +199,9 @@ def of_task(
             line = {"color": QUIET, "dash": "dot", "width": 1}
             found[name].add_shape(type="line", x0=0, y0=0, x1=top, y1=top, line=line)
     found |= {"tuning": tuning(searches)} if searches else {}
-    return found | ({"checkpoints": by_step(checkpoints)} if checkpoints else {})
+    found |= {"checkpoints": along(checkpoints, "Score by checkpoint", "step")} if checkpoints else {}
+    share = "share of the training data"
+    return found | ({"learning": along(learning, "Learning curve", share)} if learning else {})
 
 
 def curves(part: Part, *names: str) -> list[go.Scatter]:
@@ -220,22 +227,21 @@ def curves(part: Part, *names: str) -> list[go.Scatter]:
     return traces
 
 
-def by_step(checkpoints: Sequence[Series]) -> go.Figure:
-    """Scores of checkpoints against their steps; traces without `meta`, which are shown whatever models are chosen."""
-    axes = {"xaxis_title_text": "step", "xaxis_rangemode": "tozero", "yaxis_autorangeoptions": SCORE}
-    made = figure("Score by checkpoint", [], "score", **axes)
-    labels = [one.name + (f" [{one.run.row[1]}]" if one.run.row[1] else "") for one in checkpoints]
-    for place, one in enumerate(checkpoints):
+def along(found: Sequence[Series], title: str, number: str) -> go.Figure:
+    """Scores of series against their numbers; traces without `meta`, which are shown whatever models are chosen."""
+    axes = {"xaxis_title_text": number, "xaxis_rangemode": "tozero", "yaxis_autorangeoptions": SCORE}
+    made, called = figure(title, [], "score", **axes), names(one.name for one in found)
+    for place, one in enumerate(found):
         for split, dash in (("test", "solid"), ("dev", "dot")):
-            points = [(point.step, point.test if split == "test" else point.dev) for point in one.points]
-            points = [(step, scores) for step, scores in points if scores]
-            line = go.Scatter(name=f"{names(labels)[labels[place]]}, {split}", mode="lines+markers")
+            points = [(point.at, point.test if split == "test" else point.dev) for point in one.points]
+            points = [(at, scores) for at, scores in points if scores]
+            line = go.Scatter(name=f"{called[one.name]}, {split}", mode="lines+markers")
             line.x, line.y = [x for x, _ in points], _short(100 * statistics.fmean(scores) for _, scores in points)
             line.line = {"dash": dash, "color": COLORS[place % len(COLORS)]}
             spread = [100 * statistics.stdev(scores) if len(scores) > 1 else 0.0 for _, scores in points]
             line.error_y = {"array": _short(spread), "thickness": 1, "width": 2}
             line.customdata = [len(scores) for _, scores in points]
-            line.hovertemplate = "%{y:.2f} at step %{x}, mean of %{customdata} seeds"
+            line.hovertemplate = f"%{{y:.2f}} at {number} %{{x}}, mean of %{{customdata}} seeds"
             made.add_traces([line] if points else [])
     return made
 

@@ -147,7 +147,7 @@ def _tasks(
 
     `rows`: (row of the leaderboard, kind of data) -> its number and name in charts.
     """
-    checkpoints = series.find(runs)
+    along = series.checkpoints(runs), series.learning_curves(runs)
     known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.has_own_column and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():
@@ -179,7 +179,7 @@ def _tasks(
                     task,
                     parts,
                     trials,
-                    [one for one in checkpoints if (one.run.task, one.run.data) == (name, data)],
+                    *([one for one in found if (one.run.task, one.run.data) == (name, data)] for found in along),
                 ),
                 "errors": {
                     split: found

@@ -198,8 +198,8 @@ def read_data(config: RunConfig, task: Task, splits: Collection[str]) -> tuple[P
 
 def training_share(config: RunConfig, task: Task, examples: Mapping[str, Sequence[Example]]) -> list[int] | None:
     """The numbers of the examples that --train_fraction leaves of the splits that are trained on, one after another;
-    None without one. Raises UserError where it leaves none of a class."""
-    if config.train_fraction is None:
+    None where that is all. Raises UserError where it leaves none of a class."""
+    if config.train_fraction == 1:
         return None
     whole = [example for name in config.train_splits or task.train_splits for example in examples[name]]
     chosen = folds.share(whole, float(config.train_fraction), config.seed)

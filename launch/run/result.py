@@ -109,7 +109,7 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         training |= {"timing": timing}
         patience, weights = config.early_stopping_patience, run.class_weights
         early = {} if patience is None else {"stopped_early": state.epochs_without_gain() >= patience}
-        share = {} if config.train_fraction is None else {"train_examples": len(run.training)}
+        share = {} if config.train_fraction == 1 else {"train_examples": len(run.training)}
         of_settings = {**early, **share, **({"class_weights": weights} if weights else {})}
     cut = {**before.get("cut", {}), **{name: split.cut for name, split in run.splits.items()}}
     cut = {name: share for name, share in cut.items() if share}

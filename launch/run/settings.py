@@ -116,8 +116,6 @@ def _settle(filled: dict[str, Any], task: Task) -> None:
         filled["class_weights"] = class_weights.given(weights, task)
     if filled.get("early_stopping_patience") is not None:
         filled.setdefault("select", "best_dev")
-    if filled.get("train_fraction") == 1:  # the same run as without
-        filled["train_fraction"] = None
 
 
 def _run_folder(filled: Mapping[str, Any]) -> str:

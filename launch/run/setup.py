@@ -174,7 +174,7 @@ def _announce(run: Run, place: Path) -> None:
     sizes = ", ".join(f"{name} {len(split.examples)}" for name, split in run.splits.items())
     fold = f"; dev is part {config.fold} of train and dev" if config.fold else ""
     logger.info("data    %s: %s%s", place, sizes, fold)
-    if run.trains and config.train_fraction is not None:
+    if run.trains and config.train_fraction < 1:
         whole = sum(len(run.splits[name].examples) for name in run.train_splits)
         logger.info("share   %d of %d training examples, drawn by seed %d", len(run.training), whole, config.seed)
     if run.task.class_weights is not None:

@@ -241,7 +241,7 @@ def test_settings_of_the_loss_may_be_swept(tmp_path: Path) -> None:
     model = tiny_encoder(tmp_path / "model")
     suite = suites.narrowed(suites.Suite(), "mednli", [str(model)], "2", ["train_fraction=0.1,0.3,1"])
     runs, _ = suites.expand(suite, ["--output_dir", str(tmp_path / "runs")])
-    assert sorted({str(one.train_fraction) for one in runs}) == ["0.1", "0.3", "None"] and len(runs) == 6
+    assert sorted({str(one.train_fraction) for one in runs}) == ["0.1", "0.3", "1.0"] and len(runs) == 6
     suite = suites.narrowed(suites.Suite(), "mednli", [str(model)], "1", ["class_weights=,balanced"])
     assert {one.class_weights for one in suites.expand(suite, [])[0]} == {None, "balanced"}
     assert settings.parse(["--task", "mednli", "--model_name_or_path", str(model)])[0].class_weights is None

@@ -343,6 +343,17 @@ def test_checkpoints_are_charted(page: Page, tmp_path: Path) -> None:
     assert page.page.evaluate("document.getElementById('plot-checkpoints').data[0].x") == [2000, 10000]
 
 
+def test_a_learning_curve_is_charted(page: Page, tmp_path: Path) -> None:
+    for fraction in ("0.1", "0.3", "1"):
+        for seed in (1, 2):
+            folder = tmp_path / "runs" / f"{fraction}-{seed}"
+            made_up(folder, "mednli", "/models/a", seed, rows=12, flags=("--train_fraction", fraction))
+    assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    page.open(tmp_path / "out" / "report.html", "tasks")
+    assert page.drawn("learning") == 2
+    assert page.page.evaluate("document.getElementById('plot-learning').data[0].x") == [0.1, 0.3, 1]
+
+
 def test_differences_to_any_baseline(made: Path, page: Page) -> None:
     page.open(made)
     page.drawn("differences")

@@ -155,7 +155,7 @@ def test_errors_on_dev_say_that_dev_was_trained_on(tmp_path: Path) -> None:
 def test_checkpoints_are_charted_by_their_steps(tmp_path: Path) -> None:
     for step, seed, score in ((2000, 1, 0.5), (2000, 2, 0.6), (10000, 1, -0.1)):
         made_up(tmp_path / f"{step}-{seed}", "mednli", f"/ckpts/step-{step}", seed, rows=12, score=score)
-    test, dev = charts.by_step(series.find(collect.find([tmp_path]))).data
+    test, dev = charts.along(series.checkpoints(collect.find([tmp_path])), "Score by checkpoint", "step").data
     assert test.name == "/ckpts/step-*, test" and test.x == (2000, 10000) and test.y == (55, -10)
     assert test.error_y.array == pytest.approx([7.071, 0], abs=1e-3) and test.customdata == (2, 1)
     assert dev.line.dash == "dot" and dev.x == (2000, 10000) and test.meta is None

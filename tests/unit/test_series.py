@@ -31,9 +31,9 @@ def test_rows_are_in_the_order_of_the_steps(runs: list[collect.Run]) -> None:
 
 
 def test_scores_by_step(runs: list[collect.Run]) -> None:
-    hoc, found = series.find(runs)
+    hoc, found = series.checkpoints(runs)
     assert (found.name, found.run.task, found.run.data, hoc.run.task) == ("/ckpts/step-*", "mednli", "given", "hoc")
-    assert [point.step for point in found.points] == [2, 10, 100]
+    assert [point.at for point in found.points] == [2, 10, 100]
     assert [[*point.test] for point in found.points] == [
         [mean + seed / 64 for seed in (1, 2)] for mean in (0.5, 0.75, 0.625)
     ]
@@ -47,7 +47,27 @@ def test_two_series_of_the_same_names_stay_apart(tmp_path: Path) -> None:
         for step in (1, 2):
             made_up(tmp_path / f"{folder}{step}", "mednli", f"/{folder}/step-{step}", 1, rows=4, score=step / 10)
     runs = collect.find([tmp_path])
-    assert [one.name for one in series.find(runs)] == ["/a/step-*", "/b/step-*"]
+    assert [one.name for one in series.checkpoints(runs)] == ["/a/step-*", "/b/step-*"]
     assert [row.label for row in leaderboard.build(runs).rows] == [
         "a/step-1", "a/step-2", "b/step-1", "b/step-2"
     ]  # fmt: skip
+
+
+def test_a_learning_curve_is_of_runs_that_differ_in_the_share_alone(tmp_path: Path) -> None:
+    """Of a sweep and of single runs, those of the whole training data among them; other settings are other curves."""
+    for fraction, score in ((0.1, 0.5), (0.3, 0.625), (1, 0.75)):
+        for seed in (1, 2):
+            search = {"kind": "sweep", "values": {"train_fraction": fraction}} if fraction < 1 else None
+            folder, flags = tmp_path / f"{fraction}-{seed}", ("--train_fraction", str(fraction))
+            made_up(folder, "mednli", "/models/a", seed, rows=4, score=score + seed / 64, flags=flags, search=search)
+    for fraction in ("0.1", "0.5"):
+        flags = ("--train_fraction", fraction, "--weight_decay", "0.1")
+        made_up(tmp_path / f"decay-{fraction}", "mednli", "/models/a", 1, rows=4, score=0.5, flags=flags)
+        made_up(tmp_path / f"b-{fraction}", "hoc", "/models/b", 1, rows=4, flags=("--train_fraction", "0.1"))
+    runs = collect.find([tmp_path])
+    one, other = series.learning_curves(runs)
+    assert (one.name, one.run.task, other.name) == ("a", "mednli", "a [weight_decay=0.1]")
+    assert [point.at for point in one.points] == [0.1, 0.3, 1.0] and [point.at for point in other.points] == [0.1, 0.5]
+    assert [[*point.test] for point in one.points] == [[x + 1 / 64, x + 2 / 64] for x in (0.5, 0.625, 0.75)]
+    labels = [row.label for row in leaderboard.build(runs).rows]
+    assert "a [train_fraction=0.5, weight_decay=0.1]" in labels and len(set(labels)) == len(labels)
