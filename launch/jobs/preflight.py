@@ -22,6 +22,7 @@ from harness.ds import config as ds_config
 from harness.errors import Faults
 from harness.model_folder import ADAPTER_CONFIG
 from harness.run_folder import RunFolder
+from harness.task import Example
 from launch.jobs import status
 from launch.jobs.resources import Request
 from launch.jobs.status import RunStatus
@@ -164,16 +165,21 @@ def _check_data(group: Sequence[RunConfig]) -> None:
     if in_parts := next((config for config in group if config.fold is not None), None):
         with faults.collected():
             inputs.read_data(in_parts, task, {"train", "dev"})
+    read: dict[str, list[Example]] = {}
     for split in sorted(set[str]().union(*(inputs.needed_splits(config, task) for config in group))):
         with faults.collected():
             try:
-                task.read(place, split)
+                read[split] = task.read(place, split)
             except readers.NoExamples as error:
                 if split != "dev":
                     raise
                 for config in group:  # only some of them may depend on a dev set
                     with faults.collected():
                         inputs.check_without_dev(config, task, error)
+    for config in group:
+        if config.do_train and config.fold is None and read.keys() >= {*(config.train_splits or task.train_splits)}:
+            with faults.collected():
+                inputs.training_share(config, task, read)
     Faults(dict.fromkeys(faults)).refuse()
 
 

@@ -60,6 +60,9 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         note = "this split was trained on" if split == "dev" and result["dev_was_trained_on"] else ""
         scores.append(f"| {split} | {values['metric']} | {100 * values['score']:.2f} | {values['examples']} | {note} |")
     length = f"{config.max_steps} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    if result.get("stopped_early"):
+        length += f", stopped after epoch {len(result['epochs'])} (patience {config.early_stopping_patience})"
+    share = f", {result['train_examples']} examples of them drawn by the seed" if "train_examples" in result else ""
     search = result.get("search", {})
     best = f"of epoch {result['best_epoch']}, the best on dev"
     pooled = "" if task.per_word else f", {config.window_pooling} of their logits"
@@ -70,10 +73,12 @@ def text(config: RunConfig, result: Mapping[str, Any], head: Mapping[str, Any]) 
         **({"code of its own": "run (--trust_remote_code)"} if config.trust_remote_code else {}),
         "recipe": config.recipe,
         **({"adapters": _adapters(config)} if config.lora_rank is not None else {}),
-        "trained on": " + ".join(config.train_splits or task.train_splits),
+        **({"head": "begins with the checkpoint's pre-trained one"} if config.head == "pretrained" else {}),
+        "trained on": " + ".join(config.train_splits or task.train_splits) + share,
         "learning rate": _schedule(config),
         **({"layers": ", ".join(layers)} if (layers := _layers(config)) else {}),
         "length of training": length,
+        **({"training loss": "; ".join(loss)} if (loss := _loss(config, result)) else {}),
         **({"chosen by": f"the best of {search['trials']} settings by {search['basis']}"} if "basis" in search else {}),
         "examples a step": result["examples_per_step"],
         "longest input": f"{config.max_seq_length} subword tokens" + windows,
@@ -107,6 +112,13 @@ def _what(task: Task) -> str:
     return (
         f"mentions of {', '.join(types)}, a tag B-<type>, I-<type> or O for each word" if types else WHAT[task.family]
     )
+
+
+def _loss(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
+    """What the training loss had beside the plain one, in words."""
+    smoothing = [f"label smoothing {config.label_smoothing:g}"] if config.label_smoothing else []
+    weights = ", ".join(f"{label} {weight:.4g}" for label, weight in result.get("class_weights", {}).items())
+    return [*smoothing, *([f"class weights {weights}"] if weights else [])]
 
 
 def _base(config: RunConfig, head: Mapping[str, Any]) -> str | None:

@@ -53,6 +53,8 @@ def test_a_run_goes_on_exactly(task: str, tmp_path: Path) -> None:
     log = (tmp_path / "whole" / "train.log").read_text()
     assert "of classes in the training loss" in log and f"share   {whole['train_examples']} of" in log
     assert "pre-trained layers" in log and set(whole["class_weights"].values()) != {1.0}
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert f"train, {whole['train_examples']} examples of them" in card and "; class weights " in card
     per_epoch = -(-whole["train_examples"] // 8)
     assert whole["steps"] == 2 * per_epoch
     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
@@ -147,6 +149,8 @@ class TestPatience:
         log = (tmp_path / "run" / "train.log").read_text()
         assert "stopped after epoch 3: no better dev score than that of epoch 1 in 2 epochs" in log
         assert "the best epoch's weights are reported" in log
+        card = (tmp_path / "run" / "model" / "README.md").read_text()
+        assert "9 epochs, stopped after epoch 3 (patience 2)" in card
         lr = [row["values"]["train/lr"] for row in rows(tmp_path / "run") if "train/lr" in row["values"]]
         assert 1e-30 * 0.6 < lr[-1] < 1e-30 * 0.7  # the schedule is still one over nine epochs
         assert run(line) == result

@@ -81,6 +81,15 @@ def test_one_list_and_nothing_is_made(tmp_path: Path, model: Path, capsys: pytes
     assert not (tmp_path / "out").exists()
 
 
+def test_what_a_share_of_the_data_leaves_out(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    cut("mednli", tmp_path / "data" / "mednli", 30)
+    line = suite(tmp_path, model, more=("--tasks", "mednli", "--sweep", "train_fraction=0.05,1", "--cluster", "local"))
+    (said,) = faults(capsys, *line)
+    assert said.startswith("--train_fraction 0.05: ") and "is in none of the 2 of 30" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_repaired_suite_starts(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = suite(tmp_path, model, more=("--cluster", "debug"))
     found = faults(capsys, *line)
