@@ -30,6 +30,7 @@ from harness.errors import Faults, UserError
 from harness.files import write
 from launch.jobs import preflight, status
 from launch.jobs.status import RunStatus
+from launch.run.class_weights import BALANCED
 from tasks import published
 
 FOLDER = "tune"  # of all trials of a model on a task
@@ -144,6 +145,8 @@ class Search:
         if self.tune.sampler == "grid" and (self.tune.trials or size) < size:
             wrong = f"trials {self.tune.trials}: a grid tries all {size} settings"
             faults.append(f'{wrong}; leave it out, or write sampler = "random"')
+        if {*found.get("class_weights", ())} - {None, BALANCED}:  # a file's content is no name of a folder
+            faults.append(f"class_weights: of these only `{BALANCED}` and none are searched; compare files by --sweep")
         if "recipe" in found:
             faults.append("recipe: stands for several settings; search these")
         if first.max_steps > 0 and "num_train_epochs" in found:

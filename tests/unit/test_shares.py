@@ -102,8 +102,10 @@ def test_the_examples_of_a_share(tiny_tokenizer: object) -> None:
         task = tasks.get(name)
         rows = task.read(tasks.sample_dir(name), "train")[:9]
         chosen = [1, 4, 8]
-        expected = task.features([rows[at] for at in chosen], tiny_tokenizer, 64)
-        assert data.part(task.features(rows, tiny_tokenizer, 64), chosen) == expected
+        for length, stride in ((64, None), (24, 4)):  # whole, and in windows
+            expected = task.features([rows[at] for at in chosen], tiny_tokenizer, length, stride)
+            assert data.part(task.features(rows, tiny_tokenizer, length, stride), chosen) == expected
+            assert stride is None or sum(expected.windows or ()) > len(chosen)
 
 
 # ---- patience

@@ -214,6 +214,8 @@ def test_flags_that_leave_no_choice_are_refused(tmp_path: Path) -> None:
         ('ds_config = ["a/one.json", "b/one.json"]', "share a folder"),
         ('recipe = ["oubiobert", "bluebert-p"]', "recipe", "several settings"),
         ("num_train_epochs = [0, 1]", "nothing to train"),
+        ('class_weights = ["balanced", "w.toml"]', "class_weights", "--sweep"),
+        ("early_stopping_patience = [1, 2]", "--early_stopping_patience 1", "--select best_dev"),
         ("trials = 3\nwarmup_steps = [0, 1, 2, 3]", "trials 3", "all 4 settings"),
         (f"learning_rate = [1e-5, 2e-5]\nwarmup_steps = {[*range(600)]}", "1200 runs"),
     ):
