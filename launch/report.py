@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+import tasks
 from harness import files
 from harness.errors import UserError
 from harness.flags import Parser
@@ -50,6 +51,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         "--with_text", action="store_true", help="put the examples' texts, read from the data folders, into the page"
     )
+    parser.add_argument("--suite", metavar="NAME", help="the total is this suite's, where runs of several lie together "
+                        f"({', '.join(tasks.SUITES)}, or one of your own)")  # fmt: skip
     parser.add_argument("--baseline", metavar="MODEL", help="test every other row of the leaderboard against this one")
     parser.add_argument(
         "--published", action="store_true", help="show the published rows below ours, and the tasks without a run"
@@ -77,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.with_text and given.out is None:
         raise UserError("--with_text: texts go into the page, which only --out DIR writes; give both or neither")
     found = collect.find(given.runs)
-    board = statistics.assess(leaderboard.build(found, given.published))
+    board = statistics.assess(leaderboard.build(found, given.published, given.suite))
     if given.ensemble:
         rows, remarks = ensembles.build(board)
         board = replace(board, ensembles=rows, missing=[*board.missing, *remarks])

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import tasks
+from harness.validation import unknown
 from launch.jobs import suite_record
+from launch.jobs.suite_record import Total
 from launch.jobs.suites import natural
 from launch.jobs.tuning import SMALL_DEV, counts_of
 from launch.reporting import paths, searches, series
@@ -208,8 +210,9 @@ def best_of(means: Mapping[str, float], tied: Collection[str] = ()) -> set[str]:
     return {label for label, mean in means.items() if printed(mean) > 0 and (printed(mean) == top or label in tied)}
 
 
-def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
+def build(runs: Sequence[Run], published: bool = False, suite_name: str | None = None) -> Leaderboard:
     """Sample data, unfinished and broken runs never count; each is in `left_out`. `published`: with those rows.
+    `suite_name`: whose total, in place of that of the suite that the runs are of. Raises UserError where it is none.
 
     Trials of a search are not even left out, nor are the points of a sweep that were not chosen.
     """
@@ -231,7 +234,7 @@ def build(runs: Sequence[Run], published: bool = False) -> Leaderboard:
     uncounted = {(run.row, run.task) for run in runs if not run.is_counted and run.data == "given" and run.task}
     by_column = sorted(runs, key=lambda run: run.task)
     own = {run.task: run.title for run in by_column if run.is_counted and run.has_own_column}
-    suite, said = _suite(runs)
+    suite, said = _suite(runs, suite_name)
     board: dict[RowKey, dict[str, Score]] = {}
     for key, of_row in groups.items():
         newest = {task: _newest(group, left_out) for task, group in of_row.items()}
@@ -283,11 +286,19 @@ def _with_bold(rows: Sequence[Row], suite: Suite) -> list[Row]:
     ]
 
 
-def _suite(runs: Sequence[Run]) -> tuple[Suite, list[str]]:
-    """(the suite that the runs are of, a line where they are of several)."""
+def _suite(runs: Sequence[Run], name: str | None) -> tuple[Suite, list[str]]:
+    """(the suite of that name, else the one that the runs are of; a line where they are of several)."""
     found = suite_record.recorded_totals([run.folder for run in runs])
+    if name is not None:
+        shipped = {one: Total(tasks=of, groups=tasks.TOTALS.get(one, {})) for one, of in tasks.SUITES.items()}
+        if name not in (known := shipped | found):
+            raise unknown("suite", name, known)
+        found = {name: known[name]}
+    reported = {run.task for run in runs}
+    found = {one: total for one, total in found.items() if len(found) == 1 or reported & {*total.tasks}}
     if len(found) > 1:
-        return Suite(), [f"runs of several suites ({', '.join(found)}): the total is of the ten tasks of BLUE"]
+        said = f"runs of several suites ({', '.join(found)}): the total is of the ten tasks of BLUE"
+        return Suite(), [f"{said}; of another by --suite NAME"]
     for name, total in found.items():
         if total.groups or {*total.tasks} != {*tasks.BLUE}:
             return Suite(name, total.tasks, total.groups), []

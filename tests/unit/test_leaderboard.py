@@ -14,6 +14,7 @@ from made_up_runs import made_up
 from rich.console import Console
 
 import tasks
+from harness.errors import UserError
 from launch import report
 from launch.jobs import suite_record, suites
 from launch.reporting import collect, leaderboard, page
@@ -372,7 +373,14 @@ class TestSuites:
         total = suite_record.Total(tasks=("medsts", "biosses"))
         self.record(tmp_path, one=total, other=suite_record.Total(tasks=("hoc",)))
         assert board(tmp_path).rows[0].total is None
-        assert "runs of several suites (one, other): the total is of the ten tasks of BLUE" in board(tmp_path).missing
+        said = "runs of several suites (one, other): the total is of the ten tasks of BLUE; of another by --suite NAME"
+        assert said in board(tmp_path).missing
+        (row,) = leaderboard.build(collect.find([tmp_path]), suite_name="other").rows
+        assert row.total is not None and row.total.mean == row.cells["hoc"].mean
+        only_hoc = leaderboard.build([run for run in collect.find([tmp_path]) if run.task == "hoc"])
+        assert only_hoc.suite.name == "other" and only_hoc.missing == []
+        with pytest.raises(UserError, match="unknown suite 'oter'; did you mean 'other'"):
+            leaderboard.build(collect.find([tmp_path]), suite_name="oter")
 
     def test_records_of_schema_1_and_damaged_ones(self, tmp_path: Path) -> None:
         self.runs(tmp_path)
@@ -422,6 +430,9 @@ class TestBlurb:
         row = only(tmp_path)
         assert row.total is not None and row.total.mean == pytest.approx(0.91)
         assert board(tmp_path).outside == list(self.SCORES)
+        found = leaderboard.build(collect.find([tmp_path]), suite_name="blurb")
+        assert found.outside == list(SCORES) and len(found.rows) == 1
+        assert found.rows[0].total is not None and round(100 * found.rows[0].total.mean, 2) == 83.39
 
     def test_without_runs_the_table_is_of_the_ten(self, tmp_path: Path) -> None:
         made_up(tmp_path / "a", "gad", data_dir=None)
