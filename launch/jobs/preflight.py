@@ -17,7 +17,7 @@ from pathlib import Path
 
 import tasks
 from harness import lock, lora, run_folder
-from harness.config import RunConfig
+from harness.config import BY_LAYER, RunConfig
 from harness.ds import config as ds_config
 from harness.errors import Faults
 from harness.model_folder import ADAPTER_CONFIG
@@ -140,7 +140,7 @@ def look_for_missing(where: Request | None, configs: Sequence[RunConfig]) -> tup
     logging.disable(logging.WARNING)  # what we ourselves would say of each model is for the runs' own logs
     try:
         for group in _groups(configs, "model_name_or_path", "config_name", "tokenizer_name", "cache_dir", "revision"):
-            check = functools.partial(_check_model, group[0], here, notes)
+            check = functools.partial(_check_model, group, here, notes)
             look(check, group[0].model_name_or_path, group[0].model_label, group)
     finally:
         logging.disable(logging.NOTSET)
@@ -183,13 +183,15 @@ def _check_data(group: Sequence[RunConfig]) -> None:
     Faults(dict.fromkeys(faults)).refuse()
 
 
-def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
-    """Raises UserError where the model or its tokenizer is not there; adds to `notes` what cannot be checked.
+def _check_model(group: Sequence[RunConfig], here: bool, notes: list[str]) -> None:
+    """Raises UserError where the model, its tokenizer or layers that are asked for are not there; adds to `notes` what
+    cannot be checked.
 
     `here`: the runs will have no other network and cache than this command has.
     """
     from harness import pretrained, tokenizer
 
+    config = group[0]
     try:
         tokenizer.load_tokenizer(config)
     except pretrained.OutOfReach as error:
@@ -200,6 +202,11 @@ def _check_model(config: RunConfig, here: bool, notes: list[str]) -> None:
     source = pretrained.source(config)
     if config.trained or not (Path(source.name) / ADAPTER_CONFIG).is_file():  # adapters may be scored, not trained on
         pretrained.weights(source)
+    for first, *_ in _groups(group, *BY_LAYER):
+        if first.trained and any(getattr(first, name) for name in BY_LAYER):
+            from harness import parameters  # slow to import
+
+            parameters.check(first)
 
 
 def _machine_faults(where: Request, configs: Sequence[RunConfig]) -> Faults:

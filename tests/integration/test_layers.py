@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_adapters import answers, content, losses, of_run, partitioned, stopped
 
 from launch import train
-from launch.jobs import tuning
+from launch.jobs import preflight, tuning
 from launch.reporting import verify
 from launch.run import settings
 from tasks import published
@@ -151,6 +151,15 @@ def test_bad_input(
     assert said.format(model=place / "model") in error
     assert not [row for row in printed if "tokenising" in row or "loading model" in row]
     assert not list(tmp_path.glob("run/*/*")) and not (tmp_path / "run" / "metrics.jsonl").exists()
+    if flags[1] == "30":
+        assert run(line(place, tmp_path / "run", flags[0], "2", "--max_steps", "1"))["scores"]
+
+
+def test_submit_says_it_before_anything_is_queued(place: Path, tmp_path: Path) -> None:
+    configs = [settings.parse(line(place, tmp_path / n, "--freeze_layers", n))[0] for n in ("1", "30")]
+    found, _ = preflight.look_for_missing(None, configs)
+    assert [one.text for one in found if "--freeze_layers 30:" in one.text and "has 2 layers" in one.text]
+    assert not preflight.look_for_missing(None, configs[:1])[0]
 
 
 def test_recipes_and_searches_may_name_them(
