@@ -226,3 +226,11 @@ def test_a_run_with_a_checkpoint_is_told_first_how_it_goes_on(encoder: Path, tmp
     (tmp_path / "step-0001-000000").mkdir()
     resumed = replace(tight, checkpoints=tmp_path).advice()
     assert resumed.startswith("--gradient_checkpointing needs") and "another --output_dir" not in resumed
+
+
+def test_no_adapters_are_advised_beside_frozen_layers(encoder: Path) -> None:
+    found = {}
+    for given in ({}, {"freeze_layers": "0"}):
+        advice = [fit_of(encoder, free, 2, ds_config="fp32", **given).advice() for free in ROOMS]
+        found[len(given)] = sum("--lora_rank" in text for text in advice)
+    assert found[0] > 0 == found[1]
