@@ -10,7 +10,7 @@ A tag scheme is how a file spells where its mentions begin and end; from each th
 By its letter alone a tag begins a mention (B S U W) or goes on with one (I E L M). Only of an I that has no mention
 to go on with, after O or another type, the schemes say different things: in IOB1 it begins a mention, in IOB2 it is
 a part of the one before (a disjoint mention, as BLUE counts them). The whole file tells which is meant. Where a task
-tells several types apart it always begins one, as conlleval reads it (CoNLL 2000).
+is scored as seqeval does it always begins one, as conlleval reads it (CoNLL 2000).
 """
 
 from __future__ import annotations
@@ -118,12 +118,12 @@ class Evidence:
 def plain_tags(tags: Sequence[Tag], i_begins: bool, typed: bool = False) -> list[str]:
     """B, I and O of a sentence. `i_begins`: an I without a mention to go on with begins one; else it stays an I.
 
-    `typed`: B-<type>, I-<type> and O; an I always begins one then.
+    `typed`: B-<type>, I-<type> and O.
     """
     found = []
     before = OUTSIDE
     for tag in tags:
-        begins = tag.letter in BEGINNING or ((i_begins or typed) and not tag.continues(before))
+        begins = tag.letter in BEGINNING or (i_begins and not tag.continues(before))
         letter = "O" if tag.letter == "O" or not tag.counts else "B" if begins else "I"
         found.append(f"{letter}-{tag.kind}" if typed and letter != "O" else letter)
         before = tag
@@ -143,6 +143,7 @@ class Form:
     ignored: tuple[str, ...] = ()  # types that count as O
     plain: bool = True  # tags without a type, too
     typed: bool = False  # several types are told apart
+    repairs: bool = False  # an I without a mention to go on with always begins one, as conlleval reads it
     scheme: str = "IOB2"  # of SCHEMES; auto: recognised from the files
     longest: int = LONGEST_SENTENCE  # words; longer sentences are cut
 
@@ -276,15 +277,15 @@ def recognise(path: Path, form: Form, evidence: Evidence, others: Mapping[Path, 
     Raises UserError where the file and one of the `others` contradict each other.
     """
     i_begins = evidence.is_iob1 if form.scheme == "auto" else form.scheme in ("IOB1", "IO")
-    if form.typed and evidence.headless and not i_begins:
+    if form.repairs and evidence.headless and not i_begins:
         said = "tags    %s: %d tags I after O or another type, the first in %s:%d; each was read as B, as by conlleval"
         logger.warning(said, path.name, evidence.headless, path, evidence.first_headless)
     if form.scheme != "auto":
         return i_begins and evidence.headless > 0  # no such I in gold: our own predictions file
-    if evidence.headless and not form.typed:
+    if evidence.headless and not form.repairs:
         _check_others(path, evidence, others)
     scheme = evidence.scheme()
-    if evidence.is_mixed and not form.typed:
+    if evidence.is_mixed and not form.repairs:
         said = (
             "tags    %s: %d tags I after O or another type, where mentions begin with B; the first in %s:%d. Each is "
             'a part of the mention before, as BLUE counts disjoint ones (scheme = "IOB1": begins a mention)'

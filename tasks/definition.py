@@ -346,7 +346,8 @@ class Definition(BaseModel):
             form = conll.Form(word, tag, blanks=blanks, plain=not self.labels, scheme=self.scheme or "auto")
         kinds, ignored = tuple(self.labels or ()), tuple(self.ignored or ())
         longest, typed = self.longest_sentence or conll.LONGEST_SENTENCE, self.is_typed
-        form = replace(form, plain=form.plain and not typed, typed=typed)
+        # All but BLUE's rule for mentions of one type is seqeval's.
+        form = replace(form, plain=form.plain and not typed, typed=typed, repairs=typed or self.metric != "mention F1")
         return replace(form, comment=self.comment, kinds=kinds, ignored=ignored, longest=longest)
 
     def task(self) -> Task:

@@ -184,11 +184,11 @@ def tags_of(types: Iterable[str]) -> tuple[str, ...]:
 
 
 def repaired(tags: Sequence[str]) -> tuple[tuple[str, ...], int]:
-    """Tags of a sentence in which every I-X that does not follow B-X or I-X is B-X, and how many those were.
+    """Tags of a sentence in which every I that does not follow B or I of its type is B, and how many those were.
 
     So conlleval reads them (CoNLL 2000; seqeval's default mode): such a tag begins a mention.
     """
-    begins = [tag[:2] == "I-" and before[1:] != tag[1:] for before, tag in pairwise(("O", *tags))]
+    begins = [tag[0] == "I" and (before == "O" or before[1:] != tag[1:]) for before, tag in pairwise(("O", *tags))]
     return tuple("B" + tag[1:] if begin else tag for tag, begin in zip(tags, begins, strict=True)), sum(begins)
 
 

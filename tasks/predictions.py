@@ -137,19 +137,21 @@ def _read_tags(task: Task, path: Path) -> Answers:
         evidence.add(tags, lines)
         theirs.add(others, lines)
     i_begins = recognise(path, its, evidence)
-    repaired = [its.typed and not i_begins and sum(map(Tag.is_headless, tags, (OUTSIDE, *tags))) for tags in predicted]
+    repaired = [
+        its.repairs and not i_begins and sum(map(Tag.is_headless, tags, (OUTSIDE, *tags))) for tags in predicted
+    ]
     if sum(repaired):
         said = "tags    %s: %d predicted tags I after O or another type; each was read as B, as conlleval does"
         logger.warning(said, path.name, sum(repaired))
-    if theirs.is_iob1 and evidence.b_starts and not its.typed:
+    if theirs.is_iob1 and evidence.b_starts and not its.repairs:
         said = "mentions begin with I in the predictions, with B in gold; an I before any B counts for nothing"
         logger.warning("%s: %s: write both columns in one scheme", path, said)
     examples = [
-        Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins, its.typed)))
+        Example(f"sentence-{number}", texts, tuple(plain_tags(tags, i_begins or its.repairs, its.typed)))
         for number, (texts, tags) in enumerate(zip(words, gold, strict=True))
     ]
     predictions = [
-        Prediction(tuple(plain_tags(tags, i_begins, its.typed)), repaired=int(count))
+        Prediction(tuple(plain_tags(tags, i_begins or its.repairs, its.typed)), repaired=int(count))
         for tags, count in zip(predicted, repaired, strict=True)
     ]
     starts = [sentence[0].number for sentence in sentences]

@@ -1,8 +1,9 @@
 """Family: where are the mentions, and of which type? A tag for each word; scored by whole mentions.
 
-Of one type, or of several that count as one, tags are B, I and O, and a mention may be disjoint, as BLUE counts them.
-Of several types they are B-<type>, I-<type> and O, scored as seqeval's strict IOB2. What is then read or predicted is
-repaired first as conlleval reads it: an I-<type> without a mention of its type to go on with begins one.
+Of one type, or of several that count as one, tags are B, I and O, and by mention F1 a mention may be disjoint, as BLUE
+counts them. Of several types they are B-<type>, I-<type> and O. Those, and one type by any other score, are scored as
+seqeval's strict IOB2, and what is read or predicted is repaired first as conlleval reads it: an I without a mention of
+its type to go on with begins one.
 """
 
 from __future__ import annotations
@@ -64,6 +65,11 @@ class TaggingTask(Task):
         """The types of mention that are told apart; () where there is one, or several count as one."""
         return () if self.labels == TAGS else tuple(map(type_of, self.labels[:-1:2]))
 
+    @property
+    def repairs(self) -> bool:
+        """Whether it is scored as seqeval does, and an I without a mention to go on with begins one."""
+        return bool(self.layout("test").repairs)
+
     def read(self, data_dir: Path, split: str) -> list[Example]:
         """Sentences of words and tags as in `labels`, whatever the file's scheme.
 
@@ -76,7 +82,7 @@ class TaggingTask(Task):
         i_begins = recognise(path, form, evidence, others)
         examples: list[Example] = []
         for number, (words, marked) in enumerate(sentences):
-            group, tags = f"{split}-{number}", plain_tags(marked, i_begins, form.typed)
+            group, tags = f"{split}-{number}", plain_tags(marked, i_begins or form.repairs, form.typed)
             pieces = cut(tags, form.longest)
             for count, (start, end) in enumerate(pieces):
                 name = group if len(pieces) == 1 else f"{group}.{count}"
@@ -127,8 +133,8 @@ class TaggingTask(Task):
         return replace(prediction, value=tuple(tags))
 
     def repaired(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> list[Prediction]:
-        """Tags as conlleval reads them (see `metrics.repaired`), where there are several types; by whole sentences."""
-        if not self.types:
+        """Tags as conlleval reads them (see `metrics.repaired`), but for BLUE's mention F1; by whole sentences."""
+        if not self.repairs:
             return list(predictions)
         found: list[Prediction] = []
         pairs = zip(examples, predictions, strict=True)
@@ -143,7 +149,7 @@ class TaggingTask(Task):
     def metric(self, examples: Sequence[Example], predictions: Sequence[Prediction]) -> Report:
         """Mention F1, and beside it strict IOB2 mentions and metrics over words; `score_key` is the one that counts.
 
-        Mention F1 is by `mentions` where there is one type, strict, micro-averaged over them, where there are several.
+        BLUE's mention F1 is by `mentions`, every other one strict, micro-averaged over types.
         Macro averages are over the types that occur in gold or predictions: of mentions, as seqeval's, and of words by
         type, B and I not told apart (EBM-PICO in BLURB, Gu et al. 2021).
         """
@@ -157,7 +163,7 @@ class TaggingTask(Task):
         gold_tags, predicted_tags = list(chain.from_iterable(gold)), list(chain.from_iterable(predicted))
         whole = strict_mentions(gold), strict_mentions(predicted)
         strict, by_type = compare(*whole), counts_by_type(*whole)
-        found = strict if self.types else compare(mentions(gold_tags), mentions(predicted_tags))
+        found = strict if self.repairs else compare(mentions(gold_tags), mentions(predicted_tags))
         chart, counts = confusion(gold_tags, predicted_tags, self.labels)
         words = counts_by_type(typed_words(gold), typed_words(predicted))
         if self.types:
@@ -180,7 +186,7 @@ class TaggingTask(Task):
             "tokens": len(gold_tags),
             "sentences": len(gold),
             **{key: value for key, value in asked.items() if self.types or key == self.score_key},
-            **({"repaired_tags": sum(one.repaired for one in predictions)} if self.types else {}),
+            **({"repaired_tags": sum(one.repaired for one in predictions)} if self.repairs else {}),
         }
         (name,) = (name for name, key in self.metrics.items() if key == self.score_key)
         per_class = {label: entry.metrics() for label, entry in counts.items()}
