@@ -104,6 +104,9 @@ class MulticlassTask(TableTask):
         """The columns of dev_results.txt."""
         names = {"TP": "TP", "FP": "FP", "FN": "FN", "Prec": "precision", "Rec": "recall", "FB1": "micro_f1"}
         names |= {"Acc": "accuracy"} if self.negative is None else {}
+        names |= (
+            {report.metric: self.score_key} if self.score_key in report.values.keys() & {"weighted_f1", "mcc"} else {}
+        )
         return {column: report.values[name] for column, name in names.items()}
 
 

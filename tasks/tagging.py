@@ -203,6 +203,7 @@ class TaggingTask(Task):
         with blanks) and test_results_count.txt."""
         values = report.values
         results = {"FB1": values["f1"], **{key: values[key] for key in ("FN", "FP", "TP", "precision", "recall")}}
+        results |= {} if self.score_key == "f1" else {self.score_key: report.score}
         written = results_file(split, results)
         if split == "test":
             lines, hits = _word_lines(examples, predictions, " "), values["TP"]
@@ -218,6 +219,7 @@ class TaggingTask(Task):
     def dev_row(self, report: Report) -> dict[str, float | int]:
         """The columns of dev_results.txt."""
         names = {"TP": "TP", "FP": "FP", "FN": "FN", "Prec": "precision", "Rec": "recall", "FB1": "f1"}
+        names |= {} if self.score_key == "f1" else {report.metric: self.score_key}
         return {column: report.values[name] for column, name in names.items()}
 
 

@@ -140,6 +140,16 @@ class TestMetric:
         assert task.labels == ("B", "I", "O") and list(found.per_class) == ["B", "I", "O"] and found.score == 1.0
         assert not found.values.keys() & {"macro_mention_f1", "word_macro_f1", "repaired_tags"}
 
+    def test_the_original_files_hold_what_was_asked_for(self) -> None:
+        gold = [["B-Sign", "B-Drug", "O"]]
+        for metric in ("mention F1", "word macro F1"):
+            task, more = task_of(TYPES[:2], metric), {} if metric == "mention F1" else {metric: pytest.approx(1 / 3)}
+            found = scored(task, gold, [["B-Sign", "B-Sign", "O"]])
+            row = {"TP": 1, "FP": 1, "FN": 1, "Prec": 0.5, "Rec": 0.5, "FB1": 0.5}
+            assert task.dev_row(found) == row | more
+            written = task.files("dev", [], [], found)["eval_results.txt"]
+            assert "FB1 = 0.5\n" in written and ("word_macro_f1 = 0.33" in written) == bool(more)
+
     def test_strict_and_macro_of_one_type(self) -> None:
         gold, predicted = [["B", "O", "I"], ["B"]], [["B", "O", "O"], ["B"]]
         assert scored(task_of(["Sign"]), gold, predicted).score == pytest.approx(1 / 2)  # the disjoint one is cut
