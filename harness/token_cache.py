@@ -99,12 +99,14 @@ def _key(make: Callable[..., Encoded], examples: Sequence[Example], tokenizer: A
 
 
 def _named(value: Any) -> Iterator[Any]:
-    """A function by its name and the sources of its package, any file of which it may call; else the value itself."""
+    """A function by its name and the sources of its package, any file of which it may call, and a task's also by its
+    labels, which are kept as numbers; else the value itself."""
     if isinstance(value, functools.partial):
         for part in (value.func, *value.args, *(item for pair in sorted(value.keywords.items()) for item in pair)):
             yield from _named(part)
     elif hasattr(value, "__qualname__"):
         yield from (value.__module__, value.__qualname__, _sources(value.__module__.partition(".")[0]))
+        yield getattr(getattr(value, "__self__", None), "labels", ())
     else:
         yield value
 

@@ -273,3 +273,11 @@ def test_a_run_from_the_cache_has_the_same_scores(
         results.append(run(arguments("bc5cdr_disease", tiny_bert, tmp_path / name, *more))["scores"])
         kept = sorted((tmp_path / "kept").iterdir()) if (tmp_path / "kept").exists() else []
     assert results[0] == results[1] == results[2] and len(kept) == 3
+
+
+def test_labels_in_another_order_are_other_features(tmp_path: Path) -> None:
+    """Of two task files beside the same data."""
+    task, tokenizer, rows = tasks.get("mednli"), tokenizer_for("bert"), sample("mednli")
+    other = dataclasses.replace(task, labels=task.labels[::-1])
+    ours, theirs = (token_cache.encode(one.features, rows, tokenizer, 32, tmp_path).labels for one in (task, other))
+    assert [task.labels[one] for one in ours] == [other.labels[one] for one in theirs] and list(ours) != list(theirs)
