@@ -207,6 +207,11 @@ def _check_model(group: Sequence[RunConfig], here: bool, notes: list[str]) -> No
             from harness import parameters  # slow to import
 
             parameters.check(first)
+    for first, *_ in _groups(group, "head", "trained", "task", "own_task"):
+        if first.trained and first.head == "pretrained":
+            from harness import heads
+
+            heads.load(source, pretrained.settings(first), tasks.get(first.task, first.own_task).per_word)
 
 
 def _machine_faults(where: Request, configs: Sequence[RunConfig]) -> Faults:

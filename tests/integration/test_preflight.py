@@ -90,6 +90,13 @@ def test_what_a_share_of_the_data_leaves_out(tmp_path: Path, model: Path, capsys
     assert not (tmp_path / "out").exists()
 
 
+def test_a_head_that_a_model_lacks(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = suite(tmp_path, model, more=("--tasks", "biosses,medsts", "--head", "pretrained", "--cluster", "local"))
+    said = faults(capsys, *line)
+    assert [one.partition(":")[0] for one in said] == ["--head pretrained"] and "no layers of its own" in said[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_repaired_suite_starts(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = suite(tmp_path, model, more=("--cluster", "debug"))
     found = faults(capsys, *line)
