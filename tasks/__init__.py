@@ -115,7 +115,7 @@ def get(name: str, definition: Definition | None = None) -> Task:
 
 
 def marks_mentions(task: Task) -> bool:
-    """Whether its sentences mark two mentions, as `@TYPE$`: those of shipped tasks in BLUE's format of relations do."""
+    """Whether two mentions are marked, as `@TYPE$` or `[S1]`: in shipped tasks of format blue-relations."""
     return task.name in TASKS and facts(task.name).get("format") == "blue-relations"
 
 

@@ -27,7 +27,7 @@ MOST_CONTRADICTED = 0.01  # of rows whose text is there again with another label
 MOST_ODD = 0.03  # of rows with characters that no text should have
 LEAST_WORDS = 8  # headings and stock phrases may come again, in tasks of single sentences of a document
 MOST_IDS = 5  # named in a finding
-MARK = re.compile(r"@[A-Za-z_]+(-[A-Za-z_]+)?\$")
+MARK = re.compile(r"@[A-Za-z_]+(-[A-Za-z_]+)?\$|\[S[12]\]")  # a dummy, of one mention or two, or an entity marker
 REMARKS = {
     "again": "rows are there twice or more, with the same label",
     "overlapping": "rows of two mentions that overlap",

@@ -24,7 +24,7 @@ from tasks.metrics import shown_mentions, strict_mentions
 from tasks.readers import FORMATS, TableTask
 from tasks.tagging import TaggingTask
 
-MARKER = re.compile(r"@[^\s@$]+\$")  # a mention of a relation, as in `@DRUG$ interacts with @DRUG$`
+MARKER = re.compile(r"@[^\s@$]+\$|\[S[12]\]")  # a mention of a relation: `@DRUG$ and @DRUG$`, `[S1] aspirin [E1] ...`
 WORD = re.compile(r"[^\W_]+|\S")  # as the corpora cut words: runs of letters and digits, every other sign by itself
 READ_AT_ONCE = 1 << 16  # bytes; from a pipe: what has arrived
 ANSWERS = {  # what a line of output holds beside its index, by family

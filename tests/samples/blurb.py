@@ -25,8 +25,8 @@ MOLECULES = (
     "{number} samples of the {tissue} were looked at on {weekday} .",  # no mention
 )
 TRIALS = (
-    "{number} {group} were given {drug} for {number} {period} .",
-    "{group} with {disease} took {drug} or {drug} {often} .",
+    "{number} {group} were given {chemical} for {number} {period} .",
+    "{group} with {disease} took {drug} or {chemical} {often} .",
     "The outcome was {complaint} after {number} {period} .",
     "{drug} lowered {complaint} in {group} .",
     "{complaint} and {disease} were less frequent with {drug} .",
@@ -43,7 +43,11 @@ TAGGED: Mapping[str, tuple[tuple[str, ...], Mapping[str, str], bool]] = {
         {"gene": "protein", "dna": "DNA", "rna": "RNA", "cell_line": "cell_line", "cell_type": "cell_type"},
         False,
     ),
-    "ebm_pico": (TRIALS, {"group": "PAR", "drug": "INT", "complaint": "OUT", "disease": "OUT"}, True),
+    "ebm_pico": (
+        TRIALS,
+        {"group": "PAR", "drug": "INT", "chemical": "INT", "complaint": "OUT", "disease": "OUT"},
+        True,
+    ),
 }
 
 GAD: Mapping[str, tuple[str, ...]] = {

@@ -14,8 +14,10 @@ from blurb_sources import NER, SOURCES
 from corpora_sources import write
 
 import tasks
-from harness.task import SPLITS
+from harness.task import SPLITS, UserError
 from launch import prepare
+from launch.reporting.new_text import Reader
+from tasks import checks
 from tasks.published import CORPORA
 
 HEADER = "index\tsentence\tlabel\n"
@@ -131,6 +133,13 @@ def test_entity_markers(tmp_path: Path) -> None:
         "Give Tylenol, alpha- or beta-blockers with [S1] oxo-[S2] drug [E2] [E1].",
     ]
     assert json.loads((out / "manifest.json").read_text())["options"]["mentions"] == "markers"
+    survey = checks.Survey(tasks.get("blurb_ddi"))
+    survey.add("test", tasks.get("blurb_ddi").read(out, "test"))
+    assert survey.is_marked and survey.splits["test"].unmarked == []
+    reader = Reader(tasks.get("blurb_ddi"))
+    assert len([*reader.items([b"Give [S1] Tylenol [E1] with [S2] oxo-drug [E2] ."])]) == 1
+    with pytest.raises(UserError, match="no marked mention"):
+        [*reader.items([b"Give Tylenol with oxo-drug ."])]
 
 
 def test_hoc_has_whole_abstracts_by_the_lists_of_blurb(tmp_path: Path) -> None:
