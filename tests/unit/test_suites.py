@@ -170,7 +170,7 @@ def test_groups_of_a_total(tmp_path: Path) -> None:
         ('tasks = ["hoc"]\n[overrides]\nlr = 1', "[overrides] lr: no such setting; did you mean learning_rate?"),
         ('tasks = ["hoc"]\n[overrides.hoc]\nepochs = 1', "epochs: no such setting; did you mean num_train_epochs?"),
         ('tasks = ["hoc"]\n[sweep]\nbatch_size = [1]', "did you mean per_gpu_train_batch_size?"),
-        ('tasks = ["hoc"]\n[overrides]\nfreeze_encoder = true', "--lora_rank leaves the encoder"),
+        ('tasks = ["hoc"]\n[overrides]\nfreeze_encoder = true', "did you mean freeze_layers?"),
         ('tasks = ["hoc"]\nlearning_rate = 1', "learning_rate: no such key; a run's settings stand in [overrides]"),
         ('tasks = ["hoc"]\n[overrides.hoc]\nseed = "x"', "[overrides.hoc] seed x: must be a number"),
         ('tasks = ["hoc"]\n[overrides.mednli]\nseed = 1', "[overrides.mednli]: not a task of this suite"),
