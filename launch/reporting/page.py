@@ -35,6 +35,7 @@ from launch.reporting import (
 from launch.reporting.charts import Answered, Part, Trials
 from launch.reporting.collect import SAMPLE, RowKey, Run
 from launch.reporting.leaderboard import Leaderboard, is_small_dev
+from launch.reporting.series import Series
 from launch.reporting.statistics import Test
 from launch.run import inputs
 from launch.run.settings import SAMPLE_BANNER
@@ -68,6 +69,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         for of in (board.rows, board.references)
     )
     columns = {**ours, **theirs}  # those without a run of ours last
+    along = series.checkpoints(runs), series.learning_curves(runs)  # of a sweep every point
     data = {
         "rows": [names[key] for key in rows],
         "colors": [charts.COLORS[number % len(charts.COLORS)] for number in rows.values()],
@@ -75,7 +77,7 @@ def build(runs: Sequence[Run], board: Leaderboard, tests: Sequence[Test], baseli
         "board": board_charts.of_board(board, ours or theirs, numbers),
         "differences": board_charts.of_differences(board, ours, tests, baseline),
         "csv": [tables.FORMULA.pattern, tables.NUMBER.pattern],
-        "tasks": [*_tasks(of_rows, numbered, tried, with_text)],
+        "tasks": [*_tasks(of_rows, numbered, tried, along, with_text)],
     }
     finished = [run for run in runs if run.status == "finished"]
     hours = sum(run.device_hours or 0.0 for run in finished)
@@ -141,13 +143,14 @@ def _tasks(
     runs: Sequence[Run],
     rows: Mapping[tuple[RowKey, str], tuple[int, str]],
     tried: Sequence[Searched],
+    along: Sequence[Sequence[Series]],
     with_text: bool,
 ) -> Iterator[dict[str, Any]]:
     """One entry a task and kind of data that have results.
 
-    `rows`: (row of the leaderboard, kind of data) -> its number and name in charts.
+    `rows`: (row of the leaderboard, kind of data) -> its number and name in charts. `along`: checkpoints by their
+    steps, and learning curves.
     """
-    along = series.checkpoints(runs), series.learning_curves(runs)
     known = {**tasks.TASKS, **{run.task: run.definition for run in runs if run.has_own_column and run.definition}}
     for data in ("given", "sample"):
         for name, task in known.items():

@@ -343,11 +343,14 @@ def test_checkpoints_are_charted(page: Page, tmp_path: Path) -> None:
     assert page.page.evaluate("document.getElementById('plot-checkpoints').data[0].x") == [2000, 10000]
 
 
-def test_a_learning_curve_is_charted(page: Page, tmp_path: Path) -> None:
-    for fraction in ("0.1", "0.3", "1"):
+@pytest.mark.parametrize("is_sweep", [False, True])
+def test_a_learning_curve_is_charted(is_sweep: bool, page: Page, tmp_path: Path) -> None:
+    """Of a sweep every point, though one of them alone has a row."""
+    for fraction in (0.1, 0.3, 1.0):
+        search = {"kind": "sweep", "values": {"train_fraction": fraction}} if is_sweep else None
         for seed in (1, 2):
-            folder = tmp_path / "runs" / f"{fraction}-{seed}"
-            made_up(folder, "mednli", "/models/a", seed, rows=12, flags=("--train_fraction", fraction))
+            folder, flags = tmp_path / "runs" / f"{fraction}-{seed}", ("--train_fraction", str(fraction))
+            made_up(folder, "mednli", "/models/a", seed, rows=12, flags=flags, search=search)
     assert report.main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     page.open(tmp_path / "out" / "report.html", "tasks")
     assert page.drawn("learning") == 2
