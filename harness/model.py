@@ -253,7 +253,7 @@ def build(
     model.window_pooling = config.window_pooling
     if config.lora_rank is not None:
         lora.add(encoder, config, missing)
-    parameters.prepare(model, tried, config)
+    parameters.prepare(model, tried, config, missing)
     parameters.reinitialise(model, config)
     replace_dropout(model)
     model.layout = choose(tried, config.packing, causal, config.max_seq_length)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -53,10 +53,11 @@ def check(config: RunConfig) -> None:
     _depths(encoder, tried, config)
 
 
-def prepare(network: Any, tried: Any, config: RunConfig) -> None:
+def prepare(network: Any, tried: Any, config: RunConfig, missing: Collection[str] = ()) -> None:
     """Write `depths` of the network (an EncoderWithHead), and freeze what --freeze_layers names. Raises UserError.
 
-    `tried`: the encoder, or its twin where it has no values. Leaves random states as they were.
+    `tried`: the encoder, or its twin where it has no values; `missing`: names of its weights that the checkpoint has
+    not, or not all of. Leaves random states as they were.
     """
     if not asked(config):
         return
@@ -68,6 +69,17 @@ def prepare(network: Any, tried: Any, config: RunConfig) -> None:
     frozen = top if config.freeze_layers == ENCODER else int(config.freeze_layers)
     for name, parameter in encoder.named_parameters():
         parameter.requires_grad_(inside[name] > frozen)
+    # The encoder of an encoder-decoder is called `encoder` in the whole.
+    drawn = [
+        name
+        for name, p in encoder.named_parameters()
+        if not p.requires_grad and {name, f"encoder.{name}"} & set(missing)
+    ]
+    if drawn:
+        logger.warning(
+            "--freeze_layers %s: %d tensors that the checkpoint lacks, or a part of, stay as they are drawn (%s)",
+            *(config.freeze_layers, len(drawn), drawn[0]),
+        )
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in encoder.parameters()]
     trained = sum(size for size, needs in sizes if needs)
     what = "the encoder" if config.freeze_layers == ENCODER else f"embeddings and the lowest {frozen} layers"

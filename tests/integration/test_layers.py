@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import tiny_encoder
+from encoders import tiny_encoder, tiny_masked_lm
 from running import arguments, cut, refused, run, run_on_ranks
 from safetensors.torch import load_file, save_file
 from test_adapters import answers, content, losses, of_run, partitioned, stopped
@@ -115,6 +115,17 @@ def test_linear_probing_from_training_to_predictions(
     assert "the whole encoder frozen" in card and "cosine decay" in card
     assert "frozen  the encoder: 0 of its" in (probing / "train.log").read_text()
     assert verify.verify([probing]).faults == []
+
+
+def test_with_a_pretrained_head(place: Path, tmp_path: Path) -> None:
+    lm = tiny_masked_lm(tmp_path / "lm")
+    words = line(place, tmp_path / "run", "--head", "pretrained", "--freeze_layers", "encoder", "--max_steps", "2")
+    words[words.index("--model_name_or_path") + 1] = str(lm)
+    result = run(words)
+    before, after = load_file(lm / "model.safetensors"), load_file(tmp_path / "run" / "model" / "model.safetensors")
+    same = {name for name in after if torch.equal(after[name], before.get(name, after[name] + 1))}
+    assert same == {name for name in after if name.startswith("model.")}
+    assert result["epochs"][-1]["dev"]["loss"] == pytest.approx(result["scores"]["dev"]["loss"], rel=1e-6)
 
 
 def test_a_changed_encoder_is_refused(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from encoders import DECODERS, KINDS, T5, settings_for, tiny_encoder
+from encoders import DECODERS, KINDS, T5, settings_for, tiny_encoder, tiny_masked_lm
 from running import assert_user_error
 from safetensors.torch import load_file, save_file
 from test_engine import ALL, CrossEntropy, batches, copied, custom, fresh, furthest
@@ -330,6 +330,27 @@ class TestFreezing:
         exact, expected = by_hand(run, rates, linear(0))
         np.testing.assert_allclose(losses, exact, rtol=0, atol=1e-6)
         assert furthest(weights, expected) < 1e-6
+
+    def test_what_the_checkpoint_lacks_is_said(
+        self, encoders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        state = load_file(encoders["bert"] / "model.safetensors")
+        for path in encoders["bert"].iterdir():
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+        state = {name: tensor for name, tensor in state.items() if "pooler" not in name}
+        save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
+        for value, said in (("encoder", True), ("2", False)):
+            caplog.clear()
+            model.build(settings(tmp_path, freeze_layers=value, pooling="pooler"), 3, per_word=False)
+            assert ("2 tensors that the checkpoint lacks" in caplog.text) == said
+
+    def test_the_layers_of_a_pretrained_head_are_the_heads(self, tmp_path: Path) -> None:
+        run = settings(tiny_masked_lm(tmp_path / "lm"), freeze_layers="encoder", head="pretrained")
+        network = model.build(run, 3, per_word=False)
+        trained = {name for name, p in network.named_parameters() if p.requires_grad}
+        assert {name.partition(".")[0] for name in trained} == {"head", "classifier"}
+        net = model.build(settings(tmp_path / "lm", layerwise_lr_decay=0.5, head="pretrained"), 3, per_word=False)
+        assert {net.depths[name] for name in trained} == {3}
 
     def test_memory_counts_them_as_frozen(self, encoders: dict[str, Path]) -> None:
         for value in ("0", "1", "encoder"):
