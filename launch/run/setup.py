@@ -202,9 +202,11 @@ def lengths(splits: Mapping[str, Split], config: RunConfig) -> list[str]:
     if cut := {name: split.cut for name, split in splits.items() if split.cut}:
         shares = ", ".join(f"{name} {100 * share:.2f} %" for name, share in cut.items())
         by_word = next(iter(splits.values())).encoded.positions is not None
-        remedy = "--stride N reads them in windows" if config.stride is None else "of a pair's shorter text"
-        what = "words are behind" if by_word else "examples are longer than"
-        lines.append(f"{shares} of the {what} --max_seq_length {config.max_seq_length} and cut: {remedy}")
+        kind, longest = "words" if by_word else "examples", config.max_seq_length
+        what = f"are cut off by --max_seq_length {longest}; --stride N reads longer inputs in windows"
+        if config.stride is not None:
+            what = f"have two texts too long for --max_seq_length {longest}: of the shorter the end is cut off"
+        lines.append(f"{shares} of the {kind} {what}")
     for name, split in splits.items():
         if counts := split.encoded.windows:
             share, most = sum(count > 1 for count in counts) / len(counts), max(counts)

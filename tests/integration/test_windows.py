@@ -120,7 +120,7 @@ def test_without_windows_it_is_not(tmp_path: Path) -> None:
     found = run(late_line(tmp_path, "run"))
     assert 0.3 < found["scores"]["test"]["score"] < 0.7
     assert found["cut"] == {"train": 1.0, "dev": 1.0, "test": 1.0}
-    assert "of the examples are longer than --max_seq_length 512 and cut: --stride N reads them in windows" in (
+    assert "of the examples are cut off by --max_seq_length 512; --stride N reads longer inputs in windows" in (
         (tmp_path / "run" / "train.log").read_text()
     )
 
