@@ -55,6 +55,8 @@ def tokenise(
     # windows it does not tell which of them a token is best seen in.
     plain = {"padding": False, "return_attention_mask": False, "is_split_into_words": by_word}
     tokens = tokenizer(*texts, truncation=False, verbose=False, **plain)
+    if stride is None and len(texts) == 1:  # not used here: what model/tokenizer.json says to whoever loads it alone
+        tokenizer.backend_tokenizer.enable_truncation(max_seq_length, direction=tokenizer.truncation_side)
     kept: list[list[Sequence[int]]] = []
     spans = []
     for index, ids in enumerate(tokens["input_ids"]):
