@@ -116,7 +116,17 @@ def get(name: str, definition: Definition | None = None) -> Task:
 
 def marks_mentions(task: Task) -> bool:
     """Whether two mentions are marked, as `@TYPE$` or `[S1]`: in shipped tasks of format blue-relations."""
-    return task.name in TASKS and facts(task.name).get("format") == "blue-relations"
+    return is_shipped(task) and facts(task.name).get("format") == "blue-relations"
+
+
+def is_shipped(task: Task) -> bool:
+    """Whether it is no custom one, which may have the name of a shipped one of another benchmark than BLUE."""
+    return TASKS.get(task.name) is task
+
+
+def recipe_for(model: str, name: str, definition: Definition | None = None) -> str:
+    """The recipe of an encoder for the task of that name, or for the definition."""
+    return published.recipe_for(model, name if definition is None else published.LIKE[definition["family"]])
 
 
 def facts(name: str, definition: Definition | None = None) -> Definition:

@@ -69,7 +69,9 @@ class Survey:
         self.task = task
         self.is_marked = tasks.marks_mentions(task)
         self.types: Sequence[str] = task.types if isinstance(task, TaggingTask) else ()  # counted in place of tags
-        self.sizes: Sequence[Size] = SIZES.get(task.name, ())  # as published; none for a custom task
+        self.sizes: Sequence[Size] = (
+            SIZES.get(task.name, ()) if tasks.is_shipped(task) else ()
+        )  # as published; none for a custom task
         self.splits: dict[str, _Split] = {}
         self._seen: dict[bytes, tuple[str, int]] = {}  # hash of a text -> (first split, hash of its label)
 

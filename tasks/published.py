@@ -102,15 +102,17 @@ LIKE: Mapping[str, str] = _RECIPES["like"]  # family of a task without settings 
 RECIPES = TypeAdapter(dict[str, Recipe]).validate_python(_RECIPES["recipes"])
 
 
-def recipe_for(model_name: str) -> str:
-    """The recipe of an encoder by its hub id or path, the default where it is none of them.
+def recipe_for(model_name: str, task: str = "") -> str:
+    """The recipe of an encoder by its hub id or path, the default where it is none of them, or has no settings for the
+    task while the default has.
 
     The last three parts of a path are looked at, the last one first, so that a folder of checkpoints may carry the
     name, and a home folder cannot.
     """
     for part in reversed(PurePath(model_name.lower()).parts[-3:]):
         for name, recipe in RECIPES.items():
-            if recipe.pattern is not None and re.search(recipe.pattern, part):
+            suits = task in recipe.settings or task not in RECIPES[_RECIPES["default"]].settings
+            if recipe.pattern is not None and re.search(recipe.pattern, part) and suits:
                 return name
     return str(_RECIPES["default"])
 

@@ -30,7 +30,6 @@ from launch.reporting import paths
 from launch.run import settings
 from tasks import predictions
 from tasks.predictions import Answers, Units
-from tasks.published import recipe_for
 
 DATA_LINE = re.compile(r"(\S.*\.\w+:\d+): .*")  # begins an error about a line of a file; it may quote what stands there
 MOST_OFF = 1e-6  # between a score and what its predictions add up to: rounding
@@ -321,7 +320,7 @@ def _read(found: RunStatus) -> Run:
             Searched.model_validate(config.search)
         except ValidationError as error:
             raise UserError(f"{RunFolder(found.folder).config}: search: {faults(error)[0]}") from None
-    other = config.recipe not in (None, recipe_for(config.model_name_or_path))
+    other = config.recipe not in (None, tasks.recipe_for(config.model_name_or_path, config.task, config.own_task))
     parts = {"recipe": config.recipe} if other else {}
     return Run(
         folder=found.folder,

@@ -295,10 +295,10 @@ class Gold:
             return None
         if any(path is None or inputs.sha256(path) != digest for path, digest in found.items()):
             return None
-        key = folder, split, f"{config.fold} {run.result['digests']['definition']}"
+        key = folder, split, f"{config.fold} {config.stride is None} {run.result['digests']['definition']}"
         if key not in self.known:
             here = replace(config, data_dir=str(folder) if config.data_dir else None)
-            self.known[key] = inputs.read_data(here, task, read)[2][split] if config.fold else task.read(folder, split)
+            self.known[key] = inputs.read_data(here, task, read)[2][split]
         return self.known[key]
 
 

@@ -76,7 +76,7 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
         model = str(model_folder.locate(Path(model).absolute(), "--model_name_or_path"))
     about = fine_tuned.describe(Path(model))
     trained_by = about.recipe if about is not None and about.recipe in published.RECIPES else None
-    recipe = str(given.get("recipe") or trained_by or published.recipe_for(model))
+    recipe = str(given.get("recipe") or trained_by or tasks.recipe_for(model, task, definition))
     usual = tasks.defaults(recipe, task, definition)
     if given.get("ds_config"):  # which says the precision itself
         usual.pop("precision", None)

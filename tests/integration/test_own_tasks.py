@@ -682,6 +682,24 @@ class TestReport:
         assert sorted(len(cell.runs) for cell in board.rows[0].cells.values()) == [1, 2]
 
 
+def test_a_name_that_a_shipped_task_has_too(
+    tmp_path: Path, tiny_bert: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People had files called `gad` before BLURB's came with this program: theirs stay theirs."""
+    path = own_files.write("multiclass", tmp_path / "data")
+    path.write_text(path.read_text().replace('"harm"\ntitle = "Harm, made up"', '"gad"'))
+    folder = tmp_path / "runs" / "run"
+    assert run(line(path, tiny_bert, folder, "--max_steps", "1"))["task"] == "gad"
+    board = leaderboard.build(collect.find([tmp_path / "runs"]))
+    assert [*board.own] != ["gad"] and [name.partition("#")[0] for name in board.own] == ["gad"]
+    capsys.readouterr()
+    assert prepare.main(["check", str(tmp_path / "data"), "--task_file", str(path)]) == 1
+    assert "published" not in capsys.readouterr().out
+    (tmp_path / "in.tsv").write_text("no fever with the drug\n")  # and marks no mentions
+    assert predict.main([str(folder), "--input", str(tmp_path / "in.tsv"), "--no_cuda"]) == 0
+    assert report.main(["verify", str(tmp_path / "runs")]) == 0
+
+
 class TestChangedFile:
     """A run is what its file said when it began."""
 

@@ -399,6 +399,14 @@ class TestRecipes:
     def test_recognised_by_name(self, model: str, recipe: str) -> None:
         assert published.recipe_for(model) == recipe
 
+    @pytest.mark.parametrize("model", ["BiomedBERT-large", "BioLinkBERT-base"])
+    def test_recipes_of_blurb_are_for_its_tasks(self, model: str) -> None:
+        """What BLUE's tasks and custom ones are trained by stays what it was."""
+        usual = published.recipe_for("bert-base-uncased")
+        assert {tasks.recipe_for(model, task) for task in tasks.SUITES["blue"]} == {usual}
+        assert {tasks.recipe_for(model, task) for task in tasks.SUITES["blurb"]} == {published.recipe_for(model)}
+        assert tasks.recipe_for(model, "gad", {"family": "multiclass"}) == usual
+
     @pytest.mark.parametrize("name", published.RECIPES)
     def test_complete(self, name: str) -> None:
         """For the tasks that its settings are for, and by those for all that ship."""
