@@ -74,7 +74,8 @@ def evaluate(forward: Forward, split: Split, task: Task, config: RunConfig, worl
                 raise
             raise TrainingFailed(
                 f"out of memory while {split.name} was scored: lower --per_gpu_eval_batch_size (it is "
-                f"{config.per_gpu_eval_batch_size}; scores do not depend on it)",
+                f"{config.per_gpu_eval_batch_size}; scores do not depend on it)"
+                + (", or --max_seq_length: all windows of a text go together" if config.stride is not None else ""),
                 deterministic=True,
             ) from error
         predictions = decode(task, split.examples, split.encoded, rows)

@@ -103,9 +103,9 @@ class Training:
             if self._finished or agree(due, self.world.device):
                 self._save()
         if self._stops_early:
-            told = "stopped after epoch %d: no better dev score than that of epoch %d in %d epochs"
+            said = "stopped after epoch %d: no better dev score than that of epoch %d in %d epochs"
             best = self.state.best_epoch()
-            logger.info(told, self.state.epoch, best, self.config.early_stopping_patience)
+            logger.info(said, self.state.epoch, best, self.config.early_stopping_patience)
         return True
 
     def _train_epoch(self) -> bool:

@@ -111,10 +111,8 @@ class Batch:
     examples: tuple[int, ...]  # their numbers in the split
     units: tuple[int, ...]  # rows of logits of each example; sums to n
     lengths: tuple[int, ...] = ()  # tokens of each row, known without asking the device
-    windows: torch.Tensor | None = (
-        None  # [B] int64, place in `examples` of the one that a row is a window of; None: one
-    )
-    # row an example, or tagging
+    # [B] int64: the place in `examples` of the one that each row is a window of; None: one row an example, or tagging.
+    windows: torch.Tensor | None = None
 
     @property
     def tokens(self) -> int:

@@ -98,8 +98,10 @@ class Survey:
                 found.labels.update(labels or ["none"])
             elif self.task.family == "tagging":
                 found.words += sum(tag != "O" for tag in example.label)
-                begun = (type_of(tag) or tag for tag in example.label if tag[0] != "I")  # a mention counts once
-                found.labels.update(begun if self.types else example.label)
+                once = (
+                    type_of(tag) or tag for tag in example.label if tag[0] != "I"
+                )  # by the first word of each mention
+                found.labels.update(once if self.types else example.label)
                 found.remarks["disjoint"] += sum(pair == ("O", "I") for pair in pairwise(example.label))
                 found.remarks["headless"] += example.label[0] == "I"
             else:

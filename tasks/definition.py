@@ -48,7 +48,7 @@ SHIPPED = Path(__file__).parent / "definitions"
 # other benchmarks it may: people had files of these names before we shipped some.
 TAKEN = {*(path.stem for path in (SHIPPED / "blue").glob("*.toml")), "bc5cdr", "total"}
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
-NO_TYPE = re.compile(r"\s|^[BI]-")  # in what is given as a type of mention
+NO_TYPE = re.compile(r"\s|^[BI]-|^O$")  # in what is given as a type of mention
 LARGEST_FILE = 100_000  # bytes
 LONGEST_TEXT = 200  # characters
 MOST_WORDS, MOST_COLUMNS = 10_000, 1000

@@ -13,8 +13,10 @@ import math
 import tomllib
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def read(task: Task, path: Path) -> Answers:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """What the files hold. Raises UserError for anything else than such files; a README beside them is passed over."""
+    """What the files hold. Raises UserError for anything else than such files; a README beside them is skipped."""
     try:
         if path.suffix.lower() == ".zip":
             with zipfile.ZipFile(path) as archive:
@@ -103,7 +105,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 texts = [archive.read(one) for one in members]
         else:
             texts = [path.read_bytes()]
-        found = [json.loads(text) for text in texts]
+        found = [json.loads(text, object_pairs_hook=partial(_once, path)) for text in texts]
     except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         reason = getattr(error, "strerror", None) or f"not JSON, or a broken zip ({type(error).__name__})"
         raise UserError(f"--predictions {path}: cannot be read ({reason}); give what --blurb wrote") from None
@@ -113,6 +115,13 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 f"--predictions {path}: not an object of {', '.join(sorted(KEYS))}; give what --blurb wrote"
             )
     return found
+
+
+def _once(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a file. Raises UserError for a name that is there twice: of two answers none is meant."""
+    if twice := [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]:
+        raise UserError(f"--predictions {path}: {shown(twice[0])} is there twice; give one answer to each example")
+    return dict(pairs)
 
 
 def _id(task: Task, example: Example, number: int) -> str:

@@ -98,7 +98,8 @@ class TaggingTask(Task):
         """Token ids of the words, and where the first subword token of each word is.
 
         Words that max_seq_length cuts off and words without any token (control characters) are not scored: they are in
-        neither `positions`, `words` nor `labels`. Of several windows with a word one alone scores it, see `owner_of`.
+        neither `positions`, `words` nor `labels`. Of several windows with a word one alone scores it, see
+        `scored_words`.
         """
         if not examples:
             return Encoded(input_ids=[], token_type_ids=None, labels=[], positions=[], words=[])

@@ -296,6 +296,10 @@ def _suite(runs: Sequence[Run], name: str | None) -> tuple[Suite, list[str]]:
         found = {name: known[name]}
     reported = {run.task for run in runs}
     found = {one: total for one, total in found.items() if len(found) == 1 or reported & {*total.tasks}}
+    counted = {run.task for run in runs if run.is_counted}
+    if not found and not counted & {*tasks.BLUE}:  # a suite with a total of its own, whose tasks were run one by one
+        of_counted = [one for one, total in tasks.TOTALS.items() if total and counted & {*tasks.SUITES[one]}]
+        found = {one: Total(tasks=tasks.SUITES[one], groups=tasks.TOTALS[one]) for one in of_counted}
     if len(found) > 1:
         said = f"runs of several suites ({', '.join(found)}): the total is of the ten tasks of BLUE"
         return Suite(), [f"{said}; of another by --suite NAME"]

@@ -111,7 +111,7 @@ def find_data(config: RunConfig) -> tuple[Path, str]:
     missing = {split: name for split, name in filenames.items() if not (folder / name).is_file()}
     if missing:
         what = _no_data(folder, config.task, list(missing.values()))
-        where = "README, section The ten tasks, says where each corpus comes from"
+        where = "docs/data.md says where each corpus comes from"
         there = readers.instead(folder, missing, filenames) if folder.is_dir() else ""
         if "rename" not in there and (command := published.how_to_convert(config.task, folder)) is not None:
             where, there = f"if that is the corpus as published, convert it: {command}", ""

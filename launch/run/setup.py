@@ -191,8 +191,8 @@ def _announce(run: Run, place: Path) -> None:
             warning = "dev is trained on, as the published recipe does: its score tells little (--train_splits train)"
             logger.warning(warning)
     if run.trains and config.early_stopping_patience is not None:
-        told = "stops   after %d epochs in a row without a better dev score; the best epoch's weights are reported"
-        logger.info(told, config.early_stopping_patience)
+        said = "stops   after %d epochs in a row without a better dev score; the best epoch's weights are reported"
+        logger.info(said, config.early_stopping_patience)
     logger.info("folder  %s", run.folder.path)
 
 

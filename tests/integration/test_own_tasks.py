@@ -189,6 +189,7 @@ def test_a_fault_is_one_line_with_file_key_and_remedy(kind: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("family", "change", "said"),
     [
+        ("tagging", ('["Sign"]', '["O", "Sign"]'), "key labels: 'O' is no type of mention; write `X`"),
         ("tagging", ('["Sign"]', '["B-Sign"]'), "key labels: 'B-Sign' is no type of mention; write `X`"),
         ("tagging", ('["Sign"]', '["Sign"]\nignored = ["Sign"]'), "key ignored: 'Sign' is in labels too"),
         ("tagging", ('labels = ["Sign"]', 'ignored = ["Sign"]'), "key ignored: without labels nothing can be told"),

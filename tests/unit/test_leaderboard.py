@@ -415,6 +415,11 @@ class TestBlurb:
         assert row.total is not None and round(100 * row.total.mean, 2) == 83.39
         assert list(board(tmp_path).columns) == ["total", *self.SCORES]
 
+    def test_tasks_that_were_run_one_by_one(self, tmp_path: Path) -> None:
+        """No suite is recorded, and none of BLUE's tasks is there."""
+        (row,) = (found := board(self.runs(tmp_path))).rows
+        assert found.suite.name == "blurb" and row.total is not None and round(100 * row.total.mean, 2) == 83.39
+
     def test_tasks_of_blue_beside_it_have_columns_and_no_part_in_the_total(self, tmp_path: Path) -> None:
         self.record(self.runs(tmp_path))
         for task in ("chemprot", "hoc"):

@@ -205,6 +205,7 @@ def test_faults(root: Path, exported: Path, tmp_path: Path, number: int, capsys:
         ("a.zip", b"PK", "cannot be read (not JSON, or a broken zip"),
         ("a.json", b"[" * 100_000, "cannot be read (not JSON, or a broken zip"),
         ("a.json", None, "cannot be read (No such file"),
+        ("a.json", b'{"dataset_name": "GAD", "predictions": {"0": "0", "0": "1"}}', "'0' is there twice; give one"),
     ],
 )
 def test_no_such_file(
