@@ -36,13 +36,14 @@ def split(
 
 
 def share(examples: Sequence[Example], fraction: float, seed: int) -> list[int]:
-    """Numbers of at least `fraction` of the examples, in order; documents and cut sentences (`Example.group`) whole.
+    """Numbers of at least `fraction` of the examples, in order; documents, as far as they are known, and cut sentences
+    whole.
 
     They are the first of one random order of the groups, so that a seed's smaller shares lie within its larger ones.
     """
     groups: dict[object, list[int]] = {}
     for number, example in enumerate(examples):
-        groups.setdefault(example.group or number, []).append(number)
+        groups.setdefault(example.document or example.group or number, []).append(number)
     members, chosen = list(groups.values()), list[int]()
     for place in np.random.default_rng(seed).permutation(len(members)):
         if len(chosen) >= fraction * len(examples) - 1e-9:

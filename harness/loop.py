@@ -66,12 +66,12 @@ class Training:
 
     @property
     def _finished(self) -> bool:
-        """With --max_steps applied steps count; else passes over the data, overflowed steps included.
+        """All steps are taken, or --early_stopping_patience ended it: by the epochs so far, as of a resumed run."""
+        return self._stops_early or self._all_steps
 
-        Or --early_stopping_patience has ended it, as the epochs so far say: a resumed run stops at the same one.
-        """
-        if self._stops_early:
-            return True
+    @property
+    def _all_steps(self) -> bool:
+        """With --max_steps applied steps count; else passes over the data, overflowed steps included."""
         if self.config.max_steps > 0 and self.state.applied_steps >= self.total_steps:
             self.state.applied_steps = self.engine.applied_steps
         done = self.state.applied_steps if self.config.max_steps > 0 else self._tried
@@ -102,7 +102,7 @@ class Training:
             due = time.monotonic() - self._saved >= 60 * self.config.save_minutes
             if self._finished or agree(due, self.world.device):
                 self._save()
-        if self._stops_early:
+        if self._stops_early and not self._all_steps:
             said = "stopped after epoch %d: no better dev score than that of epoch %d in %d epochs"
             best = self.state.best_epoch()
             logger.info(said, self.state.epoch, best, self.config.early_stopping_patience)

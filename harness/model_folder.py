@@ -50,7 +50,7 @@ class About:
     encoder: str  # without its path
     recipe: str | None
     seed: int
-    stride: int | None = None  # None: what was longer was cut
+    stride: Annotated[int, Field(ge=0)] | None = None  # None: what was longer was cut
     window_pooling: Literal["mean", "max"] = "mean"
 
 

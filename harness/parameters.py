@@ -82,7 +82,8 @@ def prepare(network: Any, tried: Any, config: RunConfig, missing: Collection[str
         )
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in encoder.parameters()]
     trained = sum(size for size, needs in sizes if needs)
-    what = "the encoder" if config.freeze_layers == ENCODER else f"embeddings and the lowest {frozen} layers"
+    lowest = f" and the lowest {frozen} layers" if frozen else ""
+    what = "the encoder" if config.freeze_layers == ENCODER else f"embeddings{lowest}"
     logger.info("frozen  %s: %s of its %s weights are trained", what, f"{trained:,}", f"{sum(s for s, _ in sizes):,}")
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,13 +203,16 @@ BLUE = Form(0, 3, ("token", "document", "offset", "tag"))
 NONE: Mapping[Path, Form] = {}
 
 
-def tagged_sentences(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str], list[Tag]]]:
-    """The words and the tags of each sentence; the tags are added to `evidence`.
+def tagged_sentences(path: Path, form: Form, evidence: Evidence) -> list[tuple[list[str], list[Tag], str]]:
+    """The words and the tags of each sentence, and its document where the file says it; the tags are added to
+    `evidence`.
 
     Raises UserError for a header, a missing column, an empty word and an unknown tag.
     """
     skipped = re.compile(DOCUMENT if form.comment is None else f"{DOCUMENT}|{re.escape(form.comment)}")
-    rows = [row for row in read_rows(path) if skipped.match(row.cells[0]) is None]
+    rows = read_rows(path)
+    begins = [row.number for row in rows if re.match(DOCUMENT, row.cells[0])]
+    rows = [row for row in rows if skipped.match(row.cells[0]) is None]
     if not form.is_custom:
         form = _as_published(rows, form)
     if form.blanks:
@@ -224,7 +228,10 @@ def tagged_sentences(path: Path, form: Form, evidence: Evidence) -> list[tuple[l
             sentence = list(block)
             tags = [form.tags[row.cells[form.tag]] for row in sentence]
             evidence.add(tags, [row.number for row in sentence])
-            sentences.append(([row.cells[form.word] for row in sentence], tags))
+            document = str(bisect(begins, sentence[0].number) or "")
+            if "document" in form.columns:  # in the line of its first word
+                document = sentence[0].cells[form.columns.index("document")]
+            sentences.append(([row.cells[form.word] for row in sentence], tags, document))
     return sentences
 
 

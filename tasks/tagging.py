@@ -81,12 +81,13 @@ class TaggingTask(Task):
         others = {data_dir / name: self.layout(other) for other, name in self.filenames.items() if other != split}
         i_begins = recognise(path, form, evidence, others)
         examples: list[Example] = []
-        for number, (words, marked) in enumerate(sentences):
+        for number, (words, marked, document) in enumerate(sentences):
             group, tags = f"{split}-{number}", plain_tags(marked, i_begins or form.repairs, form.typed)
             pieces = cut(tags, form.longest)
             for count, (start, end) in enumerate(pieces):
                 name = group if len(pieces) == 1 else f"{group}.{count}"
-                examples.append(Example(name, tuple(words[start:end]), tuple(tags[start:end]), group))
+                own = tuple(words[start:end]), tuple(tags[start:end])
+                examples.append(Example(name, *own, group, document))
         return examples
 
     def whole(self) -> TaggingTask:

@@ -26,7 +26,7 @@ MARKS = {  # letter after a score -> what it says
     "c": "its settings were chosen by dev among those of a sweep",
     "b": "its settings were chosen by dev in more or fewer trials than other rows of the column had",
     "r": "repeated: several runs of one seed; the newest counts",
-    "l": "long: over 1 % of its test examples (tagging: words) were cut at max_seq_length; --stride reads them whole",
+    "l": "long: over 1 % of its test examples (tagging: words) were cut (with --stride: a pair's shorter text)",
 }
 MUCH = 0.01  # of test that is cut
 SEARCHED = {"chosen": " (tuned)", "sweep": " (sweep)", "trial": " (trials)"}  # kind of search -> behind the model

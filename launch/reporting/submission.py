@@ -37,12 +37,16 @@ def write(found: Sequence[Run], out: Path) -> list[str]:
     """Lines that say what was written. Raises UserError where it is not one run a task of one row, on given data."""
     if os.path.lexists(out):
         raise UserError(f"--blurb {out}: is there already, and nothing is overwritten; remove it, or name another file")
+    if not out.absolute().parent.is_dir():
+        raise UserError(f"--blurb {out}: no such folder {out.parent}; make it, or name a file elsewhere")
     runs: dict[str, Run] = {}
     for run in found:
         if run.status != "finished" or run.task not in submission.DATASETS:
             continue
         if run.data == "sample":
             raise UserError(f"{run.folder}: is of made-up sample data; name the folders of runs on BLURB's own data")
+        if "test" not in run.result["scores"]:
+            raise UserError(f"{run.folder}: test was not predicted; give its command again with --do_predict")
         if (other := runs.get(run.task)) is not None:
             raise UserError(
                 f"{run.folder} and {other.folder} are both of {run.task}; name the folder of one run a task"

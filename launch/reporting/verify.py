@@ -287,7 +287,8 @@ class Gold:
         """
         config, task = run.config, run.definition
         assert config is not None and task is not None
-        read = [one for one in (("train", "dev") if config.fold else (split,)) if one in run.data_digests]
+        is_fold = config.fold is not None and split == "dev"  # a part of train, and of dev where there is one
+        read = [one for one in (("train", "dev") if is_fold else (split,)) if one in run.data_digests]
         found = {self.path(run, one): run.data_digests[one] for one in read}
         folder = self.folder(run, read[0]) if read else None
         if folder is None or None in found:

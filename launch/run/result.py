@@ -108,7 +108,12 @@ def _result(run: Run, scores: Mapping[str, Evaluation], state: TrainState | None
         training = {"best_epoch": state.best_epoch(), "epochs": state.history, "steps": state.applied_steps}
         training |= {"timing": timing}
         patience, weights = config.early_stopping_patience, run.class_weights
-        early = {} if patience is None else {"stopped_early": state.epochs_without_gain() >= patience}
+        early = {}
+        if patience is not None:  # not where the last epoch of all was the last that it would have waited for
+            left = state.applied_steps < config.max_steps or state.epoch < config.num_train_epochs * (
+                config.max_steps < 0
+            )
+            early = {"stopped_early": state.epochs_without_gain() >= patience and left}
         share = {} if config.train_fraction == 1 else {"train_examples": len(run.training)}
         of_settings = {**early, **share, **({"class_weights": weights} if weights else {})}
     cut = {**before.get("cut", {}), **{name: split.cut for name, split in run.splits.items()}}

@@ -31,6 +31,13 @@ from tasks import checks
 
 logger = logging.getLogger("harness.launch")
 
+USUAL = RunConfig()
+# What a run's log says where it is not as usual; freezing, new layers, weights and shares have lines of their own.
+OF_STEPS = (
+    *("lr_scheduler", "warmup_steps", "warmup_ratio", "layerwise_lr_decay", "weight_decay", "adam_beta1", "adam_beta2"),
+    *("adam_epsilon", "max_grad_norm", "label_smoothing", "stride", "window_pooling"),
+)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -185,6 +192,9 @@ def _announce(run: Run, place: Path) -> None:
     if config.do_train:
         batch = "batch   %d examples a device x %d devices x %d accumulated = %d a step"
         logger.info(batch, plan.micro, plan.world, plan.accumulation, plan.total)
+        asked = {name: getattr(config, name) for name in OF_STEPS}
+        unusual = [f"{name} {value}" for name, value in asked.items() if value != getattr(USUAL, name)]
+        logger.info("rate    %s", ", ".join([f"{config.learning_rate:g}", *unusual]))
         if warning := other_batch(config, plan):
             logger.warning(warning)
         if "dev" in run.train_splits:

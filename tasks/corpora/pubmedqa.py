@@ -23,11 +23,15 @@ def documents(source: Source, options: Options) -> Iterator[Document]:
     for name, one in questions.items():
         if not isinstance(one, dict) or not set(KEYS) <= one.keys() or one["final_decision"] not in LABELS:
             raise file.error(f"question {name[:20]!a} lacks {', '.join(KEYS)}, or its answer is none of {LABELS}")
-        if not all(isinstance(text, str) for text in [one["QUESTION"], *one["CONTEXTS"]]):
+        texts = one["CONTEXTS"]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in [one["QUESTION"], *texts]):
             raise file.error(f"question {name[:20]!a}: QUESTION and CONTEXTS are no texts")
     answers, rng = {name: one["final_decision"] for name, one in questions.items()}, random.Random(0)
-    others, test = _parts(answers, 2, rng)
-    dev = set(_parts({name: answers[name] for name in others}, FOLDS, rng)[0])
+    try:
+        others, test = _parts(answers, 2, rng)
+        dev = set(_parts({name: answers[name] for name in others}, FOLDS, rng)[0])
+    except IndexError:  # a part is empty
+        raise file.error(f"{len(questions)} questions, too few for {FOLDS} folds", 1, "give the whole file") from None
     truth = [file for file in source.files if file.path.name == "test_ground_truth.json"]
     if truth and truth[0].json() != {name: answers[name] for name in test}:
         wrong = "its questions or answers are not those of the test set that ori_pqal.json gives"

@@ -7,6 +7,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,13 @@ def replaced(pattern: str, new: str) -> Callable[[Path], None]:
 
 SPANS = "annotations/aggregated/starting_spans"
 CROWD, EXPERTS = (f"{SPANS}/outcomes/{name}.AGGREGATED.ann" for name in ("train/102", "test/gold/200"))
+
+
+def first_of(path: Path, count: int) -> dict[str, object]:
+    """The first items of an object in a file."""
+    return dict(islice(json.loads(path.read_text()).items(), count))
+
+
 FAULTS: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("mtl_ner", "data/BC2GM-IOB/devel.tsv", gone, "no files BC2GM-IOB/devel.tsv; give MTL-"),
     ("mtl_ner", "data/BC2GM-IOB/test.tsv", replaced("B-GENE", "S-GENE"), "test.tsv:1: a tag that this corpus does not"),
@@ -204,6 +212,10 @@ FAULTS: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("gad", "GAD/1/test.tsv", replaced("0\n", "false\n"), "1/test.tsv:2: the label is neither 0 nor 1"),
     ("gad", "GAD/1/train.tsv", gone, "no files GAD/1/train.tsv; give BioBERT's"),
     ("pubmedqa", "ori_pqal.json", replaced("final_decision", "decision"), "question '1000' lacks QUESTION, CONTEXTS"),
+    ("pubmedqa", "ori_pqal.json", replaced(r'"CONTEXTS": \[[^]]*\]', '"CONTEXTS": null'), "are no texts"),
+    ("pubmedqa", "ori_pqal.json", replaced(r'"CONTEXTS": \[[^]]*\]', '"CONTEXTS": "all"'), "are no texts"),
+    ("pubmedqa", "ori_pqal.json", replaced(r'(?s)(\A.*?"1003": ).*', r'\1'), "not a JSON object"),
+    ("pubmedqa", "ori_pqal.json", lambda path: path.write_text(json.dumps(first_of(path, 5))), "5 questions, too few"),
     ("pubmedqa", "ori_pqal.json", replaced('"yes"\n?', "yes"), "ori_pqal.json:1: not a JSON object"),
     ("pubmedqa", "ori_pqal.json", lambda path: path.rename(path.with_name("ori_pqaa.json")), "no files ori_pqal.json"),
     ("bioasq", "Task7BGoldenEnriched/7B3_golden.json", gone, "4 of 5 test files of BioASQ 7b; give the folder with"),

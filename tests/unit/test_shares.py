@@ -39,6 +39,14 @@ def test_a_share(groups: list[str], one: float, other: float, seed: int) -> None
     assert folds.share(examples, 1.0, seed) == list(range(len(examples)))
 
 
+def test_documents_of_words_stay_whole() -> None:
+    """As BLUE's files name them, beside the sentences that were cut."""
+    examples = [Example(f"{n}", ("x",), ("O",), f"s{n // 2}", f"d{n // 6}") for n in range(60)]
+    chosen = folds.share(examples, 0.25, 3)
+    assert len(chosen) == 18 and {examples[n].document for n in chosen} == {f"d{n // 6}" for n in chosen}
+    assert [n for n in range(60) if examples[n].document in {examples[m].document for m in chosen}] == chosen
+
+
 def test_seeds_draw_others() -> None:
     examples = made([""] * 200)
     assert folds.share(examples, 0.1, 1) != folds.share(examples, 0.1, 2)
