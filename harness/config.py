@@ -227,6 +227,7 @@ class RunConfig:
         "weights of classes in the training loss: `balanced`, by their numbers in the training data, or a TOML file of "
         "lines `label = weight`",
     )
+    class_weights_file: Text | None = runtime(None, "the file that they were read from", given=False)
     seed: Whole = setting(12, "seed of data order, dropout and head", ge=0, lt=2**32)
     eval_every_epoch: Switch = runtime(True, "score the dev split after every epoch")
     select: Text = setting("last", "which weights are reported", choices=("last", "best_dev"))

@@ -244,7 +244,7 @@ def read_all(folders: Sequence[Path], base: Path | None = None) -> list[Run]:
 
 def given_paths(runs: Sequence[Run]) -> set[str]:
     """The names and paths in the runs' settings, which may be absolute ones of this machine."""
-    settings = (*run_folder.INPUTS, "output_dir", "cache_dir", "feature_cache")
+    settings = (*run_folder.INPUTS, "class_weights_file", "output_dir", "cache_dir", "feature_cache")
     values = {getattr(run.config, name) for run in runs if run.config is not None for name in settings}
     return {value for value in values if value}
 

@@ -23,6 +23,11 @@ BALANCED = "balanced"
 REMEDY = "write a line `label = weight` for each label"
 
 
+def is_file(value: str) -> bool:
+    """Whether the setting names a file: it is neither `balanced` nor the weights themselves."""
+    return value != BALANCED and not value.startswith("{")
+
+
 def given(value: str, task: Task) -> str:
     """The setting for what --class_weights names: `balanced`, or the file's weights as JSON, by label.
 
@@ -43,7 +48,7 @@ def given(value: str, task: Task) -> str:
 
 
 def _content(value: str) -> Mapping[str, Any]:
-    if value.startswith("{"):  # as it stands in the settings of a run
+    if not is_file(value):  # as it stands in the settings of a run
         try:
             found = json.loads(value)
         except ValueError:

@@ -109,10 +109,13 @@ def _settle(filled: dict[str, Any], task: Task) -> None:
         if filled.get(name) and not task.labels:
             raise UserError(f"--{name} {filled[name]}: {task.name} has no classes but a score; leave it out")
     if weights := filled.get("class_weights"):
-        if weights != class_weights.BALANCED and not os.path.exists(weights):
-            with contextlib.suppress(UserError):  # a run goes by its own copy
-                kept = run_folders.stored_config(Path(filled["output_dir"])).class_weights or ""
-                weights = kept if kept.startswith("{") else weights
+        if class_weights.is_file(weights):
+            filled["class_weights_file"] = file = str(Path(weights).absolute())
+            if not os.path.exists(file):
+                with contextlib.suppress(UserError):  # a run goes by its own copy
+                    before = run_folders.stored_config(Path(filled["output_dir"]))
+                    if before.class_weights_file == file:
+                        weights = str(before.class_weights)
         filled["class_weights"] = class_weights.given(weights, task)
     if filled.get("early_stopping_patience") is not None:
         filled.setdefault("select", "best_dev")

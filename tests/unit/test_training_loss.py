@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 import tasks
 from harness.config import RunConfig
+from harness.errors import UserError
 from harness.rows import IGNORED
 from harness.task import Encoded, Task
 from launch.run import class_weights, settings
@@ -108,7 +110,8 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     one, other = (parsed("--class_weights", str(tmp_path / name)) for name in ("a.toml", "b.toml"))
     assert one.identity() == other.identity() != parsed().identity()
     assert class_weights.of(one.class_weights, tasks.get("mednli"), encoded([0])) == (1.0, 2.5, 0.0)
-    assert parsed("--class_weights", str(one.class_weights)) == one  # as the report's command has it
+    again = parsed("--class_weights", str(one.class_weights))  # as the report's command has it
+    assert again == dataclasses.replace(one, class_weights_file=None)
     assert parsed("--class_weights", "balanced").class_weights == "balanced"
 
 
@@ -133,6 +136,22 @@ def test_a_faulty_file(text: str, said: str, tmp_path: Path) -> None:
 def test_no_such_file(tmp_path: Path) -> None:
     assert_user_error(lambda: parsed("--class_weights", str(tmp_path / "w.toml")), "w.toml: cannot be read")
     assert_user_error(lambda: parsed("--class_weights", "ballanced"), "--class_weights ballanced", "`balanced`")
+
+
+def test_weights_of_a_run_stand_for_the_file_that_it_began_with_alone(tmp_path: Path) -> None:
+    path, line = tmp_path / "w.toml", ("--output_dir", str(tmp_path / "run"), "--class_weights")
+    path.write_text("contradiction = 1\nentailment = 2.5\nneutral = 0\n")
+    before = parsed(*line, str(path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(before.to_dict()))
+    path.unlink()
+    assert parsed(*line, str(path)) == before
+    typo = str(tmp_path / "typo.toml")
+    assert_user_error(lambda: parsed(*line, typo), "typo.toml: cannot be read")
+    assert_user_error(lambda: parsed(*line, typo, "--overwrite_output_dir"), "typo.toml: cannot be read")
+    assert_user_error(lambda: parsed(*line, '{"neutral": 1, "entailment": 1}'), "label contradiction is missing")
+    with pytest.raises(UserError, match="label contradiction is missing"):
+        parsed(*line, "{}")
 
 
 @pytest.mark.parametrize("words", [("--label_smoothing", "0.1"), ("--class_weights", "balanced")])
