@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from harness.config import nearest
-from harness.errors import Faults
+from harness.errors import Faults, UserError
 from harness.files import read_settings
 from harness.task import Encoded, Task
 
 BALANCED = "balanced"
 REMEDY = "write a line `label = weight` for each label"
+ABOVE = "give one of them a number above 0"
 
 
 def is_file(value: str) -> bool:
@@ -44,6 +45,8 @@ def given(value: str, task: Task) -> str:
         elif not _is_weight(content[label]):
             faults.append(f"{where}: label {label}: {content[label]!r} is no weight; give a number of 0 or more")
     faults.refuse()
+    if not any(content.values()):
+        raise UserError(f"{where}: all weights are 0, so that nothing would be learned; {ABOVE}")
     return json.dumps({label: float(content[label]) for label in task.labels})
 
 
@@ -68,13 +71,20 @@ def of(setting: str | None, task: Task, training: Encoded) -> tuple[float, ...] 
     Balanced: n / (k x count) of each of the k classes that occur among n examples, in tagging among n scored words, as
     scikit-learn's compute_class_weight("balanced"); of several labels an example each one's negatives / positives, as
     torch's BCEWithLogitsLoss proposes for its pos_weight. A label that none has weighs 1, or that all have of several.
+
+    Raises UserError where all labels that there are weigh 0.
     """
     if setting is None:
         return None
+    counts, total = label_counts(task, training)
     if setting != BALANCED:
         content = json.loads(setting)
-        return tuple(content[label] for label in task.labels)
-    counts, total = label_counts(task, training)
+        weights = tuple(content[label] for label in task.labels)
+        if not any(map(math.prod, zip(weights, counts, strict=True))):
+            there = ", ".join(label for label, count in zip(task.labels, counts, strict=True) if count)
+            what = "the labels of the training data weigh 0, so that nothing would be learned"
+            raise UserError(f"--class_weights: {what}; {ABOVE}: {there}")
+        return weights
     known = max(1, sum(count > 0 for count in counts))
     several = task.family == "multilabel"
 

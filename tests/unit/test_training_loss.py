@@ -124,6 +124,7 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
         ("contradiction = true\nentailment = 2\nneutral = 1\n", "label contradiction: True is no weight"),
         ("contradiction = -1\nentailment = 2\nneutral = 1\n", "label contradiction: -1 is no weight"),
         ("contradiction = inf\nentailment = 2\nneutral = 1\n", "label contradiction: inf is no weight"),
+        ("contradiction = 0\nentailment = 0.0\nneutral = 0\n", "all weights are 0"),
         ("contradiction = 1\nentailment =\n", "not TOML"),
     ],
 )  # fmt: skip
@@ -131,6 +132,13 @@ def test_a_faulty_file(text: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "w.toml"
     path.write_text(text)
     assert_user_error(lambda: parsed("--class_weights", str(path)), f"--class_weights {path}", said)
+
+
+def test_labels_of_the_training_data_that_all_weigh_nothing() -> None:
+    setting, task = '{"contradiction": 0, "entailment": 0, "neutral": 1}', tasks.get("mednli")
+    assert class_weights.of(setting, task, encoded([0, 2])) == (0, 0, 1)
+    said = "--class_weights: the labels of the training data weigh 0", "above 0: contradiction, entailment"
+    assert_user_error(lambda: class_weights.of(setting, task, encoded([0, 1, 0])), *said)
 
 
 def test_no_such_file(tmp_path: Path) -> None:
