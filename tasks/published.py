@@ -135,8 +135,9 @@ def defaults(recipe: str, task: str, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def over(usual: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """`given` in place of what is usual; a warm-up in steps or as a share is given in place of the other, too."""
-    other = {"warmup_steps": "warmup_ratio", "warmup_ratio": "warmup_steps"}
+    """`given` in place of what is usual; a warm-up in steps or as a share is given in place of the other, too, and a
+    DeepSpeed JSON, which says the precision itself, in place of that."""
+    other = {"warmup_steps": "warmup_ratio", "warmup_ratio": "warmup_steps", "precision": "ds_config"}
     return {name: value for name, value in usual.items() if other.get(name) not in given} | dict(given)
 
 

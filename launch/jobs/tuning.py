@@ -30,6 +30,7 @@ from harness.errors import Faults, UserError
 from harness.files import write
 from launch.jobs import preflight, status
 from launch.jobs.status import RunStatus
+from launch.run import settings
 from launch.run.class_weights import BALANCED
 from tasks import published
 
@@ -181,6 +182,12 @@ class Search:
         """Every combination."""
         return [dict(zip(self.space, values, strict=True)) for values in product(*self.space.values())]
 
+    @property
+    def each_value(self) -> list[Values]:
+        """As few combinations as hold every value."""
+        longest = max(map(len, self.space.values()))
+        return [{name: of[number % len(of)] for name, of in self.space.items()} for number in range(longest)]
+
     def most(self, space: Mapping[str, Sequence[Any]]) -> int:
         """Settings that are tried in all."""
         size = math.prod(map(len, space.values()))
@@ -192,7 +199,7 @@ class Search:
 
     def trials(self, values: Values) -> list[RunConfig]:
         """The runs of one choice of settings: one for each seed and fold. Raises UserError where none can be."""
-        count, first = self.tune.folds, self.base[0]
+        count, first = self.tune.folds, settings.changed(self.base[0], values, self.fixed)
         folds = [f"{number}/{count}" for number in range(1, count + 1)] if count else [None]
         found = []
         for number, fold in product(range(self.tune.tune_seeds), folds):
@@ -205,8 +212,9 @@ class Search:
             trial: Values = {"train_splits": ("train",), "do_eval": True, "do_predict": False, "keep_checkpoints": 0}
             trial |= {"wandb_name": name, "wandb_tags": (*first.wandb_tags, "trial"), "search": search}
             place = str(self.folder / level / f"seed-{seed}")
-            found.append(replace(first, **{**values, **trial}, seed=seed, fold=fold, output_dir=place))
-        check(found[0])
+            found.append(replace(first, **trial, seed=seed, fold=fold, output_dir=place))
+        for config in (first, found[0]):  # what would be chosen may train on more
+            check(config)
         return found
 
     def check_folders(self) -> None:
@@ -216,7 +224,8 @@ class Search:
             faults = Faults()
             for values in self.grid:
                 with faults.collected():
-                    run_folder.prepare(replace(config, **values), compare=preflight.compare, dry=True)
+                    wanted = settings.changed(config, values, self.fixed)
+                    run_folder.prepare(wanted, compare=preflight.compare, dry=True)
             if len(faults) >= len(self.grid):
                 raise UserError(faults[0])
 
@@ -347,7 +356,8 @@ class Search:
 
     def chosen_runs(self, found: Mapping[str, Any]) -> list[RunConfig]:
         """The runs that are wanted, with the settings of a `choice`."""
-        return [replace(config, **found["values"], search=dict(found)) for config in self.base]
+        values = found["values"]
+        return [replace(settings.changed(config, values, self.fixed), search=dict(found)) for config in self.base]
 
 
 def said(search: Search, found: Mapping[str, Any]) -> str:
@@ -390,7 +400,7 @@ def searches(
         faults.append("--tune: within a wandb sweep, whose agent chooses the settings; leave one of the two out")
     for search in found:
         with faults.collected():
-            for values in search.grid if search.tune.sampler == "grid" else search.grid[:1]:
+            for values in search.grid if len(search.grid) <= MOST_RUNS else search.each_value:
                 search.trials(values)
     Faults(dict.fromkeys(faults)).refuse()
     return found

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +79,6 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
     trained_by = about.recipe if about is not None and about.recipe in published.RECIPES else None
     recipe = str(given.get("recipe") or trained_by or tasks.recipe_for(model, task, definition))
     usual = tasks.defaults(recipe, task, definition)
-    if given.get("ds_config"):  # which says the precision itself
-        usual.pop("precision", None)
     usual["train_splits"] = ("train",) if given.get("fold") else tasks.get(task, definition).train_splits
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in ("config_name", "task_file"):
@@ -101,6 +100,20 @@ def complete(given: Mapping[str, Any]) -> dict[str, Any]:
             if run_folders.stored_config(Path(filled["output_dir"])).model_name_or_path == place:
                 return complete({**given, "model_name_or_path": place})
     return filled
+
+
+def changed(config: RunConfig, values: Mapping[str, Any], fixed: Collection[str] = ()) -> RunConfig:
+    """The run with these values, completed as if the user had given them beside the settings `fixed`.
+
+    Raises UserError where the task cannot have one of them.
+    """
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    given = {name: own[name] for name in fixed if name in own} | dict(values)
+    unlike = {field.name for field in dataclasses.fields(config) if own[field.name] != field.default}
+    usual = {name: own[name] for name in own if name in unlike and name not in given}
+    filled = published.over(usual, {name: value for name, value in given.items() if value is not None})
+    _settle(filled, tasks.get(config.task, config.own_task))
+    return RunConfig(**filled)
 
 
 def _settle(filled: dict[str, Any], task: Task) -> None:

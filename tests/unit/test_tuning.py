@@ -215,13 +215,48 @@ def test_flags_that_leave_no_choice_are_refused(tmp_path: Path) -> None:
         ('recipe = ["oubiobert", "bluebert-p"]', "recipe", "several settings"),
         ("num_train_epochs = [0, 1]", "nothing to train"),
         ('class_weights = ["balanced", "w.toml"]', "class_weights", "--sweep"),
-        ("early_stopping_patience = [1, 2]", "--early_stopping_patience 1", "--select best_dev"),
         ("trials = 3\nwarmup_steps = [0, 1, 2, 3]", "trials 3", "all 4 settings"),
         (f"learning_rate = [1e-5, 2e-5]\nwarmup_steps = {[*range(600)]}", "1200 runs"),
     ):
         assert_user_error(lambda part=part: searches(tmp_path, f'tasks = ["mednli"]\n[tune]\n{part}\n'), *said)
     seeds = 'tasks = ["mednli"]\nseeds = [999, 1000]\n'
     assert_user_error(lambda: searches(tmp_path, seeds), "--seeds", "1000")
+
+
+def test_a_searched_value_is_completed_as_one_that_is_given(tmp_path: Path) -> None:
+    def trial(part: str, *flags: str, task: str = "pubmedqa", **values: Any) -> RunConfig:
+        (search,) = searches(tmp_path, f'tasks = ["{task}"]\n[tune]\n{part}\n', "--data_dir", "d", *flags)
+        assert values in search.grid
+        (found,), (chosen,) = search.trials(values), search.chosen_runs({"values": values})
+        names = ("select", "warmup_steps", "warmup_ratio", "precision")
+        assert [getattr(chosen, name) for name in names] == [getattr(found, name) for name in names]
+        return found
+
+    link, pubmed, lora = (("--recipe", name) for name in ("biolinkbert-base", "pubmedbert", "lora-decoder"))
+    assert trial("early_stopping_patience = [2, 3]", early_stopping_patience=3).select == "best_dev"
+    assert trial('early_stopping_patience = ["", 3]', early_stopping_patience=None).select == "last"
+    found = trial("warmup_ratio = [0.1]", *link, warmup_ratio=0.1)
+    assert (found.warmup_ratio, found.warmup_steps) == (0.1, 0)
+    found = trial("warmup_steps = [100]", *pubmed, warmup_steps=100)
+    assert (found.warmup_ratio, found.warmup_steps) == (0.0, 100)
+    found = trial('ds_config = ["fp16_zero2"]', *lora, task="mednli", ds_config="fp16_zero2")
+    assert found.precision == "auto"
+    swept = suites.narrowed(suites.Suite(), "pubmedqa", ["m"], "1", ["warmup_ratio=0.1,0.2"])
+    runs, _ = suites.expand(swept, [*link])
+    assert [(run.warmup_ratio, run.warmup_steps) for run in runs] == [(0.1, 0), (0.2, 0)]
+    for part, flags, said in (
+        ("early_stopping_patience = [2]", ("--select", "last"), "--select best_dev"),
+        ("warmup_ratio = [0.1]", ("--warmup_steps", "5"), "leave one out"),
+        ("early_stopping_patience = [2]", ("--train_splits", "train,dev"), "give --train_splits train"),
+    ):
+        assert_user_error(lambda part=part, flags=flags: trial(part, *flags), said)
+
+
+@pytest.mark.parametrize("part", ["label_smoothing = [0.0, 0.1]", 'class_weights = ["", "balanced"]'])
+@pytest.mark.parametrize("sampler", ["", 'sampler = "random"\ntrials = 1\n'])
+def test_what_the_task_cannot_have_is_not_searched(part: str, sampler: str, tmp_path: Path) -> None:
+    text = f'tasks = ["medsts"]\n[tune]\n{sampler}{part}\n'
+    assert_user_error(lambda: searches(tmp_path, text), part.split()[0], "medsts has no classes")
 
 
 def test_the_example_of_the_documents_is_one(tmp_path: Path) -> None:
