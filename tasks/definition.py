@@ -166,14 +166,20 @@ def _complaint(key: str, value: Any, above: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _check_table(table: Any, key: str, forms: Mapping[str, Callable[[Any], bool]], wrong: str) -> None:
-    """Raises all faults of a table of plain values: `forms` says of each key that it may have what is right."""
+RECIPE_FORMS = {
+    **dict.fromkeys(RECIPE_NUMBERS, (_is_number, "no number; give a number")),
+    **dict.fromkeys(RECIPE_TEXTS, (_is_text_or_number, "no text; write it in quotes")),
+}
+
+
+def _check_table(table: Any, key: str, forms: Mapping[str, tuple[Callable[[Any], bool], str]]) -> None:
+    """Raises all faults of a table of plain values: `forms` says of each key that it may have what FORMS says."""
     if not isinstance(table, Mapping):
         raise _no_table(table, key, tuple(forms))
     found: Faults = {
-        (name,): fault(f"{shown(value)} is {wrong}") if name in forms else _no_such_key(name, tuple(forms))
+        (name,): fault(f"{shown(value)} is {forms[name][1]}") if name in forms else _no_such_key(name, tuple(forms))
         for name, value in table.items()
-        if name not in forms or not forms[name](value)
+        if name not in forms or not forms[name][0](value)
     }
     if key == "files":
         missing = fault("missing; name the file of train and of test; dev may be left out")
@@ -183,8 +189,9 @@ def _check_table(table: Any, key: str, forms: Mapping[str, Callable[[Any], bool]
 
 
 def _check_files(value: Any) -> dict[str, str]:
-    forms = {"train": _is_inside, "dev": lambda name: name == "" or _is_inside(name), "test": _is_inside}
-    _check_table(value, "files", forms, "no file's name; name a file in the data folder")
+    is_right = {"train": _is_inside, "dev": lambda name: name == "" or _is_inside(name), "test": _is_inside}
+    wrong = "no file's name; name a file in the data folder"
+    _check_table(value, "files", {split: (form, wrong) for split, form in is_right.items()})
     files = {split: str(value[split]) for split in SPLITS if value.get(split)}
     plain = [str(PurePosixPath(name)) for name in files.values()]
     if twice := [name for number, name in enumerate(plain) if name in plain[:number]]:
@@ -319,8 +326,7 @@ class Definition(BaseModel):
         if key == "columns":
             return None if above.get("format", "faulty") is not None else _check_columns(value, above)
         if key == "recipe":
-            forms = {**dict.fromkeys(RECIPE_NUMBERS, _is_number), **dict.fromkeys(RECIPE_TEXTS, _is_text_or_number)}
-            _check_table(value, key, forms, "no number; give a number")
+            _check_table(value, key, RECIPE_FORMS)
             return dict(sorted(value.items()))
         return _check_files(value) if key == "files" else value
 

@@ -166,6 +166,7 @@ FAULTS = {
     "recipe huge": (("[columns]", f"[recipe]\nseed = 1{'0' * 400}\n[columns]"), "key recipe.seed: 1000"),
     "recipe too small": (("[columns]", "[recipe]\nmax_seq_length = 2\n[columns]"), "max_seq_length 2: must be"),
     "recipe half": (("[columns]", "[recipe]\nnum_train_epochs = true\n[columns]"), "True is no number"),
+    "recipe switch": (("[columns]", "[recipe]\npooling = true\n[columns]"), "pooling: True is no text; write it in"),
     "data_dir": (("family", "data_dir = 3\nfamily"), "key data_dir: no folder's name"),
     "not TOML": (("family =", "family"), "not TOML (Expected '=' after a key"),
     "deep": (("family", f"x = {'[' * 5000}\nfamily"), "not TOML ("),
