@@ -91,6 +91,11 @@ def _is_lines(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_line, value))
 
 
+def _is_weights(value: Any) -> bool:
+    """A file's name, or what it held, which may be long: `launch.run.settings.own_task` puts that in its place."""
+    return _is_line(value) or (isinstance(value, str) and value.isprintable() and value.startswith("{"))
+
+
 def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
@@ -169,6 +174,7 @@ def _complaint(key: str, value: Any, above: Mapping[str, Any]) -> str | None:
 RECIPE_FORMS = {
     **dict.fromkeys(RECIPE_NUMBERS, (_is_number, "no number; give a number")),
     **dict.fromkeys(RECIPE_TEXTS, (_is_text_or_number, "no text; write it in quotes")),
+    "class_weights": (_is_weights, "no text; write a file's name in quotes, relative to this file, or `balanced`"),
 }
 
 

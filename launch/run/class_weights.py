@@ -29,14 +29,14 @@ def is_file(value: str) -> bool:
     return value != BALANCED and not value.startswith("{")
 
 
-def given(value: str, task: Task) -> str:
-    """The setting for what --class_weights names: `balanced`, or the file's weights as JSON, by label.
+def given(value: str, task: Task, flag: str = "--class_weights") -> str:
+    """The setting for what the flag names: `balanced`, or the file's weights as JSON, by label.
 
     Raises UserError that lists what is wrong with the file, a line each.
     """
     if value == BALANCED:
         return value
-    where, content, faults = f"--class_weights {value}", _content(value), Faults()
+    where, content, faults = f"{flag} {value}", _content(value, flag), Faults()
     for label in content.keys() - set(task.labels):
         faults.append(f"{where}: {label}: no label of {task.name}{nearest(label, task.labels)}; {REMEDY}")
     for label in task.labels:
@@ -50,7 +50,7 @@ def given(value: str, task: Task) -> str:
     return json.dumps({label: float(content[label]) for label in task.labels})
 
 
-def _content(value: str) -> Mapping[str, Any]:
+def _content(value: str, flag: str) -> Mapping[str, Any]:
     if not is_file(value):  # as it stands in the settings of a run
         try:
             found = json.loads(value)
@@ -58,7 +58,7 @@ def _content(value: str) -> Mapping[str, Any]:
             found = None
         if isinstance(found, dict):
             return found
-    return read_settings(Path(value), "--class_weights", "name a TOML file of lines `label = weight`, or `balanced`")
+    return read_settings(Path(value), flag, "name a TOML file of lines `label = weight`, or `balanced`")
 
 
 def _is_weight(value: Any) -> bool:

@@ -160,9 +160,13 @@ def own_task(given: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | Non
                 return dict(before.own_task), before.data_dir
     definition, folder = definitions.read(path)
     faults: list[str] = []
-    definition["recipe"] = flags.convert(definition["recipe"], f"{path}: key recipe.", faults)
+    recipe = definition["recipe"] = flags.convert(definition["recipe"], f"{path}: key recipe.", faults)
     if faults:
         raise UserError("\n".join(faults))
+    weights, task = recipe.get("class_weights", class_weights.BALANCED), definitions.build(definition)
+    if class_weights.is_file(weights) and task.labels:  # relative to the task file, as the data folder is
+        place = str(path.absolute().parent / weights)
+        recipe["class_weights"] = class_weights.given(place, task, f"{path}: key recipe.class_weights")
     return definition, None if folder is None else str(folder)
 
 

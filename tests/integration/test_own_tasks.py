@@ -86,6 +86,21 @@ class TestDefinitions:
         assert config.train_splits == ("train",) and config.task == "signs"
         assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
+    def test_class_weights_lie_beside_the_task_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        path = own_files.write("multiclass", tmp_path / "own", '[recipe]\nclass_weights = "w.toml"\n')
+        line = ["--task_file", str(path), "--model_name_or_path", "m"]
+        (tmp_path / "own/w.toml").write_text("no = 1\nyes = 3\n")
+        (tmp_path / "w.toml").write_text("no = 1\nyes = 4\n")
+        monkeypatch.chdir(tmp_path)
+        config, _ = settings.parse(line)
+        assert json.loads(str(config.class_weights)) == {"no": 1, "yes": 3} and config.own_task is not None
+        copy = written(tmp_path, definitions.text(config.own_task, config.data_dir))  # as in a run folder
+        again, _ = settings.parse(["--task_file", str(copy), *line[2:]])
+        assert again.identity() == config.identity()  # which no path is part of
+        assert settings.parse([*line, "--class_weights", "balanced"])[0].class_weights == "balanced"
+        (tmp_path / "own/w.toml").write_text("no = 1\n")
+        assert f"{path}: key recipe.class_weights {tmp_path}/own/w.toml: label yes is missing; " in fault(path)
+
     def test_a_name_beside_the_file_must_be_its_name(self, tmp_path: Path) -> None:
         line = ["--task_file", str(own_files.write("tagging", tmp_path)), "--model_name_or_path", "m"]
         assert settings.parse([*line, "--task", "Signs"])[0].task == "signs"
