@@ -14,6 +14,7 @@ from harness.task import Task, UserError
 from harness.validation import unknown
 from tasks import definition as definitions
 from tasks import published
+from tasks.readers import Layout
 
 Definition = Mapping[str, Any]  # of a custom task, see tasks/definition.py
 
@@ -122,6 +123,12 @@ def marks_mentions(task: Task) -> bool:
 def is_shipped(task: Task) -> bool:
     """Whether it is no custom one, which may have the name of a shipped one of another benchmark than BLUE."""
     return TASKS.get(task.name) is task
+
+
+def has_pairs(task: Task) -> bool:
+    """Whether its examples are pairs of texts."""
+    layout = task.layout("train")
+    return isinstance(layout, Layout) and layout.has_pairs
 
 
 def recipe_for(model: str, name: str, definition: Definition | None = None) -> str:

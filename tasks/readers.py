@@ -312,6 +312,11 @@ class Layout:
     target: str  # what is to be predicted: label, labels or score
     format: str | None = None  # in place of columns and headers: of FORMATS
 
+    @property
+    def has_pairs(self) -> bool:
+        """Whether each row has two texts."""
+        return "sentence2" in self.columns if self.format is None else len(FORMATS[self.format].texts) == 2
+
     def other_header(self) -> str:
         """What to write where it is the other way round in this file."""
         values = {**self.headers, self.split: not self.headers[self.split]}

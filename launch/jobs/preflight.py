@@ -28,7 +28,7 @@ from launch.jobs.resources import Request
 from launch.jobs.status import RunStatus
 from launch.jobs.suite_record import record_left_out
 from launch.run import inputs, settings
-from tasks import readers
+from tasks import encoding, readers
 
 
 @dataclass(frozen=True)
@@ -184,8 +184,8 @@ def _check_data(group: Sequence[RunConfig]) -> None:
 
 
 def _check_model(group: Sequence[RunConfig], here: bool, notes: list[str]) -> None:
-    """Raises UserError where the model, its tokenizer or layers that are asked for are not there; adds to `notes` what
-    cannot be checked.
+    """Raises UserError where the model, its tokenizer or layers that are asked for are not there, or a stride leaves
+    windows nothing new; adds to `notes` what cannot be checked.
 
     `here`: the runs will have no other network and cache than this command has.
     """
@@ -193,7 +193,7 @@ def _check_model(group: Sequence[RunConfig], here: bool, notes: list[str]) -> No
 
     config = group[0]
     try:
-        tokenizer.load_tokenizer(config)
+        words = tokenizer.load_tokenizer(config)
     except pretrained.OutOfReach as error:
         if here:
             raise
@@ -202,6 +202,10 @@ def _check_model(group: Sequence[RunConfig], here: bool, notes: list[str]) -> No
     source = pretrained.source(config)
     if config.trained or not (Path(source.name) / ADAPTER_CONFIG).is_file():  # adapters may be scored, not trained on
         pretrained.weights(source)
+    for first, *_ in _groups(group, "stride", "max_seq_length", "task", "own_task"):
+        if first.stride is not None:
+            pair = tasks.has_pairs(tasks.get(first.task, first.own_task))
+            encoding.check_stride(words, first.max_seq_length, first.stride, pair)
     for first, *_ in _groups(group, *BY_LAYER):
         if first.trained and any(getattr(first, name) for name in BY_LAYER):
             from harness import parameters  # slow to import

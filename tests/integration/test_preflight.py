@@ -97,6 +97,17 @@ def test_a_head_that_a_model_lacks(tmp_path: Path, model: Path, capsys: pytest.C
     assert not (tmp_path / "out").exists()
 
 
+def test_windows_without_room(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
+    cut("hoc", tmp_path / "data" / "hoc", 20)
+    line = suite(tmp_path, model, more=("--tasks", "biosses,hoc", "--cluster", "local"))
+    said = faults(capsys, *line, "--stride", "62")
+    assert "--stride 62: must be less than the 61 tokens" in said[0] and "less than 31;" in said[0]
+    said = faults(capsys, *line, "--tasks", "hoc", "--sweep", "stride=31,62")
+    assert len(said) == 1 and "--stride 62: must be less than the 62 tokens" in said[0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_repaired_suite_starts(tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = suite(tmp_path, model, more=("--cluster", "debug"))
     found = faults(capsys, *line)
