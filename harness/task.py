@@ -34,7 +34,7 @@ class Example:
     texts: tuple[str, ...]  # one sentence, a pair of sentences, or the words of one sentence (tagging)
     label: Any  # float | str | tuple[int, ...] of 0 and 1 | tuple[str, ...] of tags, one a word
     group: str = ""  # what belongs together in metric or file: the HoC document, the sentence of a cut NER example
-    document: str = ""  # that the sentence is of, where a file of words says it
+    document: str = field(default="", compare=False)  # that a sentence of words is of, where its file says it
 
 
 @dataclass(frozen=True)

@@ -222,15 +222,16 @@ def tagged_sentences(path: Path, form: Form, evidence: Evidence) -> list[tuple[l
         raise Row(path, 1).error("no examples, only empty lines and comments", "get the file again")
     for row in lines:
         _check(row, form, lines)
-    sentences = []
+    sentences, document = [], ""
     for is_blank, block in groupby(rows, key=lambda row: row.is_blank):
         if not is_blank:
             sentence = list(block)
             tags = [form.tags[row.cells[form.tag]] for row in sentence]
             evidence.add(tags, [row.number for row in sentence])
-            document = str(bisect(begins, sentence[0].number) or "")
-            if "document" in form.columns:  # in the line of its first word
-                document = sentence[0].cells[form.columns.index("document")]
+            if "document" not in form.columns:
+                document = str(bisect(begins, sentence[0].number) or "")
+            elif (name := sentence[0].cells[form.columns.index("document")]) != "-":  # else of the one before
+                document = name
             sentences.append(([row.cells[form.word] for row in sentence], tags, document))
     return sentences
 

@@ -69,6 +69,7 @@ class TestAccepted:
             Example("test-1", ("lung", "cancer"), ("B", "I"), "test-1"),
             Example("test-2", ("end",), ("O",), "test-2"),
         ]
+        assert [example.document for example in examples] == ["1", "1", "1"]
 
     def test_hash_lines_are_comments_in_clefe_only(self, tmp_path: Path) -> None:
         text = "### note-1\nHe\tn\t0\tO\n###\tn\t3\tO\nfell\tn\t4\tB\n\n"

@@ -315,6 +315,7 @@ class TestPublished:
             (("No", "lung", "cancer"), "OBI"),
             (("Pain", "."), "BO"),
         ]
+        assert [one.document for one in found] == ["1", "1"]
 
     def test_four_columns_hold(self, tmp_path: Path) -> None:
         """What is wrong in one line of them is told of that line."""
