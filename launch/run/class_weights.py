@@ -20,7 +20,7 @@ from harness.files import read_settings
 from harness.task import Encoded, Task
 
 BALANCED = "balanced"
-REMEDY = "write a line `label = weight` for each label"
+REMEDY = 'write a line `"label" = weight` for each label'
 ABOVE = "give one of them a number above 0"
 
 
@@ -58,7 +58,7 @@ def _content(value: str, flag: str) -> Mapping[str, Any]:
             found = None
         if isinstance(found, dict):
             return found
-    return read_settings(Path(value), flag, "name a TOML file of lines `label = weight`, or `balanced`")
+    return read_settings(Path(value), flag, 'name a TOML file of lines `"label" = weight`, or `balanced`')
 
 
 def _is_weight(value: Any) -> bool:

@@ -186,7 +186,7 @@ def _announce(run: Run, place: Path) -> None:
         logger.info("share   %d of %d training examples, drawn by seed %d", len(run.training), whole, config.seed)
     if run.task.class_weights is not None:
         weights = ", ".join(f"{label} {weight:.4g}" for label, weight in run.class_weights.items())
-        logger.info("weights of classes in the training loss: %s", weights)
+        logger.info("weights %s, of classes in the training loss", weights)
     for line in lengths(run.splits, config):
         logger.info("length  %s", line)
     if config.do_train:
