@@ -16,8 +16,10 @@ from rich.text import Text
 
 import tasks
 from harness.errors import UserError
+from harness.files import read_json
 from harness.flags import Parser
 from harness.logs import Console
+from harness.run_folder import RunFolder
 from harness.task import SPLITS, Task
 from harness.terminal import guarded
 from launch.run import settings
@@ -40,7 +42,7 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
         remedy = "name the task's folder by --data_dir (and --split where it is not test)"
         raise UserError(f"{path}:1: has no gold column; {remedy}")
     report = task.metric(answers.examples, answers.predictions)
-    is_sample = data_dir is not None and tasks.is_sample(task.name, data_dir)
+    is_sample = tasks.is_sample(task.name, data_dir) if data_dir is not None else _is_of_sample_run(path)
     return {
         "score": report.score,
         "metric": report.metric,
@@ -51,6 +53,14 @@ def score(task: Task, path: Path, data_dir: Path | None = None, split: str = "te
         "gold": "the predictions file" if data_dir is None else str(data_dir / task.filenames[split]),
         **({"note": settings.SAMPLE_BANNER} if is_sample else {}),
     }
+
+
+def _is_of_sample_run(path: Path) -> bool:
+    """Whether the file lies in the folder of a run on sample data."""
+    try:
+        return bool(read_json(RunFolder(path.absolute().parents[1]).result)["data"] == "sample")
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 @guarded

@@ -235,6 +235,7 @@ def carry_out(where: Request, plan: Plan, suite: str | None = None) -> int:
         commands.show_runs(title, base, before, local.COLUMNS, left_out)
     if not plan.to_start:
         return 0
+    commands.warn_of_samples(plan.to_start)
     if where.cluster == "debug":
         outcomes = [TrainJob(config.to_dict())()["status"] for config in plan.to_start]
         return 0 if set(outcomes) == {"finished"} else EXIT_STOPPED

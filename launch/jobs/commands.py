@@ -22,6 +22,7 @@ from launch.jobs import status as run_status
 from launch.jobs import suite_record
 from launch.jobs.resources import Request
 from launch.jobs.status import Metrics, Queued, RunStatus, Submission
+from launch.run.settings import SAMPLE_BANNER
 
 COMMANDS = {
     "status": "how far runs are",
@@ -89,6 +90,13 @@ def show_runs(
     logs.close()
     for note in notes:
         print(note)
+    warn_of_samples([run.config for run in runs if run.config is not None])
+
+
+def warn_of_samples(configs: Sequence[RunConfig]) -> None:
+    """Say on stderr that runs are of made-up data, where some are."""
+    if of := sum(config.data_dir is None for config in configs):
+        print(f"WARNING: {of} of {len(configs)} runs: {SAMPLE_BANNER}", file=sys.stderr)
 
 
 def line(run: RunStatus, base: Path) -> dict[str, str]:

@@ -101,8 +101,15 @@ class Run:
 
     @property
     def search(self) -> Mapping[str, Any]:
-        """What the run is to a search for settings, see `launch.jobs.tuning`; empty for one that belongs to none."""
-        return (self.config.search if self.config is not None else None) or {}
+        """What the run is to a search for settings, see `launch.jobs.tuning`; empty for one that belongs to none.
+
+        A share of the data is swept for a learning curve: it is a setting like others, and nothing to choose.
+        """
+        found = (self.config.search if self.config is not None else None) or {}
+        if found.get("kind") == "sweep":
+            values = {name: value for name, value in found["values"].items() if name != "train_fraction"}
+            return {**found, "values": values} if values else {}
+        return found
 
     @property
     def variant(self) -> str:

@@ -345,7 +345,7 @@ def test_checkpoints_are_charted(page: Page, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_sweep", [False, True])
 def test_a_learning_curve_is_charted(is_sweep: bool, page: Page, tmp_path: Path) -> None:
-    """Of a sweep every point, though one of them alone has a row."""
+    """Of a sweep or of single runs."""
     for fraction in (0.1, 0.3, 1.0):
         search = {"kind": "sweep", "values": {"train_fraction": fraction}} if is_sweep else None
         for seed in (1, 2):

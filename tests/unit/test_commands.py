@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from made_up_runs import made_up
 from running import assert_user_error
 
 from harness import files, lock, processes, run_folder
@@ -422,3 +423,11 @@ def test_a_request_survives_its_file() -> None:
     values: dict[str, Any] = json.loads(json.dumps(request.to_dict()))
     assert Request.from_dict(values) == request
     assert resources.Request.from_dict(values).profile.time == 240
+
+
+def test_runs_on_sample_data_are_named_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made_up(tmp_path / "runs" / "a", "mednli")
+    assert submit.main(["status", str(tmp_path / "runs")]) == 0 and "SAMPLE" not in capsys.readouterr().err
+    made_up(tmp_path / "runs" / "b", "hoc", data_dir=None)
+    assert submit.main(["status", str(tmp_path / "runs")]) == 0
+    assert "WARNING: 1 of 2 runs: SAMPLE DATA: made-up text" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from made_up_runs import made_up
 from running import cut, refused
 
 import tasks
@@ -267,3 +268,12 @@ def test_tags_without_tokens(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "gold tag O where the gold file has B" in complaint(capsys, *argv, str(bare), "--data_dir", str(data))
     bare.write_text("\n".join(bare.read_text().splitlines()[:-3]) + "\n")
     assert "bare.tsv:" in complaint(capsys, *argv, str(bare), "--data_dir", str(data))
+
+
+def test_predictions_of_a_run_on_sample_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also without --data_dir, as people score what a run left."""
+    for data_dir, is_sample in ((None, True), ("/data", False)):
+        folder = made_up(tmp_path / str(is_sample), "mednli", data_dir=data_dir)
+        assert score.main(["--task", "mednli", "--predictions", str(folder / "predictions" / "test.tsv")]) == 0
+        printed = capsys.readouterr()
+        assert ("SAMPLE DATA" in printed.err) == ("note" in json.loads(printed.out)) == is_sample

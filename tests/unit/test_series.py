@@ -53,6 +53,31 @@ def test_two_series_of_the_same_names_stay_apart(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_share_of_the_data_is_nothing_to_choose(tmp_path: Path) -> None:
+    """Not even where the least data has the best dev score: a row for each share, of which none was searched."""
+    for fraction, score in ((0.1, 0.75), (0.3, 0.5), (1, 0.625)):
+        search = {"kind": "sweep", "values": {"train_fraction": fraction}}
+        flags = ("--train_fraction", str(fraction))
+        folder = tmp_path / str(fraction)
+        made_up(folder, "mednli", "/models/a", 1, score=score, skill=score, flags=flags, search=search)
+    rows = leaderboard.build(collect.find([tmp_path])).rows
+    assert {row.label: row.cells["mednli"].mean for row in rows} == {
+        "a": 0.625, "a [train_fraction=0.1]": 0.75, "a [train_fraction=0.3]": 0.5
+    }  # fmt: skip
+    assert not any(set(row.cells["mednli"].marks) & set("cb") or row.cells["mednli"].is_best for row in rows)
+
+
+def test_both_a_share_and_a_setting_in_one_sweep(tmp_path: Path) -> None:
+    """The setting is chosen among the runs of one share."""
+    for fraction, decay, score in ((0.5, 0.0, 0.75), (0.5, 0.1, 0.5), (1, 0.0, 0.25), (1, 0.1, 0.625)):
+        search = {"kind": "sweep", "values": {"train_fraction": fraction, "weight_decay": decay}}
+        flags = ("--train_fraction", str(fraction), "--weight_decay", str(decay))
+        folder = tmp_path / f"{fraction}-{decay}"
+        made_up(folder, "mednli", "/models/a", 1, score=score, skill=score, flags=flags, search=search)
+    rows = leaderboard.build(collect.find([tmp_path])).rows
+    assert sorted(row.cells["mednli"].mean for row in rows) == [0.625, 0.75]
+
+
 def test_a_learning_curve_is_of_runs_that_differ_in_the_share_alone(tmp_path: Path) -> None:
     """Of a sweep and of single runs, those of the whole training data among them; other settings are other curves."""
     for fraction, score in ((0.1, 0.5), (0.3, 0.625), (1, 0.75)):
